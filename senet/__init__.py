@@ -1,0 +1,79 @@
+"""Squeeze-and-Excitation networks (Hu, Shen, Albanie, Sun, Wu; arXiv:1709.01507) for PyTorch.
+
+    import senet
+    model = senet.create_model("se_resnet50", num_classes=10)
+
+Names load when they are first used, so `import senet` costs nothing and a command line can answer before torch is
+there.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from senet.checkpoint import load as load
+    from senet.checkpoint import save as save
+    from senet.config import UnitConfig as UnitConfig
+    from senet.config import from_dict as from_dict
+    from senet.config import override as override
+    from senet.config import to_dict as to_dict
+    from senet.errors import CheckpointError as CheckpointError
+    from senet.errors import ConfigError as ConfigError
+    from senet.errors import DataError as DataError
+    from senet.errors import MissingExtraError as MissingExtraError
+    from senet.errors import RunError as RunError
+    from senet.errors import SenetError as SenetError
+    from senet.models.describe import Description as Description
+    from senet.models.describe import describe as describe
+    from senet.models.net import Net as Net
+    from senet.models.network import Network as Network
+    from senet.models.network import StageMaps as StageMaps
+    from senet.models.registry import create_model as create_model
+    from senet.models.registry import get_net as get_net
+    from senet.models.registry import list_models as list_models
+    from senet.recipes.recipe import Recipe as Recipe
+    from senet.units.config import ECAConfig as ECAConfig
+    from senet.units.config import NoSqueezeConfig as NoSqueezeConfig
+    from senet.units.config import SEConfig as SEConfig
+    from senet.units.config import SharedConfig as SharedConfig
+    from senet.units.eca import ECA as ECA
+    from senet.units.no_squeeze import NoSqueeze as NoSqueeze
+    from senet.units.se import SqueezeExcite as SqueezeExcite
+    from senet.units.shared import SharedExcite as SharedExcite
+    from senet.units.unit import Unit as Unit
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "senet.checkpoint": ("load", "save"),
+    "senet.config": ("UnitConfig", "from_dict", "override", "to_dict"),
+    "senet.errors": ("CheckpointError", "ConfigError", "DataError", "MissingExtraError", "RunError", "SenetError"),
+    "senet.models.describe": ("Description", "describe"),
+    "senet.models.net": ("Net",),
+    "senet.models.network": ("Network", "StageMaps"),
+    "senet.models.registry": ("create_model", "get_net", "list_models"),
+    "senet.recipes.recipe": ("Recipe",),
+    "senet.units.config": ("ECAConfig", "NoSqueezeConfig", "SEConfig", "SharedConfig"),
+    "senet.units.eca": ("ECA",),
+    "senet.units.no_squeeze": ("NoSqueeze",),
+    "senet.units.se": ("SqueezeExcite",),
+    "senet.units.shared": ("SharedExcite",),
+    "senet.units.unit": ("Unit",),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'senet' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

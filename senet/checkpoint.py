@@ -1,0 +1,161 @@
+"""One file = recipe + weights + measurements. Loading rebuilds the network and never executes anything.
+
+The file is safetensors: the weights under the network's own names, and in the header, under "senet", the recipe, the
+class names and the measurements as JSON. `last.ckpt` of a run, which also holds the optimiser, is read too; torch reads
+it with weights only, so a pickle that would run code is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from senet.config import from_dict, to_dict
+from senet.errors import CheckpointError, ConfigError
+from senet.files import write_atomically
+from senet.models.network import Network
+from senet.recipes.recipe import Recipe
+
+KEY = "senet"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds: the network with its weights, in evaluation mode, and how it came about.
+
+    classes: names of the outputs, in order.  measurements: what was measured when it was written, for example
+    `{"top1_error": 1.9, "epoch": 12}`.
+    """
+
+    model: Network
+    recipe: Recipe
+    classes: tuple[str, ...]
+    measurements: dict[str, Any] = field(default_factory=dict)
+
+
+def header(recipe: Recipe, classes: tuple[str, ...], measurements: Mapping[str, Any]) -> str:
+    """The part of a checkpoint that is no tensor, as JSON."""
+    return json.dumps(
+        {"version": VERSION, "recipe": to_dict(recipe), "classes": list(classes), "measurements": dict(measurements)}
+    )
+
+
+def save(
+    path: str | Path,
+    weights: Network | Mapping[str, Tensor],
+    *,
+    recipe: Recipe,
+    classes: tuple[str, ...],
+    measurements: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint; whatever was at `path` stays until the new file is whole.
+
+    weights: the network, or its state dict.
+    Raises RunError where the file cannot be written.
+    """
+    state = weights.state_dict() if isinstance(weights, Network) else weights
+    tensors = {name: t.detach().cpu().contiguous() for name, t in state.items()}
+    data = to_bytes(tensors, metadata={KEY: header(recipe, classes, measurements or {})})
+    write_atomically(Path(path), lambda file: file.write(data))
+
+
+def find(path: str | Path) -> Path:
+    """The checkpoint a path means: the file itself, or in a run folder the best one, else the last.
+
+    Raises CheckpointError where there is none.
+    """
+    path = Path(path)
+    if path.is_dir():
+        for name in ("best.safetensors", "last.ckpt"):
+            if (path / name).is_file():
+                return path / name
+        inner = sorted(p.parent.name for p in path.glob("*/best.safetensors"))
+        hint = f"; it has runs in {', '.join(inner)}: name one of them" if inner else ""
+        raise CheckpointError(f"{path}: no best.safetensors or last.ckpt in this folder{hint}")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file or folder")
+    return path
+
+
+def load(path: str | Path) -> Checkpoint:
+    """Read a checkpoint (`.safetensors`, or a run's `last.ckpt`) or a run folder, and rebuild its network.
+
+    Raises CheckpointError for a file that is absent, damaged, no checkpoint of senet, or whose weights do not fit the
+    network it names; nothing in the file is ever executed.
+    """
+    path = find(path)
+    text, state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_ckpt(path)
+    try:
+        meta = json.loads(text)
+        version = meta["version"]
+        if version > VERSION:
+            raise CheckpointError(f"{path}: written by a newer senet (format {version}, this one reads {VERSION})")
+        recipe = from_dict(Recipe, meta["recipe"])
+        classes = tuple(map(str, meta["classes"]))
+        measurements = dict(meta["measurements"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its description cannot be read: {error}") from error
+    return Checkpoint(rebuild(recipe, state, path), recipe, classes, measurements)
+
+
+def rebuild(recipe: Recipe, state: Mapping[str, Tensor], path: Path) -> Network:
+    """The recipe's network with these weights, in evaluation mode; CheckpointError where they do not fit."""
+    try:
+        with torch.device("meta"):
+            model = Network(recipe.model)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: its network cannot be built: {error}") from error
+    want = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    have = {name: tuple(t.shape) for name, t in state.items()}
+    if want != have:
+        wrong = sorted(n for n in want.keys() | have.keys() if want.get(n) != have.get(n))
+        first = wrong[0]
+        raise CheckpointError(
+            f"{path}: not the weights of {recipe.name}: {len(wrong)} tensors differ, the first is {first!r} "
+            f"(expected {want.get(first, 'none')}, found {have.get(first, 'none')})"
+        )
+    model.to_empty(device="cpu")
+    model.load_state_dict(dict(state))
+    return model.eval()
+
+
+def _read_safetensors(path: Path) -> tuple[str, dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(KEY)
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: damaged, or not a safetensors file: {error}") from error
+    if text is None:
+        raise CheckpointError(f"{path}: has weights but no recipe, so it was not written by senet")
+    return text, state
+
+
+def read_ckpt(path: Path) -> dict[str, Any]:
+    """The whole of a `last.ckpt`, tensors on the CPU; CheckpointError where it is damaged or would run code."""
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # torch raises a dozen types for damaged files; the first line says which kind this is.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "Weights only load failed" in str(error):
+            reason = "refused, for it holds objects that could run code, or it is no checkpoint at all"
+        raise CheckpointError(f"{path}: cannot be read: {reason}") from error
+    if not isinstance(data, dict) or not isinstance(data.get(KEY), str) or not isinstance(data.get("state_dict"), dict):
+        raise CheckpointError(f"{path}: not a checkpoint written by senet")
+    return data
+
+
+def _read_ckpt(path: Path) -> tuple[str, dict[str, Tensor]]:
+    data = read_ckpt(path)
+    prefix = "network."
+    return data[KEY], {n.removeprefix(prefix): t for n, t in data["state_dict"].items() if n.startswith(prefix)}

@@ -1,0 +1,246 @@
+"""Plain frozen values: how senet's configs are checked, written down, read back and overridden.
+
+A config is a frozen, keyword-only dataclass of numbers, strings, tuples and other configs. Nothing here
+imports torch, so a command line can refuse a wrong value before a library is loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from senet.errors import ConfigError, unknown
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Placement = Literal["standard", "pre", "post", "identity", "identity_before", "conv3x3"]
+"""Where a unit sits in a residual block: Figure 5 of arXiv:1709.01507v4 and Table 14.
+
+standard         on the residual branch, before the sum (the paper's SE block)
+pre              on the input of the residual branch; the shortcut is not gated
+post             after the sum and its ReLU
+identity         on the shortcut, after its projection if there is one
+identity_before  on the shortcut, before its projection (the other reading of the paper's SE-Identity)
+conv3x3          inside the branch, after the ReLU of the 3x3 convolution (bottlenecks only)
+"""
+
+C = TypeVar("C")
+
+
+class Kind:
+    """A family of configs told apart by a name, so that a written config says what it is.
+
+    A subclass names its key once, `class UnitConfig(Kind, key="unit")`, and each member its value,
+    `class SEConfig(UnitConfig, kind="se")`.
+    """
+
+    key: ClassVar[str]
+    kind: ClassVar[str]
+    kinds: ClassVar[dict[str, type[Any]]]
+
+    def __init_subclass__(cls, *, key: str | None = None, kind: str | None = None) -> None:
+        super().__init_subclass__()
+        if key is not None:
+            cls.key, cls.kinds = key, {}
+        if kind is not None:
+            # `dataclass(slots=True)` makes a class twice; anything else under a taken name is a mistake.
+            taken = cls.kinds.get(kind)
+            if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise ConfigError(f"{cls.key}: the name {kind!r} is taken by {taken.__module__}.{taken.__qualname__}")
+            cls.kind, cls.kinds[kind] = kind, cls
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitConfig(Kind, key="unit"):
+    """What every attention unit has: a place in the block, and the stages that get one.
+
+    placement: one of `Placement`; only residual blocks know others than "standard".
+    stages: numbers of the stages that get the unit, in the paper's counting (conv2_x is 2; the stem is 1),
+        for example (2, 3, 4). `None`: every stage.
+
+    Raises ConfigError for a placement or stages that cannot be.
+    """
+
+    placement: Placement = "standard"
+    stages: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if self.stages is not None and (not self.stages or len(set(self.stages)) < len(self.stages)):
+            raise ConfigError(
+                f"stages: {self.stages!r} must name at least one stage, each once; for no unit at all use se=None"
+            )
+
+    def summary(self, channels: int) -> str:
+        """A few words for tables such as the paper's Table 1; by default the kind."""
+        return self.kind
+
+    def build(self, channels: int) -> nn.Module:
+        """The unit for maps of `channels` channels: a module `(N, C, *) -> (N, C, *)`, its weights not yet drawn."""
+        raise NotImplementedError  # abstract: every kind of unit builds its own
+
+
+def check_at_least(config: object, low: float, *names: str) -> None:
+    """Raise ConfigError unless each named field is at least `low`."""
+    for name in names:
+        value = getattr(config, name)
+        if value < low:
+            raise ConfigError(f"{name}: {value!r} is too small; legal values: {low:g} or more")
+
+
+def check_types(config: Any) -> None:
+    """Raise ConfigError where a field's value does not have the field's declared type."""
+    for name, hint in field_types(type(config)).items():
+        _read(hint, getattr(config, name), name, strict=True)
+
+
+@cache
+def field_types(cls: type[Any]) -> dict[str, Any]:
+    """Field name -> declared type, of a config class, in order."""
+    hints = get_type_hints(cls)
+    return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain dicts, lists, numbers, strings and None, ready for JSON or YAML; `from_dict` reads it back.
+
+    >>> from senet import ECAConfig
+    >>> to_dict(ECAConfig(stages=(2, 3)))["unit"]
+    'eca'
+    """
+    out: dict[str, Any] = {config.key: config.kind} if isinstance(config, Kind) else {}
+    return out | {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(type(config))}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    return [_plain(v) for v in value] if isinstance(value, (tuple, list)) else value
+
+
+def from_dict(cls: type[C], data: Any, *, path: str = "") -> C:
+    """The config that `to_dict` wrote. Absent fields take their defaults.
+
+    path: how error messages name `data`, for example "model.se".
+
+    Raises ConfigError for an unknown field or a value of the wrong type, naming the path, the value and
+    what is legal.
+    """
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path or cls.__name__}: {data!r} is not a mapping of fields")
+    data = dict(data)
+    if issubclass(cls, Kind):
+        name = data.pop(cls.key, getattr(cls, "kind", None))
+        if name not in cls.kinds:
+            raise unknown(_join(path, cls.key), name, cls.kinds)
+        cls = cls.kinds[name]
+    types_ = field_types(cls)
+    for name in data:
+        if name not in types_:
+            raise no_field(_join(path, name), types_)
+    values = {name: _read(types_[name], value, _join(path, name)) for name, value in data.items()}
+    missing = [f.name for f in dataclasses.fields(cls) if f.name not in values and _required(f)]  # type: ignore[arg-type]
+    if missing:
+        raise ConfigError(f"{path or cls.__name__}: the field {missing[0]!r} is missing")
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(_join(path, str(error))) from None
+
+
+def override(config: C, assignment: str) -> C:
+    """A copy of a config with one field set, from text such as `"model.se.reduction=8"`.
+
+    The value is read as JSON where it is JSON, else as a string.
+
+    >>> from senet import SEConfig
+    >>> override(SEConfig(), "reduction=8").reduction
+    8
+    """
+    import json
+
+    path, sep, text = assignment.partition("=")
+    if not sep:
+        raise ConfigError(f"{assignment!r} is not an assignment such as 'train.epochs=10'")
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    return _set(config, path.split("."), value, "")
+
+
+def _set(config: Any, names: list[str], value: Any, path: str) -> Any:
+    name, rest, here = names[0], names[1:], _join(path, names[0])
+    types_ = field_types(type(config))
+    if name not in types_:
+        raise no_field(here, types_)
+    if rest:
+        inner = getattr(config, name)
+        if not dataclasses.is_dataclass(inner):
+            raise ConfigError(f"{here}: is {inner!r} and has no fields; cannot set {'.'.join(rest)!r}")
+        new = _set(inner, rest, value, here)
+    else:
+        new = _read(types_[name], value, here)
+    try:
+        return dataclasses.replace(config, **{name: new})
+    except ConfigError as error:
+        raise ConfigError(_join(path, str(error))) from None
+
+
+def no_field(path: str, fields: Any) -> ConfigError:
+    """The error for a field that does not exist: `model.se.reductoin: no field 'reductoin'; fields: ...`."""
+    name = path.rpartition(".")[2]
+    text = str(unknown(path, name, fields, kind="fields"))
+    return ConfigError(text.replace(f"{name!r} is not known", f"no field {name!r}", 1))
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _required(f: dataclasses.Field[Any]) -> bool:
+    return f.init and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+
+
+_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
+
+
+def _read(hint: Any, value: Any, path: str, *, strict: bool = False) -> Any:
+    """`value` as an object of the type `hint`; strict: it must be one already, lists and mappings are not turned."""
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        (inner,) = [a for a in args if a is not type(None)]
+        return _read(inner, value, path, strict=strict)
+    if origin is Literal:
+        if value not in args:
+            raise unknown(path, value, args)
+        return value
+    if origin is tuple:
+        if not isinstance(value, tuple if strict else (tuple, list)):
+            raise ConfigError(f"{path}: {value!r} is not a {'tuple' if strict else 'list'}")
+        if args[-1] is Ellipsis:
+            return tuple(_read(args[0], v, f"{path}[{i}]", strict=strict) for i, v in enumerate(value))
+        if len(value) != len(args):
+            raise ConfigError(f"{path}: {value!r} must have {len(args)} entries")
+        return tuple(
+            _read(a, v, f"{path}[{i}]", strict=strict) for i, (a, v) in enumerate(zip(args, value, strict=True))
+        )
+    if dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):  # type: ignore[arg-type]
+            return value
+        if strict:
+            raise ConfigError(f"{path}: {value!r} is not a {getattr(hint, '__name__', hint)}")
+        return from_dict(hint, value, path=path)  # type: ignore[arg-type]
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return value if strict else float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ConfigError(f"{path}: {value!r} is not {_NAMES.get(hint, hint)}")
+    return value

@@ -1,0 +1,57 @@
+"""Every error that senet raises on purpose.
+
+SenetError
+|-- ConfigError (ValueError)      a field, a value or a combination that cannot be built
+|-- DataError                     images, folders or labels that cannot be used
+|-- CheckpointError               a file that is not, or no longer, a checkpoint of this network
+|-- RunError                      a run that cannot start, go on or be written
+`-- MissingExtraError (ImportError)   an optional library that is not installed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class SenetError(Exception):
+    """Base of every error that senet raises on purpose; the command line prints it as one line."""
+
+
+class ConfigError(SenetError, ValueError):
+    """A field, a value or a combination of values that cannot be built; raised at construction."""
+
+
+class DataError(SenetError):
+    """Images, folders or labels that cannot be used."""
+
+
+class CheckpointError(SenetError):
+    """A file that is not a checkpoint, is damaged, or belongs to another network."""
+
+
+class RunError(SenetError):
+    """A training run that cannot start, go on or be written to disk."""
+
+
+class MissingExtraError(SenetError, ImportError):
+    """An optional library is missing; the message is the command that installs it.
+
+    >>> print(MissingExtraError("TensorBoard logs", "tensorboard"))
+    TensorBoard logs need an extra: pip install 'senet[tensorboard]'
+    """
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} need an extra: pip install 'senet[{extra}]'")
+
+
+def unknown(field: str, value: object, legal: Iterable[object], *, kind: str = "legal values") -> ConfigError:
+    """The error for a value outside a list: names the field, the value, a near miss and the legal values.
+
+    >>> print(unknown("gate", "sigmoyd", ("sigmoid", "tanh")))
+    gate: 'sigmoyd' is not known (did you mean 'sigmoid'?); legal values: sigmoid, tanh
+    """
+    names = [str(v) for v in legal]
+    near = get_close_matches(str(value), names, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return ConfigError(f"{field}: {value!r} is not known{hint}; {kind}: {', '.join(names)}")

@@ -1,0 +1,63 @@
+"""Writing files so that a crash, a full disk or a second run never costs the file that was there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from senet.errors import RunError
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Write a file under a temporary name, flush it to the disk and rename it: the old one stays until then.
+
+    write: is given the open binary file.
+    Raises RunError, naming the file and the cause, where it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        # torch reports a failed write as a RuntimeError.
+        temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
+        was = f"; the {path.name} from before is intact" if path.is_file() else ""
+        raise RunError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}{was}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_atomically` for text in UTF-8."""
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def new_folder(path: Path) -> Path:
+    """Make a folder that holds nothing yet.
+
+    Raises RunError where there is something already (no run is overwritten) or it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if any(path.iterdir()):
+            raise RunError(
+                f"{path} is not empty and no run is overwritten: name another folder, or go on with --resume {path}"
+            )
+        probe = path / ".probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RunError(f"cannot write to the run folder {path}: {error.strerror}") from error
+    return path
+
+
+def free_name(parent: Path, name: str) -> Path:
+    """The first of `name`, `name-2`, `name-3`, ... that is not yet in `parent`."""
+    path, count = parent / name, 1
+    while path.exists():
+        count += 1
+        path = parent / f"{name}-{count}"
+    return path

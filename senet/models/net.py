@@ -1,0 +1,189 @@
+"""A network is a value: a table of rows such as the paper's Table 1. Its SE twin is that value with one field changed.
+
+Nothing here imports torch: `build` does, when it is called.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from senet.config import Kind, UnitConfig, check_at_least, check_types, field_types, no_field
+from senet.errors import ConfigError, unknown
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from senet.models.network import Network
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageMap:
+    """A stage's output: the stage's number, its channels, its stride to the image."""
+
+    stage: int
+    channels: int
+    stride: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Net(Kind, key="family"):
+    """What every network has, whatever its rows; `Network` is the module built from it.
+
+    se: the attention unit of its blocks; `None` makes the plain twin and means nothing else.
+    num_classes: outputs of the classifier; 0 leaves the pooled features.
+    image_size: pixels a side it was designed for; any size works.
+    dropout: probability, between the pooling and the classifier.
+    """
+
+    se: UnitConfig | None = None
+    num_classes: int = 1000
+    in_channels: int = 3
+    image_size: int = 224
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_at_least(self, 0, "num_classes", "dropout")
+        check_at_least(self, 1, "in_channels", "image_size")
+        if self.dropout >= 1:
+            raise ConfigError(f"dropout: {self.dropout!r} is not a probability below 1")
+        for number in (self.se.stages or ()) if self.se else ():
+            if number not in self.stage_numbers:
+                raise unknown("se.stages", number, self.stage_numbers, kind="stages of this network")
+
+    @property
+    def maps(self) -> tuple[StageMap, ...]:
+        """What each stage puts out, shallowest first."""
+        raise NotImplementedError
+
+    @property
+    def stage_numbers(self) -> tuple[int, ...]:
+        """The paper's numbers of the stages: conv2_x is 2, the stem is 1."""
+        return tuple(m.stage for m in self.maps)
+
+    def layers(self, part: str) -> str:
+        """What a part ("stem", "stage2", ...) is made of, in the notation of Table 1."""
+        raise NotImplementedError
+
+    def build_features(self) -> nn.Sequential:
+        """The module of stem and stages, `(N, in_channels, H, W) -> (N, C, h, w)`."""
+        raise NotImplementedError
+
+    def build(self) -> Network:
+        """The network as a module, its weights not yet drawn; `create_model` draws them."""
+        from senet.models.network import Network
+
+        return Network(self)
+
+    def unit_in(self, stage: int) -> UnitConfig | None:
+        """The unit of the blocks in one stage, or None."""
+        return self.se if self.se and (self.se.stages is None or stage in self.se.stages) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stem:
+    """The first convolution: `width` filters of `kernel` x `kernel`, batch norm, ReLU."""
+
+    width: int
+    kernel: int
+    stride: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One row of Table 1: `depth` blocks of `mid` inner and `out` outer channels; the first one has the stride."""
+
+    block: Literal["basic", "bottleneck"]
+    depth: int
+    mid: int
+    out: int
+    stride: int = 1
+    groups: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualNet(Net, kind="residual"):
+    """ResNet, ResNeXt and their CIFAR forms.
+
+    pool: after the stem. "ceil" is the released SE networks' (3x3, stride 2, no padding, ceil), "pad" torchvision's
+        and timm's (padding 1: the same size, other windows), "none" the CIFAR networks'.
+    stride_on: the convolution of a bottleneck that carries the stride: "1x1" in the released SE-ResNets, "3x3" in the
+        released SE-ResNeXts, torchvision and timm.
+    shortcut: where the shape changes, "projection" (option B) or "zero_pad" (option A).
+    """
+
+    stem: Stem
+    pool: Literal["ceil", "pad", "none"] = "ceil"
+    stages: tuple[Stage, ...]
+    stride_on: Literal["1x1", "3x3"] = "1x1"
+    shortcut: Literal["projection", "zero_pad"] = "projection"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for row in self.stages:
+            check_at_least(row, 1, "depth", "mid", "out", "stride", "groups")
+        if self.se and self.se.placement == "conv3x3" and any(row.block == "basic" for row in self.stages):
+            raise ConfigError(
+                "se.placement: 'conv3x3' needs bottlenecks, whose branch has one 3x3; a basic block has two"
+            )
+
+    @property
+    def maps(self) -> tuple[StageMap, ...]:
+        """One per row of the table."""
+        maps, stride = [], self.stem.stride * (1 if self.pool == "none" else 2)
+        for number, row in enumerate(self.stages, start=2):
+            stride *= row.stride
+            maps.append(StageMap(stage=number, channels=row.out, stride=stride))
+        return tuple(maps)
+
+    def depths(self, *depths: int) -> ResidualNet:
+        """The same table with other numbers of blocks: ResNet-101 is ResNet-50 with (3, 4, 23, 3)."""
+        if len(depths) != len(self.stages):
+            raise ConfigError(f"depths: {depths!r} must name {len(self.stages)} stages")
+        return replace(self, stages=tuple(replace(row, depth=d) for row, d in zip(self.stages, depths, strict=True)))
+
+    def layers(self, part: str) -> str:
+        """Table 1's notation: `[1x1 64, 3x3 64, 1x1 256, fc 16-256] x 3`."""
+        if part == "stem":
+            pool = "" if self.pool == "none" else ", max 3x3/2"
+            return f"{self.stem.kernel}x{self.stem.kernel} {self.stem.width}{_slash(self.stem.stride)}{pool}"
+        number = int(part.removeprefix("stage"))
+        row = self.stages[self.stage_numbers.index(number)]
+        groups = f" g={row.groups}" if row.groups > 1 else ""
+        if row.block == "basic":
+            convs = f"3x3 {row.mid}{groups}, 3x3 {row.out}{groups}"
+        else:
+            convs = f"1x1 {row.mid}, 3x3 {row.mid}{groups}, 1x1 {row.out}"
+        se = self.unit_in(number)
+        unit = f", {se.summary(row.out)}" if se else ""
+        return f"[{convs}{unit}] x {row.depth}{_slash(row.stride)}"
+
+    def build_features(self) -> nn.Sequential:
+        """Stem and stages."""
+        from senet.models.network import residual_features
+
+        return residual_features(self)
+
+
+def _slash(stride: int) -> str:
+    return f" /{stride}" if stride > 1 else ""
+
+
+def with_fields(net: Net, fields: dict[str, Any]) -> Net:
+    """A copy of `net` with fields changed; ConfigError, naming the legal ones, for a field it does not have."""
+    legal = field_types(type(net))
+    for name in fields:
+        if name not in legal:
+            hint = _FOREIGN.get(name)
+            raise ConfigError(f"{no_field(name, legal)}" + (f" ({hint})" if hint else ""))
+    return replace(net, **fields)
+
+
+_FOREIGN = {
+    "in_chans": "here: in_channels",
+    "drop_rate": "here: dropout",
+    "rd_ratio": "here: se=SEConfig(reduction=...), with reduction = 1 / rd_ratio",
+    "se_ratio": "here: se=SEConfig(reduction=...), with reduction = 1 / se_ratio",
+    "reduction": "here: se=SEConfig(reduction=...)",
+}

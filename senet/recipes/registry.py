@@ -1,0 +1,56 @@
+"""Recipes by name, and the recipe that a data set gets when none is named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from importlib import import_module
+
+from senet.errors import unknown
+from senet.models.registry import canonical_name, get_net
+from senet.recipes.recipe import Recipe
+
+FILES = ("digits", "cifar", "imagenet", "folder")
+
+
+@cache
+def recipes() -> dict[str, Recipe]:
+    """Every named recipe: a `Recipe` in a recipe file is one of that variable's name."""
+    found: dict[str, Recipe] = {}
+    for file in FILES:
+        for name, value in vars(import_module(f"senet.recipes.{file}")).items():
+            if isinstance(value, Recipe):
+                found[name] = value
+    return found
+
+
+def get_recipe(name: str) -> Recipe:
+    """A recipe by name; ConfigError for an unknown one."""
+    if name not in recipes():
+        raise unknown("recipe", name, recipes())
+    return recipes()[name]
+
+
+def recipe_for(data: str, *, recipe: str = "", model: str = "") -> Recipe:
+    """The recipe for a data set.
+
+    data: "digits", "cifar10", "cifar100" or a folder's path.
+    recipe: by name; empty for the data set's own, where a folder's is "folder" unless the network is one for CIFAR.
+    model: the network's name; empty for the recipe's own.
+
+    Raises ConfigError for an unknown recipe or network.
+    """
+    name = canonical_name(model) if model else ""
+    if not recipe:
+        recipe = data if data in ("digits", "cifar10", "cifar100") else "folder"
+        if recipe == "folder" and name and get_net(name).image_size <= 64:
+            recipe = "cifar10"
+    base = get_recipe(recipe)
+    base = replace(base, data=replace(base.data, name=data))
+    if not name or name == base.name:
+        return base
+    net = get_net(name)
+    # A recipe may speak of the unit, as the ablations do of biases; another SE network gets the same one.
+    if net.se is not None and base.model.se is not None:
+        net = replace(net, se=base.model.se)
+    return replace(base, name=name, model=net)

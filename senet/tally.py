@@ -1,0 +1,45 @@
+"""Counting what a classifier got wrong, in one place for training and evaluation."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Tally:
+    """Sums over batches: cross entropy, top-1 and top-5 errors. Nothing is copied off the device until `read`.
+
+    >>> tally = Tally()
+    >>> tally.add(torch.tensor([[2.0, 1.0], [2.0, 1.0]]), torch.tensor([0, 1]))
+    >>> tally.read()["top1_error"]
+    50.0
+    """
+
+    def __init__(self) -> None:
+        self.sums: Tensor | None = None
+        self.count = 0
+
+    @torch.no_grad()
+    def add(self, logits: Tensor, targets: Tensor) -> None:
+        """Count one batch: logits `(n, classes)`, targets `(n,)`."""
+        logits = logits.float()
+        loss = F.cross_entropy(logits, targets, reduction="sum")
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        hits = best == targets[:, None]
+        sums = torch.stack([loss.double(), hits[:, :1].sum().double(), hits.sum().double()])
+        self.sums = sums if self.sums is None else self.sums + sums
+        self.count += len(targets)
+
+    def read(self) -> dict[str, float]:
+        """`loss` (mean cross entropy, nats), `top1_error`, `top5_error` (percent), `images`. NaN for no images."""
+        if self.sums is None:
+            return {"loss": float("nan"), "top1_error": float("nan"), "top5_error": float("nan"), "images": 0}
+        loss, top1, top5 = self.sums.tolist()
+        n = self.count
+        return {
+            "loss": loss / n,
+            "top1_error": 100 * (n - top1) / n,
+            "top5_error": 100 * (n - top5) / n,
+            "images": n,
+        }

@@ -1,0 +1,142 @@
+"""The attention units a network can carry, each as plain data: every choice of the paper, and two beyond it.
+
+A config builds its unit, `SEConfig(reduction=8).build(channels=64)`; the modules are in the file of the unit's name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log2
+from typing import TYPE_CHECKING, Literal
+
+from senet.config import UnitConfig, check_at_least
+from senet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from senet.units.eca import ECA
+    from senet.units.no_squeeze import NoSqueeze
+    from senet.units.se import SqueezeExcite
+    from senet.units.shared import SharedExcite
+
+Squeeze = Literal["avg", "max"]
+"""The squeeze operator, Table 11: "avg" is Eq. 2."""
+
+Gate = Literal["sigmoid", "tanh", "relu", "hard_sigmoid"]
+"""The excitation's last function, Table 12: "sigmoid" is Eq. 3; "hard_sigmoid" is beyond the paper."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SEConfig(UnitConfig, kind="se"):
+    """The squeeze-and-excitation unit of arXiv:1709.01507v4, section 3, and the choices of section 6.
+
+    reduction: r of Eq. 3 and Table 10; the hidden width is `hidden(C) = max(1, C // r)`, never rounded to 8.
+    squeeze: Table 11.  gate: Table 12.
+    bias: biases on both fully connected layers. Every released network has them (the default); the paper's
+        ablations (sections 6 and 7) do not.
+
+    >>> SEConfig(reduction=4).hidden(64)
+    16
+    """
+
+    reduction: int = 16
+    squeeze: Squeeze = "avg"
+    gate: Gate = "sigmoid"
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, 1, "reduction")
+
+    def hidden(self, channels: int) -> int:
+        """Width of the first fully connected layer, C/r of Eq. 3."""
+        return max(1, channels // self.reduction)
+
+    def summary(self, channels: int) -> str:
+        """Table 1's notation: the widths of the two layers, where the unit sits on `channels` channels."""
+        return f"fc {self.hidden(channels)}-{channels}" if self.placement == "standard" else f"se {self.placement}"
+
+    def build(self, channels: int) -> SqueezeExcite:
+        """The unit for maps of `channels` channels."""
+        from senet.units.se import SqueezeExcite
+
+        return SqueezeExcite(channels, self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoSqueezeConfig(UnitConfig, kind="no_squeeze"):
+    """Table 16: the same two layers as 1x1 convolutions at every position, without the squeeze (section 7.1).
+
+    The fields mean what they mean in `SEConfig`; the parameters are the same, the multiply-adds grow with the map.
+    """
+
+    reduction: int = 16
+    gate: Gate = "sigmoid"
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, 1, "reduction")
+
+    def hidden(self, channels: int) -> int:
+        """Width of the first 1x1 convolution, C/r of Eq. 3."""
+        return max(1, channels // self.reduction)
+
+    def build(self, channels: int) -> NoSqueeze:
+        """The unit for maps of `channels` channels."""
+        from senet.units.no_squeeze import NoSqueeze
+
+        return NoSqueeze(channels, self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ECAConfig(UnitConfig, kind="eca"):
+    """Efficient channel attention (arXiv:1910.03151): a 1-D convolution across channels instead of two FC layers.
+
+    kernel: width of that convolution, odd; 0 takes the paper's rule, `|log2(C)/2 + 1/2|` to an odd number (Eq. 12).
+
+    >>> ECAConfig().width(256), ECAConfig(kernel=3).width(256)
+    (5, 3)
+    """
+
+    kernel: int = 0
+    gate: Gate = "sigmoid"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kernel < 0 or (self.kernel and self.kernel % 2 == 0):
+            raise ConfigError(f"kernel: {self.kernel!r} is not a width; legal values: 0 (by the rule), 1, 3, 5, ...")
+
+    def width(self, channels: int) -> int:
+        """Kernel width for `channels` channels."""
+        t = int(abs(log2(channels) / 2 + 0.5))
+        return self.kernel or (t if t % 2 else t + 1)
+
+    def build(self, channels: int) -> ECA:
+        """The unit for maps of `channels` channels."""
+        from senet.units.eca import ECA
+
+        return ECA(channels, self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedConfig(UnitConfig, kind="shared"):
+    """Channels in groups that share their weights, no FC layers: the proposal of the student report (seed 000, 4.3).
+
+    groups: number of groups G; channels must divide by it. Parameters: 2 C/G + 1.
+    """
+
+    groups: int = 8
+    squeeze: Squeeze = "avg"
+    gate: Gate = "sigmoid"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, 1, "groups")
+
+    def build(self, channels: int) -> SharedExcite:
+        """The unit for maps of `channels` channels; ConfigError where they do not divide into the groups."""
+        from senet.units.shared import SharedExcite
+
+        if channels % self.groups:
+            raise ConfigError(f"groups: {self.groups} does not divide the {channels} channels of a block")
+        return SharedExcite(channels, self)

@@ -1,0 +1,40 @@
+"""The squeeze-and-excitation unit: Eqs. 2-4 of arXiv:1709.01507v4, the choices of Tables 10-12."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from senet import functional as sf
+from senet.units.config import SEConfig
+from senet.units.unit import Unit
+
+
+class SqueezeExcite(Unit):
+    """`x~_c = s_c u_c` with `s = gate(W2 relu(W1 squeeze(u)))`. `(N, C, *) -> (N, C, *)`, for 1-D, 2-D and 3-D maps.
+
+    Parameters: `fc1.weight` (C/r, C), `fc2.weight` (C, C/r) and, with `config.bias`, their biases.
+
+    >>> import torch
+    >>> unit = SEConfig(reduction=16).build(64)
+    >>> u = torch.randn(2, 64, 7, 7)
+    >>> y, s = unit(u, return_gate=True)
+    >>> y.shape, s.shape
+    (torch.Size([2, 64, 7, 7]), torch.Size([2, 64]))
+    """
+
+    def __init__(self, channels: int, config: SEConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or SEConfig()
+        hidden = self.config.hidden(channels)
+        self.fc1 = nn.Linear(channels, hidden, bias=self.config.bias)
+        self.fc2 = nn.Linear(hidden, channels, bias=self.config.bias)
+
+    def gate(self, u: Tensor) -> Tensor:
+        """Eqs. 2 and 3: `(N, C, *) -> (N, C)`."""
+        z = sf.squeeze(u, self.config.squeeze)
+        return sf.GATES[self.config.gate](self.fc2(torch.relu(self.fc1(z))))
+
+    def extra_repr(self) -> str:
+        """The choices, as print shows them."""
+        return f"reduction={self.config.reduction}, squeeze={self.config.squeeze!r}, gate={self.config.gate!r}"

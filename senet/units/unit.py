@@ -1,0 +1,27 @@
+"""What every attention unit shares: it makes gates from a map and multiplies the map by them (Eq. 4)."""
+
+from __future__ import annotations
+
+from typing import Literal, overload
+
+from torch import Tensor, nn
+
+from senet import functional as sf
+
+
+class Unit(nn.Module):
+    """Abstract: a unit `(N, C, *) -> (N, C, *)` for 1-D, 2-D and 3-D maps; a final class says what its gates are."""
+
+    def gate(self, u: Tensor) -> Tensor:
+        """The gates, without applying them: one per channel, `(N, C)`, or one per element, `(N, C, *)`."""
+        raise NotImplementedError
+
+    @overload
+    def forward(self, u: Tensor, return_gate: Literal[False] = ...) -> Tensor: ...
+    @overload
+    def forward(self, u: Tensor, return_gate: Literal[True]) -> tuple[Tensor, Tensor]: ...
+    def forward(self, u: Tensor, return_gate: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """The recalibrated map of the shape of `u`; with `return_gate` also the gates of `gate(u)`."""
+        s = self.gate(u)
+        y = sf.scale(u, s) if s.dim() == 2 else u * s
+        return (y, s) if return_gate else y
