@@ -157,5 +157,10 @@ def read_ckpt(path: Path) -> dict[str, Any]:
 
 def _read_ckpt(path: Path) -> tuple[str, dict[str, Tensor]]:
     data = read_ckpt(path)
-    prefix = "network."
-    return data[KEY], {n.removeprefix(prefix): t for n, t in data["state_dict"].items() if n.startswith(prefix)}
+    return data[KEY], kept_weights(data["state_dict"])
+
+
+def kept_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The network's weights among a training module's: the moving average's where there is one."""
+    prefix = "average.module." if any(n.startswith("average.module.") for n in state) else "network."
+    return {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}

@@ -113,7 +113,7 @@ def to_dict(config: Any) -> dict[str, Any]:
     'eca'
     """
     out: dict[str, Any] = {config.key: config.kind} if isinstance(config, Kind) else {}
-    return out | {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(type(config))}
+    return out | {name: _plain(getattr(config, name)) for name in field_types(type(config))}
 
 
 def _plain(value: Any) -> Any:

@@ -54,7 +54,7 @@ def excitation_map(
 
 
 def eca_excitation(z: Tensor, weight: Tensor, gate: str = "sigmoid") -> Tensor:
-    """arXiv:1910.03151, Eq. 10: a 1-D convolution over channels, zeros at the ends. `(N, C) -> (N, C)`, weight (1,1,k)."""
+    """arXiv:1910.03151, Eq. 10: a 1-D convolution over channels. `(N, C) -> (N, C)`, weight (1,1,k)."""
     return GATES[gate](F.conv1d(z.unsqueeze(1), weight, padding=weight.shape[-1] // 2).squeeze(1))
 
 

@@ -14,11 +14,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 
+def number(*key: object) -> int:
+    """A whole number below 2^63 for a key, the same on every machine: the seed of what the key names."""
+    digest = blake2b("\0".join(map(str, key)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
 def stream(*key: object) -> torch.Generator:
     """The random stream of a key, the same on every machine: `stream(seed, "stem.conv.weight")`."""
-    digest = blake2b("\0".join(map(str, key)).encode(), digest_size=8).digest()
-    # Generators take 63 bits.
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+    return torch.Generator().manual_seed(number(*key))
 
 
 @torch.no_grad()

@@ -150,6 +150,7 @@ class TrainRecipe:
     channels_last: memory format, 2 to 3 times faster on CPUs.  compile: with `torch.compile`.
     freeze_bn_epochs: batch norm's parameters and statistics stay as they are in that many last epochs (Appendix (f)).
     device: "auto" is a GPU where there is one.  threads: of the CPU; 0 leaves torch's choice.
+    limit_batches: a trial run: at most that many batches in each epoch of training and of evaluation; 0 for all.
     save_steps: write the resumable checkpoint also every that many steps; 0 for the ends of epochs alone.
     tensorboard: also write TensorBoard logs (needs the extra).
     """
@@ -165,13 +166,14 @@ class TrainRecipe:
     freeze_bn_epochs: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 0
+    limit_batches: int = 0
     save_steps: int = 0
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
         check_types(self)
         check_at_least(self, 1, "epochs", "accumulate")
-        check_at_least(self, 0, "label_smoothing", "ema", "freeze_bn_epochs", "threads", "save_steps")
+        check_at_least(self, 0, "label_smoothing", "ema", "freeze_bn_epochs", "threads", "save_steps", "limit_batches")
         for name in ("label_smoothing", "ema"):
             if getattr(self, name) >= 1:
                 raise ConfigError(f"{name}: {getattr(self, name)!r} is not below 1")

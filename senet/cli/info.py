@@ -1,0 +1,78 @@
+"""`senet info`: what a network is made of, what it costs, and what of that is SE's."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from senet.cli import options
+from senet.cli.compare import table
+from senet.errors import ConfigError
+from senet.models.registry import canonical_name, get_net
+
+DESCRIPTION = """Parameters, multiply-adds, SE's share of both, and a table by stage like the paper's Table 1.
+
+Multiply-adds are those of convolutions and fully connected layers, the SE units' included. Fields of the network can
+be set: --se.reduction 8, --stride-on 3x3, --num-classes 10, --se eca."""
+
+
+def run(argv: list[str]) -> int:
+    """The command."""
+    words, rest = options.leading(argv)
+    asks_help = {"-h", "--help"} & set(rest)
+    if len(words) != 1 and not asks_help:
+        raise ConfigError("name one network, for example: senet info se_resnet50; the names: senet models")
+    name = canonical_name(words[0]) if words else "se_resnet50"
+    shown = options.ModelOnly(options.with_unit(get_net(name), options.peek(rest, "se", "model.se")))
+    parser = options.Parser("info", "MODEL", DESCRIPTION)
+    parser.add_argument("MODEL", nargs="?", default="", help="name of the network, see: senet models")
+    parser.option("se", default="", metavar="UNIT", help="attention unit: se, no_squeeze, eca, shared or none")
+    parser.option("json", action="store_true", help="print JSON")
+    options.add_fields(parser, shown)
+    found = parser.read([*words, *rest], shown)
+    net = options.apply(shown, found["fields"]).model
+
+    from senet.models.describe import describe
+
+    cost = describe(net)
+    if found["json"]:
+        values = asdict(cost) | {
+            "model": name,
+            "se_share_params": cost.se_share_params,
+            "se_share_macs": cost.se_share_macs,
+        }
+        print(json.dumps(values, indent=2))
+        return 0
+    size = "x".join(map(str, cost.image_size))
+    print(f"{name}: {net.in_channels} x {size} image, {net.num_classes} classes\n")
+    head = ("part", "output", "layers", "parameters", "of SE", "multiply-adds", "of SE")
+    rows = [
+        (
+            r.part,
+            f"{r.channels} x {r.height} x {r.width}",
+            r.layers,
+            f"{r.params:,}",
+            f"{r.se_params:,}" if r.se_params else "",
+            f"{r.macs:,}",
+            f"{r.se_macs:,}" if r.se_macs else "",
+        )
+        for r in cost.rows
+    ]
+    total = (
+        "in all",
+        "",
+        "",
+        f"{cost.params:,}",
+        f"{cost.params - cost.params_without_se:,}" if net.se else "",
+        f"{cost.macs:,}",
+        f"{cost.macs - cost.macs_without_se:,}" if net.se else "",
+    )
+    print(table([head, *rows, total], left=(0, 2)))
+    if net.se:
+        print(
+            f"\nSE: {100 * cost.se_share_params:.2f} % of the parameters, {100 * cost.se_share_macs:.2f} % of the "
+            f"multiply-adds; the plain twin has {cost.params_without_se:,} and {cost.macs_without_se:,}"
+        )
+        if cost.params_se_bias_true != cost.params_se_bias_false:
+            print(f"parameters with SE biases {cost.params_se_bias_true:,}, without {cost.params_se_bias_false:,}")
+    return 0

@@ -1,0 +1,284 @@
+"""From a command line to a recipe: every field of the recipe is an option, none is written by hand.
+
+A field is set by its path, `--optim.lr 0.05`, or by the end of its path where only one field ends so, `--lr 0.05`,
+`--se.reduction 8`. `--data X` is short for `--data.name X`, `--se eca` chooses the attention unit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass, replace
+from types import UnionType
+from typing import Any, NoReturn, get_args, get_origin
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+from senet.config import UnitConfig, field_types, no_field, override
+from senet.errors import ConfigError, unknown
+from senet.models.net import Net
+from senet.recipes.recipe import DataRecipe, Recipe
+
+SECTIONS = ("model", "data", "optim", "schedule", "train")
+
+
+class RawDescription(DefaultHelpFormatter):
+    """Help with the description's own line breaks."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "".join(indent + line for line in text.splitlines(keepends=True))
+
+
+class Parser(ArgumentParser):
+    """jsonargparse's parser, with options written `--batch-size` as well as `--batch_size`, and our error messages."""
+
+    def __init__(self, command: str, words: str, description: str) -> None:
+        super().__init__(
+            prog=f"senet {command}",
+            usage=f"senet {command} {words} [options]",
+            description=description,
+            allow_abbrev=False,
+            exit_on_error=False,
+            formatter_class=RawDescription,
+        )
+        self.own: dict[str, Any] = {}
+
+    def option(self, name: str, **kwargs: Any) -> None:
+        """An option of the command itself, `--name`."""
+        self.own[name] = kwargs
+        self.add_argument(f"--{name.replace('_', '-')}", dest=name, **kwargs)
+
+    def read(self, argv: list[str], base: Any = None) -> dict[str, Any]:
+        """Parse; options that are fields of `base` come back under their paths.
+
+        Raises ConfigError for an unknown option or a wrong value, naming it and what is legal.
+        """
+        import argparse
+
+        fields = dict(leaves(base)) if base is not None else {}
+        argv = self.expand(argv, fields)
+        try:
+            found = self.parse_args(argv)
+        except argparse.ArgumentError as error:
+            self.explain(str(error), base)
+        return {
+            **{k: v for k, v in vars(found.clone(with_meta=False)).items() if k not in SECTIONS},
+            "fields": {path: found[path] for path in fields},
+        }
+
+    def explain(self, message: str, base: Any) -> NoReturn:
+        """Say what is wrong in our words where a field is concerned."""
+        match = re.match(r'Parser key "([\w.]+)":.*Got value: (.*)', message, re.DOTALL)
+        if match and base is not None and match[1] in dict(leaves(base)):
+            override(base, f"{match[1]}={match[2]}")
+        raise ConfigError(" ".join(message.replace("Parser key ", "").split()))
+
+    def expand(self, argv: list[str], fields: dict[str, Any]) -> list[str]:
+        """Short names to paths, `--flip` to `--data.flip true`, `0.5,0.75` to `[0.5,0.75]`."""
+        out: list[str] = []
+        tokens = list(argv)
+        while tokens:
+            token = tokens.pop(0)
+            if not token.startswith("--") or token == "--":
+                out.append(token)
+                continue
+            name, has_value, value = token[2:].partition("=")
+            name = name.replace("-", "_")
+            if name in self.own or name == "help":
+                out.append(f"--{name.replace('_', '-')}{has_value}{value}")
+                continue
+            path, negated = self.resolve(name, fields)
+            hint = fields[path]
+            if not has_value:
+                is_flag = hint is bool and (not tokens or tokens[0].startswith("--"))
+                if negated or is_flag:
+                    value = "false" if negated else "true"
+                elif not tokens:
+                    raise ConfigError(f"--{path}: a value is missing")
+                else:
+                    value = tokens.pop(0)
+            if is_tuple(hint) and value not in ("null", "None") and not value.startswith("["):
+                value = f"[{value}]"
+            out.append(f"--{path}={value}")
+        return out
+
+    def resolve(self, name: str, fields: dict[str, Any]) -> tuple[str, bool]:
+        """The path of the field that an option means, and whether it is `--no-` one."""
+        for word, negated in ((name, False), (name.removeprefix("no_"), True)):
+            if negated and word == name:
+                break
+            if f"{word}.name" in fields:
+                return f"{word}.name", negated
+            found = [path for path in fields if path == word or path.endswith(f".{word}")]
+            if len(found) > 1:
+                raise ConfigError(f"--{word}: could mean {' or '.join(f'--{p}' for p in found)}")
+            if found and (not negated or fields[found[0]] is bool):
+                return found[0], negated
+        section, _, _ = name.rpartition(".")
+        inside = [p.rpartition(".")[2] for p in fields if f".{p}".rpartition(".")[0].endswith(f".{section}")]
+        if section and inside:
+            raise no_field(name, inside)
+        if section.endswith("se") and any(path.startswith("model.") for path in fields):
+            raise ConfigError(f"--{name}: has no effect, the network has no attention unit; choose one with --se")
+        error = unknown("option", f"--{name}", [f"--{n}" for n in [*self.own, *(p.rpartition(".")[2] for p in fields)]])
+        raise ConfigError(str(error).replace("legal values", "options", 1))
+
+
+def is_tuple(hint: Any) -> bool:
+    """Whether a field takes a tuple."""
+    return get_origin(hint) is tuple or any(
+        get_origin(a) is tuple for a in get_args(hint) if isinstance(hint, UnionType)
+    )
+
+
+def leaves(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """Path and type of every field of a recipe or network that an option can set."""
+    out: list[tuple[str, Any]] = []
+    for name, hint in field_types(type(config)).items():
+        value, path = getattr(config, name), f"{prefix}{name}"
+        if dataclasses.is_dataclass(value):
+            out += leaves(value, f"{path}.")
+        elif not _is_table(hint) and path != "name":
+            out.append((path, hint))
+    return [(p, h) for p, h in out if not p.startswith("model.stem.")]
+
+
+def _is_table(hint: Any) -> bool:
+    """Rows of a network's table, or an absent unit: not for options."""
+    inner = [a for a in get_args(hint) if a is not type(None) and a is not Ellipsis]
+    return any(dataclasses.is_dataclass(a) for a in inner)
+
+
+def add_fields(parser: Parser, base: Any) -> None:
+    """Make every field of `base` (a recipe, or a `{"model": net}`-like recipe part) an option, by section."""
+    values = dict(leaves(base))
+    sections: dict[str, list[str]] = {}
+    for path in values:
+        sections.setdefault(path.rpartition(".")[0], []).append(path)
+    for section, paths in sections.items():
+        owner = value_at(base, section)
+        title = next(iter((type(owner).__doc__ or "").splitlines()), "")
+        group = parser.add_argument_group(f"--{section}.*", title)
+        texts = field_docs(type(owner))
+        for path in paths:
+            name = path.rpartition(".")[2]
+            text = texts.get(name, "").replace("%", "%%")
+            group.add_argument(f"--{path}", type=values[path], default=value_at(base, path), help=text)
+
+
+def value_at(config: Any, path: str) -> Any:
+    """The value of a field by its path."""
+    for name in path.split("."):
+        config = getattr(config, name)
+    return config
+
+
+def field_docs(cls: type[Any]) -> dict[str, str]:
+    """What a class's docstring says of each field: `name: text`, one or several to a line, or `a, b: text`."""
+    docs: dict[str, str] = {}
+    for part in reversed(cls.__mro__):
+        text = re.sub(r"\n +", "\n", part.__doc__ or "")
+        pieces = re.split(r"(?:\n|  )(?=(?:\w+, )*\w+: )", text)
+        for piece in pieces[1:]:
+            names, _, rest = piece.partition(": ")
+            for name in names.split(", "):
+                docs[name] = " ".join(rest.split("\n\n")[0].split())
+    return docs
+
+
+def apply(base: Any, fields: dict[str, Any]) -> Any:
+    """`base` with the parsed fields; several that only fit together are set at once, section by section."""
+    new = base
+    for path in sorted(fields, key=lambda p: p.count("."), reverse=True):
+        if value_at(base, path) == fields[path]:
+            continue
+        section = path.rpartition(".")[0]
+        same = {p.rpartition(".")[2]: v for p, v in fields.items() if p.rpartition(".")[0] == section}
+        new = _replace(new, section.split("."), same, section)
+    return new
+
+
+def _replace(config: Any, sections: list[str], values: dict[str, Any], path: str) -> Any:
+    try:
+        if not sections or sections == [""]:
+            return replace(config, **values)
+        inner = _replace(getattr(config, sections[0]), sections[1:], values, path)
+        return replace(config, **{sections[0]: inner})
+    except ConfigError as error:
+        text = str(error)
+        raise ConfigError(text if "." in text.partition(":")[0] else f"{path}.{text}") from None
+
+
+def peek(argv: list[str], *names: str) -> str:
+    """The value of an option before parsing, or ""; for options on which the other options depend."""
+    for i, token in enumerate(argv):
+        name, has_value, value = token.partition("=")
+        if name.startswith("--") and name[2:].replace("-", "_") in names:
+            return value if has_value else (argv[i + 1] if i + 1 < len(argv) else "")
+    return ""
+
+
+def without(argv: list[str], *names: str) -> list[str]:
+    """The line without some options and their values."""
+    out: list[str] = []
+    tokens = list(argv)
+    while tokens:
+        token = tokens.pop(0)
+        name, has_value, _ = token.partition("=")
+        if name.startswith("--") and name[2:].replace("-", "_") in names:
+            if not has_value and tokens:
+                tokens.pop(0)
+        else:
+            out.append(token)
+    return out
+
+
+def leading(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The words before the first option, and the rest."""
+    count = next((i for i, token in enumerate(argv) if token.startswith("-")), len(argv))
+    return argv[:count], argv[count:]
+
+
+def with_unit(net: Net, kind: str) -> Net:
+    """The network with another attention unit by name, "none" for its plain twin; ConfigError for an unknown name."""
+    if not kind:
+        return net
+    if kind in ("none", "null"):
+        return replace(net, se=None)
+    if kind not in UnitConfig.kinds:
+        raise unknown("model.se", kind, ["none", *UnitConfig.kinds])
+    if net.se is not None and net.se.kind == kind:
+        return net
+    return replace(net, se=UnitConfig.kinds[kind]())
+
+
+def labelled(recipe: Recipe, kind: str) -> Recipe:
+    """The recipe with another unit, and a name that says so."""
+    net = with_unit(recipe.model, kind)
+    return recipe if net == recipe.model else replace(recipe, model=net, name=f"{recipe.name}+{kind}")
+
+
+def values(config: Any) -> dict[str, Any]:
+    """Path and value of every field that an option can set."""
+    return {path: value_at(config, path) for path, _ in leaves(config)}
+
+
+def fields_named(parser: Parser, argv: list[str], base: Any) -> list[str]:
+    """The paths of the fields that a line sets, whatever to."""
+    paths = dict(leaves(base))
+    given = [token[2:].partition("=")[0] for token in parser.expand(argv, paths) if token.startswith("--")]
+    return [name for name in given if name in paths]
+
+
+@dataclass(frozen=True)
+class ModelOnly:
+    """The part of a recipe that `senet info` takes."""
+
+    model: Net
+
+
+@dataclass(frozen=True)
+class DataOnly:
+    """The part of a recipe that `senet evaluate` takes."""
+
+    data: DataRecipe

@@ -1,0 +1,31 @@
+"""Recipes as YAML files: complete, so that `senet train --config recipe.yaml` trains the same again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from senet.config import from_dict, to_dict
+from senet.errors import RunError
+from senet.files import write_text
+from senet.recipes.recipe import Recipe
+
+RECIPE = "recipe.yaml"
+
+
+def write_recipe_file(path: Path, recipe: Recipe) -> None:
+    """Write a recipe; RunError where it cannot be written."""
+    write_text(path, yaml.safe_dump(to_dict(recipe), sort_keys=False, default_flow_style=None, width=100))
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe of a run folder or of a YAML file; RunError where there is none, ConfigError where it is wrong."""
+    file = path / RECIPE if path.is_dir() else path
+    try:
+        data = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{path}: no recipe can be read there: {error}") from error
+    except yaml.YAMLError as error:
+        raise RunError(f"{file}: is not YAML: {error}") from error
+    return from_dict(Recipe, data)

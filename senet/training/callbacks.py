@@ -1,0 +1,277 @@
+"""What happens around the training loop: keeping checkpoints and metrics, signals, progress."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from tqdm import tqdm
+
+from senet.checkpoint import KEY, header, kept_weights, read_ckpt, save
+from senet.errors import SenetError
+from senet.files import write_atomically
+from senet.training import folder as run
+from senet.training.module import Classifier
+from senet.training.plots import plot_curves
+
+
+class Interrupted(SenetError):
+    """A signal stopped the run after its state was saved. `signum`: which one; `folder`: of the run."""
+
+    def __init__(self, signum: int, folder: Path) -> None:
+        name = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
+        super().__init__(f"stopped by {name}; saved. Go on with: senet train --resume {folder}")
+        self.signum, self.folder = signum, folder
+
+
+class AtomicIO(CheckpointIO):
+    """Lightning's door to files: atomic writes, reads that execute nothing."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write `last.ckpt`; the one before stays until the new one is whole. RunError where it cannot be written."""
+        write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read `last.ckpt` with weights only, whatever is asked for."""
+        return read_ckpt(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Delete a checkpoint."""
+        Path(path).unlink(missing_ok=True)
+
+
+class Keeper(Checkpoint):
+    """Measures each epoch, writes metrics.csv, last.ckpt and best.safetensors, and stops for signals.
+
+    say: called with each epoch's row, the number of epochs, and whether it is the best so far.
+
+    Lightning runs a `Checkpoint` callback after all others, so what is saved is the whole of the epoch.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[dict[str, float], int, bool], None] | None = None) -> None:
+        self.folder = folder
+        self.say = say
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, float] = {}
+        self.seconds = 0.0
+        self.clock = self.tick = 0.0
+        self.lr = 0.0
+        self.plateau_state: dict[str, object] | None = None
+        self.step_ms: list[float] = []
+        self.weights: dict[str, torch.Tensor] = {}
+        self.signum = 0
+        self.due = False
+        self.handlers: dict[int, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """History, best epoch, and the clock of an unfinished epoch."""
+        return {"history": self.history, "best": self.best, "seconds": self.seconds, "step_ms": self.step_ms}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from `state_dict()`."""
+        self.history, self.best = state_dict["history"], state_dict["best"]
+        self.seconds, self.step_ms = state_dict["seconds"], state_dict["step_ms"]
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the recipe, and what is counted of an unfinished epoch."""
+        assert isinstance(pl_module, Classifier)
+        checkpoint[KEY] = header(pl_module.recipe, pl_module.images.classes, self.history[-1] if self.history else {})
+        checkpoint["sums"] = pl_module.sums()
+        checkpoint["plateau"] = pl_module.plateau.state_dict() if pl_module.plateau else None
+        self.weights = checkpoint["state_dict"]
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take up what `on_save_checkpoint` added; the plateau follows when the optimiser is there."""
+        assert isinstance(pl_module, Classifier)
+        pl_module.load_sums(checkpoint["sums"])
+        self.plateau_state = checkpoint["plateau"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take over the signals; write the first checkpoint, so that a run can be resumed from its first step on."""
+        assert isinstance(pl_module, Classifier)
+        # A run resumed in mid-epoch does not pass that epoch's start.
+        self.clock = self.tick = time.perf_counter()
+        if trainer.ckpt_path is None:
+            self.keep(trainer)
+        if pl_module.plateau is not None and self.plateau_state is not None:
+            pl_module.plateau.load_state_dict(self.plateau_state)
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self.handlers[signum] = signal.signal(signum, self.on_signal)
+
+    def on_signal(self, signum: int, frame: Any) -> None:
+        """Note the signal: the run stops after the batch. A second one stops at once."""
+        if self.signum:
+            raise KeyboardInterrupt
+        self.signum = signum
+        print("\nstopping after this batch (once more: at once, without saving)", file=sys.stderr, flush=True)
+
+    def release(self) -> None:
+        """Give the signals back to whoever had them."""
+        for signum, handler in self.handlers.items():
+            signal.signal(signum, handler)
+        self.handlers = {}
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Give the signals back."""
+        self.release()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Give the signals back."""
+        self.release()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self.clock = self.tick = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """Note the rate that the step will use."""
+        self.lr = trainer.optimizers[0].param_groups[0]["lr"]
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """Time the step; save and stop where asked to."""
+        now = time.perf_counter()
+        self.step_ms.append(1000 * (now - self.tick))
+        self.tick = now
+        batch_idx: int = args[2]
+        if batch_idx + 1 >= trainer.num_training_batches:
+            # The epoch's end is a few lines away: stop, or save, there.
+            self.seconds += now - self.clock
+            return
+        t = self.recipe(pl_module).train
+        self.due = self.due or (t.save_steps > 0 and (batch_idx + 1) % t.save_steps == 0)
+        # Gradients that wait for the rest of an accumulated step are in no checkpoint.
+        if (self.signum or self.due) and (batch_idx + 1) % t.accumulate == 0:
+            self.due = False
+            self.seconds += now - self.clock
+            self.clock = now
+            self.keep(trainer)
+            self.stop_if_asked()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measure the epoch, keep its weights, stop where asked to."""
+        assert isinstance(pl_module, Classifier)
+        measured = pl_module.read_train() | pl_module.read_val()
+        if pl_module.plateau is not None:
+            pl_module.plateau.step(measured["val_loss"])
+        row = {
+            "epoch": trainer.current_epoch + 1,
+            "step": trainer.global_step,
+            "lr": self.lr,
+            **measured,
+            "seconds": round(self.seconds, 3),
+            "step_ms": round(sorted(self.step_ms)[len(self.step_ms) // 2], 3),
+        }
+        self.seconds, self.step_ms, self.due = 0.0, [], False
+        self.history.append(row)
+        improved = not self.best or row["val_top1_error"] < self.best["val_top1_error"]
+        if improved:
+            self.best = row
+        self.keep(trainer)
+        if improved:
+            self.keep_best(pl_module)
+        self.weights = {}
+        run.write_metrics(self.folder, self.history)
+        if trainer.logger is not None:
+            trainer.logger.log_metrics(
+                {k: v for k, v in row.items() if k not in ("epoch", "step")}, step=int(row["step"])
+            )
+        if self.say is not None:
+            self.say(row, self.recipe(pl_module).train.epochs, improved)
+        self.stop_if_asked()
+
+    def keep(self, trainer: pl.Trainer) -> None:
+        """Write last.ckpt."""
+        trainer.save_checkpoint(self.folder / run.LAST)
+
+    def keep_best(self, pl_module: Classifier) -> None:
+        """Write best.safetensors from the weights just saved."""
+        save(
+            self.folder / run.BEST,
+            kept_weights(self.weights),
+            recipe=pl_module.recipe,
+            classes=pl_module.images.classes,
+            measurements=self.best,
+        )
+
+    def stop_if_asked(self) -> None:
+        """Raise Interrupted after a signal."""
+        if self.signum:
+            if self.history:
+                plot_curves(self.folder / run.CURVES, {self.folder.name: [self.history]})
+            raise Interrupted(self.signum, self.folder)
+
+    @staticmethod
+    def recipe(pl_module: pl.LightningModule) -> Any:
+        """The recipe of a module."""
+        assert isinstance(pl_module, Classifier)
+        return pl_module.recipe
+
+
+class Progress(Callback):
+    """A bar within each epoch where somebody watches, and a line after it."""
+
+    def __init__(self) -> None:
+        self.bar: tqdm[Any] | None = None
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """Open the bar with the epoch's first batch, or the first after a resumption."""
+        if self.bar is not None:
+            return
+        self.bar = tqdm(
+            total=int(trainer.num_training_batches),
+            initial=args[1],
+            desc=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}",
+            unit="batch",
+            leave=False,
+            disable=not sys.stderr.isatty(),
+            mininterval=0.5,
+        )
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """Advance it."""
+        if self.bar is not None:
+            self.bar.update()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say that the epoch is being evaluated."""
+        if self.bar is not None:
+            self.bar.set_postfix_str("evaluating")
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Remove the bar."""
+        self.close()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remove the bar; the line that `say` prints follows."""
+        self.close()
+
+
+def say(row: dict[str, float], epochs: int, is_best: bool) -> None:
+    """Print an epoch's row as a line on standard output."""
+    print(
+        f"epoch {row['epoch']:>3.0f}/{epochs}  lr {row['lr']:<9.3g}"
+        f"train loss {row['train_loss']:.3f}  error {row['train_error']:5.2f} %   "
+        f"test loss {row['val_loss']:.3f}  error {row['val_top1_error']:5.2f} %   "
+        f"{row['seconds']:.1f} s{'  best' if is_best else ''}",
+        flush=True,
+    )

@@ -1,0 +1,179 @@
+"""Several networks trained alike: the same recipe, data, order and augmentation, and equal common initial weights.
+
+What differs is the network's table; for an SE network and its plain twin that is one field.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from senet.errors import ConfigError, RunError
+from senet.files import new_folder
+from senet.images import Data
+from senet.recipes.files import RECIPE, read_recipe, write_recipe_file
+from senet.recipes.recipe import DataRecipe, Recipe
+from senet.training import folder as run
+from senet.training.plots import plot_curves
+from senet.training.run import Result, train
+
+PLAN, REPORT = "comparison.json", "report.json"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A network's test error minus the first network's, over seeds: mean, deviation and interval in percentage points.
+
+    low, high: the 95 % confidence interval of the mean by Student's t over the paired differences; NaN for one seed.
+    """
+
+    model: str
+    minus: str
+    seeds: int
+    mean: float
+    deviation: float
+    low: float
+    high: float
+    step_ratio: float
+
+
+def paired_difference(
+    model: str, minus: str, errors: list[float], base: list[float], ratios: list[float]
+) -> Difference:
+    """The paired comparison of two networks' errors, seed by seed (percent); `ratios`: of their times per step.
+
+    >>> d = paired_difference("b", "a", [1.0, 2.0, 3.0], [2.0, 3.0, 4.0], [1.0, 1.1, 1.2])
+    >>> d.mean, d.low, d.high, d.step_ratio
+    (-1.0, -1.0, -1.0, 1.1)
+    """
+    from scipy.stats import t
+
+    n = len(errors)
+    gaps = [a - b for a, b in zip(errors, base, strict=True)]
+    mean = statistics.fmean(gaps)
+    deviation = statistics.stdev(gaps) if n > 1 else math.nan
+    half = float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n) if n > 1 else math.nan
+    return Difference(model, minus, n, mean, deviation, mean - half, mean + half, statistics.median(ratios))
+
+
+def plan(recipes: list[Recipe], seeds: int) -> dict[str, Recipe]:
+    """Run name -> recipe, one for each network and seed; the seeds count up from the recipes' own.
+
+    Raises ConfigError for fewer than two networks, two of one name, no seed, or differing recipes.
+    """
+    names = [r.name for r in recipes]
+    if len(recipes) < 2 or len(set(names)) < len(names):
+        raise ConfigError(f"models: {names!r} must be two or more networks of different names")
+    if seeds < 1:
+        raise ConfigError(f"seeds: {seeds!r} is too small; legal values: 1 or more")
+    for other in recipes[1:]:
+        if replace(other, name=names[0], model=recipes[0].model) != recipes[0]:
+            raise ConfigError(f"{other.name} and {names[0]} would be trained by different recipes")
+    first = recipes[0].train.seed
+    runs = {}
+    for seed in range(first, first + seeds):
+        for r in recipes:
+            key = r.name if seeds == 1 else f"{r.name}-seed{seed}"
+            runs[key] = replace(r, train=replace(r.train, seed=seed))
+    return runs
+
+
+def compare(
+    recipes: list[Recipe],
+    seeds: int,
+    open_data: Callable[[DataRecipe, int], Data],
+    folder: Path,
+    *,
+    resume: bool = False,
+    announce: Callable[[str, Recipe], None] | None = None,
+) -> dict[str, Any]:
+    """Train every network with every seed, each in a run folder inside `folder`, and report.
+
+    open_data: opens the images for a recipe and a seed.
+    resume: go on with an interrupted comparison: finished runs are kept, the interrupted one continues exactly.
+    announce: called with each run's name and recipe before it starts.
+
+    Returns report.json: `models` (name, params, macs, errors per seed, mean, deviation, step_ms), `differences`.
+    Raises what `plan` and `train` raise.
+    """
+    runs = plan(recipes, seeds)
+    if not resume:
+        new_folder(folder)
+        run.write_json(folder / PLAN, {"models": [r.name for r in recipes], "seeds": seeds})
+        for r in recipes:
+            (folder / "recipes").mkdir(exist_ok=True)
+            write_recipe_file(folder / "recipes" / f"{r.name}.yaml", r)
+    summaries: dict[str, dict[str, Any]] = {}
+    for key, recipe in runs.items():
+        done = run.read_summary(folder / key)
+        if done is None:
+            if announce is not None:
+                announce(key, recipe)
+            data = open_data(recipe.data, recipe.train.seed)
+            begun = (folder / key / RECIPE).is_file()
+            result: Result = train(recipe, data, folder / key, resume=begun)
+            done = result.summary
+        summaries[key] = done
+    report = build_report([r.name for r in recipes], summaries)
+    run.write_json(folder / REPORT, report)
+    histories = {
+        r.name: [run.read_metrics(folder / k) for k, s in summaries.items() if s["model"] == r.name] for r in recipes
+    }
+    plot_curves(folder / run.CURVES, histories)
+    return report
+
+
+def read_plan(folder: Path) -> tuple[list[Recipe], int]:
+    """The recipes and the number of seeds of a comparison's folder; RunError where it is not one."""
+    import json
+
+    try:
+        plan = json.loads((folder / PLAN).read_text())
+        return [read_recipe(folder / "recipes" / f"{name}.yaml") for name in plan["models"]], plan["seeds"]
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"{folder}: not the folder of a comparison: {error}") from error
+
+
+def build_report(names: list[str], summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """From the runs' summaries to the comparison's report; errors are of the last epoch, not of the best one."""
+    by_name = {name: [s for s in summaries.values() if s["model"] == name] for name in names}
+    models = []
+    for name, runs in by_name.items():
+        errors = [s["top1_error"] for s in runs]
+        models.append(
+            {
+                "model": name,
+                "params": runs[0]["params"],
+                "macs": runs[0]["macs"],
+                "errors": errors,
+                "error_mean": statistics.fmean(errors),
+                "error_deviation": statistics.stdev(errors) if len(errors) > 1 else None,
+                "best_errors": [s["best_top1_error"] for s in runs],
+                "step_ms": statistics.median(s["step_ms"] for s in runs),
+                "train_seconds": statistics.fmean(s["train_seconds"] for s in runs),
+            }
+        )
+    base = by_name[names[0]]
+    differences = []
+    for name in names[1:]:
+        other = by_name[name]
+        ratios = [a["step_ms"] / b["step_ms"] for a, b in zip(other, base, strict=True)]
+        difference = paired_difference(
+            name, names[0], [s["top1_error"] for s in other], [s["top1_error"] for s in base], ratios
+        )
+        values = asdict(difference)
+        differences.append({k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()})
+    first = base[0]
+    return {
+        "data": first["data"],
+        "epochs": first["epochs"],
+        "seeds": len(base),
+        "train_images": first["train_images"],
+        "test_images": first["test_images"],
+        "models": models,
+        "differences": differences,
+    }

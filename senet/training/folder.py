@@ -1,0 +1,90 @@
+"""The run folder: what a run leaves behind, and how a finished or interrupted run is recognised.
+
+recipe.yaml        the recipe, complete: `senet train --config recipe.yaml` trains the same again
+environment.json   versions, hardware, threads, when
+metrics.csv        one row per epoch
+curves.png         errors and losses over the epochs
+best.safetensors   the weights with the lowest validation error, with recipe and measurements: a checkpoint
+last.ckpt          everything that `--resume` needs; also a checkpoint
+summary.json       the result; a run that has one is finished
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import platform
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import senet
+from senet.files import write_text
+from senet.recipes.files import RECIPE, write_recipe_file
+from senet.recipes.recipe import Recipe
+
+ENVIRONMENT, METRICS, CURVES = "environment.json", "metrics.csv", "curves.png"
+BEST, LAST, SUMMARY = "best.safetensors", "last.ckpt", "summary.json"
+
+
+def write_recipe(folder: Path, recipe: Recipe) -> None:
+    """Write recipe.yaml; RunError where it cannot be written."""
+    write_recipe_file(folder / RECIPE, recipe)
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions and hardware, beside every figure that depends on them."""
+    import lightning
+    import torchvision
+
+    return {
+        "senet": senet.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "lightning": lightning.__version__,
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file; RunError where it cannot be written."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_metrics(folder: Path, history: list[dict[str, float]]) -> None:
+    """Write metrics.csv anew from all epochs so far, so that a resumed run has each epoch once."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_text(folder / METRICS, text.getvalue())
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """The rows of metrics.csv."""
+    with open(folder / METRICS, newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """The result of a finished run, or None."""
+    file = folder / SUMMARY
+    return json.loads(file.read_text()) if file.is_file() else None

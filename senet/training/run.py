@@ -1,0 +1,200 @@
+"""One training run, from a recipe and a data set to a folder with its result; or where it was interrupted."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch.utils.data import DataLoader
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from senet.errors import ConfigError, MissingExtraError, RunError
+from senet.files import new_folder
+from senet.images import Data, Split
+from senet.models.describe import describe
+from senet.recipes.files import RECIPE
+from senet.recipes.recipe import Recipe
+from senet.training import folder as run
+from senet.training.callbacks import AtomicIO, Keeper, Progress, say
+from senet.training.module import Classifier
+from senet.training.plots import plot_curves
+
+PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to: its folder, summary (as in summary.json) and history (as in metrics.csv)."""
+
+    folder: Path
+    summary: dict[str, Any]
+    history: list[dict[str, float]]
+
+
+def fitted(recipe: Recipe, data: Data) -> Recipe:
+    """The recipe with the data set's number of classes and channels in its network."""
+    return replace(recipe, model=replace(recipe.model, num_classes=len(data.classes), in_channels=recipe.data.channels))
+
+
+def pick_device(recipe: Recipe) -> torch.device:
+    """The device a recipe means.
+
+    Raises ConfigError where it is not there, or cannot do the precision.
+    """
+    t = recipe.train
+    has_cuda = torch.cuda.is_available()
+    if t.device == "cuda" and not has_cuda:
+        raise ConfigError("train.device: 'cuda' is asked for and torch finds no GPU; use 'auto' or 'cpu'")
+    device = torch.device("cuda" if has_cuda and t.device != "cpu" else "cpu")
+    if device.type == "cpu" and t.precision == "fp16":
+        raise ConfigError("train.precision: 'fp16' needs a GPU; on a CPU use 'bf16' or 'fp32'")
+    return device
+
+
+def loader(split: Split, batch_size: int, device: torch.device, *, train: bool) -> DataLoader[Any]:
+    """Batches of a split; the training one can say where it is and go on from there."""
+    kind = StatefulDataLoader if train else DataLoader
+    # Workers start by fork where that is the platform's way, and are gone after each epoch.
+    return kind(
+        split,  # type: ignore[arg-type]
+        sampler=split.order(batch_size),
+        batch_size=None,
+        num_workers=split.workers,
+        pin_memory=device.type == "cuda" and split.workers > 0,
+    )
+
+
+def train(recipe: Recipe, data: Data, folder: Path, *, resume: bool = False, quiet: bool = False) -> Result:
+    """Train the recipe's network on `data` and leave a run folder (see `senet.training.folder`).
+
+    resume: go on with the run in `folder` from its last.ckpt, exactly; else the folder must be new or empty.
+    quiet: no progress.
+
+    Raises ConfigError for a recipe that cannot run here, RunError for a folder that cannot be used, DataError for
+    images that cannot be read, and Interrupted after a signal, when the state is saved.
+    """
+    recipe = fitted(recipe, data)
+    device = pick_device(recipe)
+    t = recipe.train
+    if t.threads:
+        torch.set_num_threads(t.threads)
+    finished = run.read_summary(folder) if resume else None
+    if finished is not None:
+        raise RunError(f"{folder}: this run is finished; evaluate it with: senet evaluate {folder}")
+    start = folder / run.LAST
+    if resume and not (folder / RECIPE).is_file():
+        raise RunError(f"{folder}: not the folder of a run: it has no {RECIPE}")
+    if not resume:
+        new_folder(folder)
+        run.write_recipe(folder, recipe)
+        run.write_json(folder / run.ENVIRONMENT, run.environment(device))
+
+    with _plain_speech():
+        batches = loader(data.train, recipe.data.batch_size, device, train=True)
+    steps = len(batches) if not t.limit_batches else min(len(batches), t.limit_batches)
+    module = Classifier(recipe, data, math.ceil(steps / t.accumulate))
+    keeper = Keeper(folder, None if quiet else say)
+    began = time.perf_counter()
+    # A run that was killed before its first step starts again.
+    going_on = start if resume and start.is_file() else None
+    with _plain_speech():
+        trainer = _trainer(recipe, device, folder, [keeper] if quiet else [keeper, Progress()])
+        val = loader(data.val, recipe.data.eval_batch_size, device, train=False)
+        trainer.fit(module, batches, val, ckpt_path=going_on, weights_only=True)
+    seconds = time.perf_counter() - began
+    if data.train.skipped or data.val.skipped:
+        names = [*data.train.skipped, *data.val.skipped]
+        print(f"left out {len(names)} images that could not be read, the first is {names[0]}")
+    summary = summarise(recipe, data, keeper.history, keeper.best, seconds)
+    plot_curves(folder / run.CURVES, {recipe.name: [keeper.history]})
+    run.write_json(folder / run.SUMMARY, summary)
+    return Result(folder, summary, keeper.history)
+
+
+def summarise(
+    recipe: Recipe, data: Data, history: list[dict[str, float]], best: dict[str, float], seconds: float
+) -> dict[str, Any]:
+    """The result of a run as plain data; errors in percent, times in the unit of their name."""
+    cost = describe(recipe.model, recipe.data.image_size)
+    last = history[-1]
+    step_ms = sorted(row["step_ms"] for row in history)[len(history) // 2]
+    return {
+        "model": recipe.name,
+        "data": data.name,
+        "seed": recipe.train.seed,
+        "epochs": len(history),
+        "train_images": len(data.train),
+        "test_images": len(data.val),
+        "skipped_images": [*data.train.skipped, *data.val.skipped],
+        "params": cost.params,
+        "macs": cost.macs,
+        "top1_error": last["val_top1_error"],
+        "top5_error": last["val_top5_error"],
+        "loss": last["val_loss"],
+        "best_top1_error": best["val_top1_error"],
+        "best_epoch": int(best["epoch"]),
+        "train_seconds": round(sum(row["seconds"] for row in history), 2),
+        "step_ms": step_ms,
+        "wall_seconds": round(seconds, 2),
+    }
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("TensorBoard logs", "tensorboard") from None
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(folder, name="", version="tensorboard")
+
+
+def _trainer(recipe: Recipe, device: torch.device, folder: Path, callbacks: list[Any]) -> pl.Trainer:
+    t = recipe.train
+    return pl.Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=1,
+        max_epochs=t.epochs,
+        precision=PRECISION[t.precision],  # type: ignore[arg-type]
+        accumulate_grad_batches=t.accumulate,
+        gradient_clip_val=recipe.optim.clip_norm or None,
+        limit_train_batches=t.limit_batches or None,
+        limit_val_batches=t.limit_batches or None,
+        callbacks=callbacks,
+        plugins=[AtomicIO()],
+        logger=_tensorboard(folder) if t.tensorboard else False,
+        default_root_dir=folder,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        use_distributed_sampler=False,
+        benchmark=True,
+    )
+
+
+@contextmanager
+def _plain_speech() -> Iterator[None]:
+    """Without the libraries' advertisements, their advice on what we settle ourselves, and their deprecated calls."""
+    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    levels = [log.level for log in loggers]
+    for log in loggers:
+        log.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message=".*set_vital.*", module=r"torchdata\..*")
+            warnings.filterwarnings("ignore", module=r"lightning\..*", category=DeprecationWarning)
+            warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+            yield
+    finally:
+        for log, level in zip(loggers, levels, strict=True):
+            log.setLevel(level)
