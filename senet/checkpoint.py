@@ -8,9 +8,11 @@ it with weights only, so a pickle that would run code is refused.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -143,11 +145,14 @@ def _read_safetensors(path: Path) -> tuple[str, dict[str, Tensor]]:
 def read_ckpt(path: Path) -> dict[str, Any]:
     """The whole of a `last.ckpt`, tensors on the CPU; CheckpointError where it is damaged or would run code."""
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # torch warns of old pickles before it refuses them.
+            warnings.simplefilter("ignore")
+            data = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # torch raises a dozen types for damaged files; the first line says which kind this is.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if "Weights only load failed" in str(error):
+        if isinstance(error, UnpicklingError) or "Weights only load failed" in str(error):
             reason = "refused, for it holds objects that could run code, or it is no checkpoint at all"
         raise CheckpointError(f"{path}: cannot be read: {reason}") from error
     if not isinstance(data, dict) or not isinstance(data.get(KEY), str) or not isinstance(data.get("state_dict"), dict):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
+from argparse import SUPPRESS, Action, ArgumentError
 from dataclasses import dataclass, replace
 from types import UnionType
 from typing import Any, NoReturn, get_args, get_origin
@@ -22,8 +24,16 @@ from senet.recipes.recipe import DataRecipe, Recipe
 SECTIONS = ("model", "data", "optim", "schedule", "train")
 
 
-class RawDescription(DefaultHelpFormatter):
-    """Help with the description's own line breaks."""
+class HelpFormatter(DefaultHelpFormatter):
+    """Help with the description's own line breaks, and after each option its default."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34, width=min(shutil.get_terminal_size((110, 24)).columns, 120))
+
+    def _get_help_string(self, action: Action) -> str:
+        default = str(action.default).lower() if isinstance(action.default, bool) else action.default
+        shown = "" if default in ("", SUPPRESS) or action.nargs == 0 else f" (default: {default})"
+        return f"{(action.help or '').strip()}{shown}"
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "".join(indent + line for line in text.splitlines(keepends=True))
@@ -39,7 +49,7 @@ class Parser(ArgumentParser):
             description=description,
             allow_abbrev=False,
             exit_on_error=False,
-            formatter_class=RawDescription,
+            formatter_class=HelpFormatter,
         )
         self.own: dict[str, Any] = {}
 
@@ -53,13 +63,11 @@ class Parser(ArgumentParser):
 
         Raises ConfigError for an unknown option or a wrong value, naming it and what is legal.
         """
-        import argparse
-
         fields = dict(leaves(base)) if base is not None else {}
         argv = self.expand(argv, fields)
         try:
             found = self.parse_args(argv)
-        except argparse.ArgumentError as error:
+        except ArgumentError as error:
             self.explain(str(error), base)
         return {
             **{k: v for k, v in vars(found.clone(with_meta=False)).items() if k not in SECTIONS},
@@ -131,6 +139,10 @@ def is_tuple(hint: Any) -> bool:
     )
 
 
+FROM_THE_IMAGES = ("model.num_classes", "model.in_channels", "model.image_size")
+"""Fields of a recipe's network that the data set decides."""
+
+
 def leaves(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
     """Path and type of every field of a recipe or network that an option can set."""
     out: list[tuple[str, Any]] = []
@@ -140,7 +152,8 @@ def leaves(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
             out += leaves(value, f"{path}.")
         elif not _is_table(hint) and path != "name":
             out.append((path, hint))
-    return [(p, h) for p, h in out if not p.startswith("model.stem.")]
+    hidden = FROM_THE_IMAGES if isinstance(config, Recipe) else ()
+    return [(p, h) for p, h in out if not p.startswith("model.stem.") and p not in hidden]
 
 
 def _is_table(hint: Any) -> bool:

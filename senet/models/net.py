@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+import senet.units.config  # noqa: F401  (the kinds of unit that a written table may name)
 from senet.config import Kind, UnitConfig, check_at_least, check_types, field_types, no_field
 from senet.errors import ConfigError, unknown
 

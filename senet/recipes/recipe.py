@@ -86,6 +86,8 @@ class OptimRecipe:
     """Stochastic gradient descent.
 
     lr: learning rate at the top of the schedule.
+    momentum: part of the last step that is kept.  nesterov: look ahead by the momentum.
+    weight_decay: L2 penalty, added to the gradient times the weight.
     decay: what the weight decay touches: "all" parameters, or the "weights" of convolutions and linear layers alone,
         which spares norms and biases.
     clip_norm: largest norm of the whole gradient; 0 for no clipping.
@@ -111,8 +113,10 @@ class ScheduleRecipe:
 
     kind: "constant"; "step": times `gamma` at each of `milestones`; "cosine": lr/2 (1 + cos(pi t/T)), per step;
         "plateau": times `gamma` when the validation loss has not fallen for `patience` epochs, at most `cuts` times.
+    gamma: factor of a cut.  patience: epochs that a plateau lasts.  cuts: of a plateau schedule, at most.
     milestones: parts of the run, rising: (0.5, 0.75) cuts at half and at three quarters of the epochs, however many.
-    warmup_epochs: the rate first climbs in a straight line from `warmup_start` times its value; may be a part of one.
+    warmup_epochs: the rate first climbs in a straight line for so many epochs, 0.5 for half of one.
+    warmup_start: where it climbs from, as a part of its value.
     """
 
     kind: Literal["constant", "step", "cosine", "plateau"] = "cosine"
@@ -142,6 +146,7 @@ class ScheduleRecipe:
 class TrainRecipe:
     """The training loop.
 
+    epochs: passes over the training images.
     seed: of the initial weights, the order of the images and their augmentation.
     label_smoothing: part of the target spread over all classes (arXiv:1512.00567).
     ema: decay of an exponential moving average of the weights, which is then what is evaluated and kept; 0 for none.

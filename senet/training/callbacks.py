@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -52,14 +53,19 @@ class AtomicIO(CheckpointIO):
 class Keeper(Checkpoint):
     """Measures each epoch, writes metrics.csv, last.ckpt and best.safetensors, and stops for signals.
 
+    set_epoch: tells the order of the images which epoch a resumed run is in.
     say: called with each epoch's row, the number of epochs, and whether it is the best so far.
 
     Lightning runs a `Checkpoint` callback after all others, so what is saved is the whole of the epoch.
     """
 
-    def __init__(self, folder: Path, say: Callable[[dict[str, float], int, bool], None] | None = None) -> None:
-        self.folder = folder
-        self.say = say
+    def __init__(
+        self,
+        folder: Path,
+        set_epoch: Callable[[int], object],
+        say: Callable[[dict[str, float], int, bool], None] | None = None,
+    ) -> None:
+        self.folder, self.set_epoch, self.say = folder, set_epoch, say
         self.history: list[dict[str, float]] = []
         self.best: dict[str, float] = {}
         self.seconds = 0.0
@@ -71,6 +77,7 @@ class Keeper(Checkpoint):
         self.signum = 0
         self.due = False
         self.handlers: dict[int, Any] = {}
+        self.pid = os.getpid()
 
     def state_dict(self) -> dict[str, Any]:
         """History, best epoch, and the clock of an unfinished epoch."""
@@ -88,6 +95,7 @@ class Keeper(Checkpoint):
         assert isinstance(pl_module, Classifier)
         checkpoint[KEY] = header(pl_module.recipe, pl_module.images.classes, self.history[-1] if self.history else {})
         checkpoint["sums"] = pl_module.sums()
+        checkpoint["order_epoch"] = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
         checkpoint["plateau"] = pl_module.plateau.state_dict() if pl_module.plateau else None
         self.weights = checkpoint["state_dict"]
 
@@ -97,6 +105,8 @@ class Keeper(Checkpoint):
         """Take up what `on_save_checkpoint` added; the plateau follows when the optimiser is there."""
         assert isinstance(pl_module, Classifier)
         pl_module.load_sums(checkpoint["sums"])
+        # Lightning tells the order its epoch only when workers may already have fetched by it.
+        self.set_epoch(checkpoint["order_epoch"])
         self.plateau_state = checkpoint["plateau"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -114,8 +124,13 @@ class Keeper(Checkpoint):
 
     def on_signal(self, signum: int, frame: Any) -> None:
         """Note the signal: the run stops after the batch. A second one stops at once."""
+        if os.getpid() != self.pid:
+            # A worker process, to which a terminal sends Ctrl-C too; it ends with the run.
+            return
         if self.signum:
-            raise KeyboardInterrupt
+            print(f"\nstopped at once; the last checkpoint: senet train --resume {self.folder}", file=sys.stderr)
+            # Not KeyboardInterrupt, which Lightning makes an exit of its own.
+            raise SystemExit(128 + signum)
         self.signum = signum
         print("\nstopping after this batch (once more: at once, without saving)", file=sys.stderr, flush=True)
 

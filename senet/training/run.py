@@ -6,7 +6,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,8 +41,10 @@ class Result:
 
 
 def fitted(recipe: Recipe, data: Data) -> Recipe:
-    """The recipe with the data set's number of classes and channels in its network."""
-    return replace(recipe, model=replace(recipe.model, num_classes=len(data.classes), in_channels=recipe.data.channels))
+    """The recipe with what the images decide of its network: numbers of classes and channels, image size."""
+    d = recipe.data
+    model = replace(recipe.model, num_classes=len(data.classes), in_channels=d.channels, image_size=d.image_size)
+    return replace(recipe, model=model)
 
 
 def pick_device(recipe: Recipe) -> torch.device:
@@ -73,11 +75,20 @@ def loader(split: Split, batch_size: int, device: torch.device, *, train: bool) 
     )
 
 
-def train(recipe: Recipe, data: Data, folder: Path, *, resume: bool = False, quiet: bool = False) -> Result:
+def train(
+    recipe: Recipe,
+    data: Data,
+    folder: Path,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    callbacks: Sequence[pl.Callback] = (),
+) -> Result:
     """Train the recipe's network on `data` and leave a run folder (see `senet.training.folder`).
 
     resume: go on with the run in `folder` from its last.ckpt, exactly; else the folder must be new or empty.
     quiet: no progress.
+    callbacks: Lightning callbacks of your own; the run's own come first.
 
     Raises ConfigError for a recipe that cannot run here, RunError for a folder that cannot be used, DataError for
     images that cannot be read, and Interrupted after a signal, when the state is saved.
@@ -102,18 +113,18 @@ def train(recipe: Recipe, data: Data, folder: Path, *, resume: bool = False, qui
         batches = loader(data.train, recipe.data.batch_size, device, train=True)
     steps = len(batches) if not t.limit_batches else min(len(batches), t.limit_batches)
     module = Classifier(recipe, data, math.ceil(steps / t.accumulate))
-    keeper = Keeper(folder, None if quiet else say)
+    keeper = Keeper(folder, batches.sampler.set_epoch, None if quiet else say)  # type: ignore[union-attr]
     began = time.perf_counter()
     # A run that was killed before its first step starts again.
     going_on = start if resume and start.is_file() else None
     with _plain_speech():
-        trainer = _trainer(recipe, device, folder, [keeper] if quiet else [keeper, Progress()])
+        trainer = _trainer(recipe, device, folder, [*([keeper] if quiet else [keeper, Progress()]), *callbacks])
         val = loader(data.val, recipe.data.eval_batch_size, device, train=False)
         trainer.fit(module, batches, val, ckpt_path=going_on, weights_only=True)
     seconds = time.perf_counter() - began
     if data.train.skipped or data.val.skipped:
         names = [*data.train.skipped, *data.val.skipped]
-        print(f"left out {len(names)} images that could not be read, the first is {names[0]}")
+        print(f"left out {len(names)} unreadable image{'s' if len(names) > 1 else ''}, the first: {names[0]}")
     summary = summarise(recipe, data, keeper.history, keeper.best, seconds)
     plot_curves(folder / run.CURVES, {recipe.name: [keeper.history]})
     run.write_json(folder / run.SUMMARY, summary)
@@ -173,6 +184,7 @@ def _trainer(recipe: Recipe, device: torch.device, folder: Path, callbacks: list
         plugins=[AtomicIO()],
         logger=_tensorboard(folder) if t.tensorboard else False,
         default_root_dir=folder,
+        log_every_n_steps=1,
         num_sanity_val_steps=0,
         enable_model_summary=False,
         enable_progress_bar=False,

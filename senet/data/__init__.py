@@ -1,0 +1,32 @@
+"""Floor 6, data: images and labels, in batches that are a function of (seed, epoch, sample) alone.
+
+    data = open_data(DataRecipe(name="digits"), seed=0)
+    order = data.train.order(batch_size=128)
+    loader = DataLoader(data.train, sampler=order, batch_size=None, num_workers=data.train.workers)
+    for epoch in range(10):
+        order.set_epoch(epoch)
+        for batch in loader:
+            images, targets = data.train.prepare(batch, device)
+
+The loader only carries indices and decoded files; the augmentation runs in `prepare`, on whole batches on the device.
+"""
+
+from __future__ import annotations
+
+from senet.data.augment import Draws
+from senet.data.images import load_image, normalise
+from senet.data.sources import Data, open_data
+from senet.data.splits import Batch, FileSplit, Order, Split, TensorSplit
+
+__all__ = [
+    "Batch",
+    "Data",
+    "Draws",
+    "FileSplit",
+    "Order",
+    "Split",
+    "TensorSplit",
+    "load_image",
+    "normalise",
+    "open_data",
+]

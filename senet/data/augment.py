@@ -1,0 +1,138 @@
+"""Training augmentation of whole batches, on the device they are on; chance is drawn beforehand, on the CPU.
+
+Sources: pad, crop and flip: arXiv:1709.01507v4, section 5.2 (CIFAR); random area and aspect ratio: section 5.1, after
+GoogLeNet (arXiv:1409.4842); cutout: arXiv:1708.04552.
+
+Shapes: n images, C channels, S pixels a side.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from senet.data.images import normalise
+from senet.initial import stream
+from senet.recipes.recipe import DataRecipe
+
+_TRIES = 10
+
+
+class Draws(NamedTuple):
+    """What chance decides for n images; `None` for what the recipe does not do.
+
+    flip: (n,) bool, mirrored or not.
+    shift: (n, 2) int64, rows and columns by which the window moves, -crop_padding to crop_padding.
+    hole: (n, 2) int64, row and column of cutout's centre.
+    box: (n, 4) int64, top, left, height and width of the part that is scaled to S x S.
+    """
+
+    flip: Tensor | None
+    shift: Tensor | None
+    hole: Tensor | None
+    box: Tensor | None
+
+    def at(self, indices: Tensor) -> Draws:
+        """The draws of some images: `indices` (m,) int64."""
+        return Draws(*(t if t is None else t[indices] for t in self))
+
+    def to(self, device: torch.device) -> Draws:
+        """The draws on a device."""
+        return Draws(*(t if t is None else t.to(device) for t in self))
+
+
+def draw(recipe: DataRecipe, seed: int, epoch: int, n: int) -> Draws:
+    """The draws of all `n` images of an epoch, on the CPU, without boxes: row i is a function of (seed, epoch, i).
+
+    Switching one augmentation on or off does not change the draws of another.
+    """
+    u = torch.rand((n, 5), generator=stream(seed, "augment", epoch), dtype=torch.float64)
+    padding = recipe.crop_padding
+    return Draws(
+        flip=u[:, 0] < 0.5 if recipe.flip else None,
+        shift=(u[:, 1:3] * (2 * padding + 1)).long() - padding if recipe.crop == "pad" else None,
+        hole=(u[:, 3:5] * recipe.image_size).long() if recipe.cutout else None,
+        box=None,
+    )
+
+
+def draw_boxes(recipe: DataRecipe, height: int, width: int, n: int, generator: torch.Generator) -> Tensor:
+    """Random crops of n images of one size, `crop="resized"`: (n, 4) int64 top, left, height, width.
+
+    The rule of torchvision's RandomResizedCrop: area uniform in `crop_scale`, logarithm of the aspect ratio (width over
+    height) uniform in `crop_ratio`, the first of 10 tries that fits; else the largest central crop within `crop_ratio`.
+    """
+    u = torch.rand((n, 2 * _TRIES + 2), generator=generator, dtype=torch.float64).numpy()
+    (small, large), (narrow, wide) = recipe.crop_scale, recipe.crop_ratio
+    area = height * width * (small + u[:, :_TRIES] * (large - small))
+    ratio = np.exp(math.log(narrow) + u[:, _TRIES : 2 * _TRIES] * math.log(wide / narrow))
+    h, w = np.rint(np.sqrt(area / ratio)), np.rint(np.sqrt(area * ratio))
+    fits = (h > 0) & (h <= height) & (w > 0) & (w <= width)
+    first, found = (np.arange(n), fits.argmax(1)), fits.any(1)
+    h = np.where(found, h[first], min(height, round(width / narrow)))
+    w = np.where(found, w[first], min(width, round(height * wide)))
+    top = np.where(found, u[:, -2] * (height - h + 1), (height - h) // 2)
+    left = np.where(found, u[:, -1] * (width - w + 1), (width - w) // 2)
+    return torch.from_numpy(np.stack([top, left, h, w], 1).astype(np.int64))
+
+
+def augment(images: Tensor, draws: Draws, recipe: DataRecipe) -> Tensor:
+    """Crop, mirror, normalise, blank: `(n, C, S, S)` uint8, channels_last -> `(n, C, S, S)` float32.
+
+    Padding and cutout fill with 0 *after* normalisation, which is the mean colour: so do the originals that the paper
+    takes its CIFAR protocol from (fb.resnet.torch; the cutout authors' code). Cutout's square is
+    [centre - side // 2, centre - side // 2 + side), clipped at the border.
+    """
+    n, _, size, _ = images.shape
+    rows = places = torch.arange(size, device=images.device).expand(n, size)
+    columns = places if draws.flip is None else torch.where(draws.flip[:, None], size - 1 - places, places)
+    if draws.box is not None:
+        x = normalise(_resample(images, rows, columns, draws.box), recipe)
+    elif draws.shift is not None:
+        rows, columns = rows + draws.shift[:, :1], columns + draws.shift[:, 1:]
+        x = normalise(_pick(images, rows.clamp(0, size - 1), columns.clamp(0, size - 1)), recipe)
+        x.masked_fill_(~_square((rows >= 0) & (rows < size), (columns >= 0) & (columns < size)), 0.0)
+    else:
+        x = normalise(images if draws.flip is None else _pick(images, rows, columns), recipe)
+    if draws.hole is not None:
+        first = draws.hole - recipe.cutout // 2
+        hole_rows, hole_columns = (
+            (places >= start) & (places < start + recipe.cutout) for start in first.split(1, dim=1)
+        )
+        x.masked_fill_(_square(hole_rows, hole_columns), 0.0)
+    return x
+
+
+def _square(rows: Tensor, columns: Tensor) -> Tensor:
+    """(n, S) and (n, S) bool -> (n, 1, S, S): both."""
+    return (rows[:, :, None] & columns[:, None, :])[:, None]
+
+
+def _pick(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Pixels at whole places, (n, S) rows and (n, S) columns of each image: `(n, C, S, S) -> (n, C, S, S)`."""
+    n, channels, size, _ = images.shape
+    each = torch.arange(n, device=images.device)[:, None, None]
+    # One flat index is 4 times faster on a CPU than indexing images, rows and columns.
+    places = (each * size + rows[:, :, None]) * size + columns[:, None, :]
+    flat = images.permute(0, 2, 3, 1).reshape(-1, channels)
+    return flat.index_select(0, places.flatten()).view(n, size, size, channels).permute(0, 3, 1, 2)
+
+
+def _resample(images: Tensor, rows: Tensor, columns: Tensor, box: Tensor) -> Tensor:
+    """The box of each image scaled to S x S, bilinear, edge pixels repeated: `(n, C, S, S) -> (n, C, S, S)` float32.
+
+    A box is never larger than the image, so nothing shrinks and there is nothing to antialias.
+    """
+    size = images.shape[-1]
+    grid = []
+    for places, start, length in ((columns, box[:, 1:2], box[:, 3:4]), (rows, box[:, 0:1], box[:, 2:3])):
+        at = ((places + 0.5) * length / size - 0.5).clamp(min=0).minimum(length - 1) + start
+        grid.append(at * 2 / max(size - 1, 1) - 1)
+    x, y = grid
+    where = torch.stack([x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], dim=-1)
+    return F.grid_sample(images.float(), where, padding_mode="border", align_corners=True)

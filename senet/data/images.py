@@ -1,0 +1,176 @@
+"""One image: from a file to pixels, with the evaluation transform; and pixels to what a network takes.
+
+Shapes: n images, C channels (1 grey, 3 RGB), S = recipe.image_size pixels a side.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from tqdm import tqdm
+
+from senet.errors import ConfigError, DataError
+from senet.recipes.recipe import DataRecipe
+
+BUILT_IN = ("digits", "cifar10", "cifar100")
+"""Data sets known by name; their images are always in memory."""
+
+EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""What a file name must end in to be taken for an image; capitals do not matter."""
+
+# Images that one thread decodes before it takes the next ones.
+_CHUNK = 64
+# Bytes of a file below which decoding is mostly Python, where threads only wait for each other.
+_SMALL = 4000
+
+
+def load_image(source: str | Path | Image.Image, recipe: DataRecipe) -> Tensor:
+    """One image as evaluation sees it: `(C, S, S)` uint8.
+
+    The shorter side goes to `recipe.resize` (bilinear, antialiased) and the centre is cut out; where the recipe keeps
+    images in memory the shorter side goes to S itself. The paper's evaluation: arXiv:1709.01507v4, section 5.1.
+
+    Raises DataError for a file that is not an image, and ConfigError where `recipe.resize` is smaller than S.
+
+    >>> load_image(Image.new("RGB", (640, 480)), DataRecipe(image_size=224, mean=(0.0,) * 3, std=(1.0,) * 3)).shape
+    torch.Size([3, 224, 224])
+    """
+    image = fit(read(source, recipe.channels), evaluation_side(recipe), recipe.image_size)
+    return torch.from_numpy(pixels(image)).permute(2, 0, 1)
+
+
+def normalise(images: Tensor, recipe: DataRecipe) -> Tensor:
+    """`(x - mean) / std` of each channel, in pixel values 0 to 255: `(*, C, H, W) -> (*, C, H, W)` float32.
+
+    The memory format stays what it is.
+
+    >>> normalise(torch.tensor([[[0, 255]]], dtype=torch.uint8), DataRecipe(mean=(127.5,), std=(127.5,)))
+    tensor([[[-1.,  1.]]])
+    """
+    mean, std = _moments(recipe.mean, recipe.std, images.device)
+    return images.float().sub(mean).div_(std)
+
+
+@cache
+def _moments(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    # Made once per device: a copy to a GPU in every step would make it wait.
+    return tuple(torch.tensor(v, device=device).view(-1, 1, 1) for v in (mean, std))  # type: ignore[return-value]
+
+
+def evaluation_side(recipe: DataRecipe) -> int:
+    """Pixels of the shorter side before the central crop. Raises ConfigError where the crop would not fit."""
+    if recipe.is_in_memory or recipe.name in BUILT_IN:
+        return recipe.image_size
+    if recipe.resize < recipe.image_size:
+        raise ConfigError(
+            f"data.resize: {recipe.resize} is smaller than the crop, data.image_size={recipe.image_size}; "
+            f"legal values: {recipe.image_size} or more"
+        )
+    return recipe.resize
+
+
+def read(source: str | Path | Image.Image, channels: int) -> Image.Image:
+    """The decoded image, grey (1 channel) or RGB (3), turned upright as its EXIF data say.
+
+    Transparency is dropped; 16-bit pixels keep their upper 8 bits; of an animation, the first frame.
+
+    Raises DataError with the file's name where any part of it cannot be decoded.
+    """
+    try:
+        if isinstance(source, Image.Image):
+            return _converted(source.copy(), channels)
+        with Image.open(source) as image:
+            return _converted(image, channels)
+    # PIL's readers raise OSError, SyntaxError, ValueError, struct.error and others for damaged files.
+    except Exception as error:
+        name = getattr(source, "filename", source)
+        raise DataError(f"{name}: cannot be read as an image ({error})") from error
+
+
+def _converted(image: Image.Image, channels: int) -> Image.Image:
+    # Opening reads the header alone; only loading finds a file that ends too early.
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode == "F":
+        raise ValueError("its pixels are 32-bit floats, which have no agreed range")
+    if image.mode.startswith("I"):
+        # PIL would cut 16-bit values off at 255.
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def fit(image: Image.Image, side: int, size: int) -> Image.Image:
+    """The shorter side scaled to `side` pixels (bilinear, antialiased), then the central `size` x `size`.
+
+    An image that already has the size stays untouched.
+    """
+    width, height = image.size
+    shorter = min(width, height)
+    if shorter != side:
+        width, height = int(side * width / shorter), int(side * height / shorter)
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    if (width, height) == (size, size):
+        return image
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return image.crop((left, top, left + size, top + size))
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    """A grey or RGB image as a `(H, W, C)` uint8 array that owns its memory."""
+    return np.array(image).reshape(image.height, image.width, -1)
+
+
+def read_all(
+    sources: Sequence[str | Image.Image], recipe: DataRecipe, *, bar: str | None = None
+) -> tuple[Tensor, list[int], list[str]]:
+    """Many images by the evaluation transform, decoded in threads.
+
+    bar: the words before a progress bar; `None` for no bar.
+
+    Gives the images, `(n, C, S, S)` uint8 in channels_last memory format; which of `sources` they are; and a line
+    "file: reason" for each one left out, as `recipe.on_bad_image="skip"` allows.
+
+    Raises DataError for a bad image with `on_bad_image="error"`, and where every one is bad.
+    """
+    size = recipe.image_size
+    store = np.empty((len(sources), size, size, recipe.channels), np.uint8)
+    bad: dict[int, str] = {}
+    read_chunk = partial(_read_chunk, sources, recipe, store)
+    first = sources[0]
+    is_large = not isinstance(first, Image.Image) and os.path.exists(first) and os.path.getsize(first) >= _SMALL
+    threads = os.cpu_count() if is_large else 1
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(total=len(sources), desc=bar, leave=False, disable=bar is None) as shown,
+    ):
+        for found in pool.map(read_chunk, range(0, len(sources), _CHUNK)):
+            bad |= found
+            shown.update(min(_CHUNK, len(sources) - shown.n))
+    if len(bad) == len(sources):
+        raise DataError(f"none of the {len(bad):,} images can be read; the first: {bad[0]}")
+    kept = [i for i in range(len(sources)) if i not in bad]
+    return torch.from_numpy(store[kept] if bad else store).permute(0, 3, 1, 2), kept, list(bad.values())
+
+
+def _read_chunk(
+    sources: Sequence[str | Image.Image], recipe: DataRecipe, store: np.ndarray, start: int
+) -> dict[int, str]:
+    bad: dict[int, str] = {}
+    side = evaluation_side(recipe)
+    for i in range(start, min(start + _CHUNK, len(sources))):
+        try:
+            store[i] = pixels(fit(read(sources[i], recipe.channels), side, recipe.image_size))
+        except DataError as error:
+            if recipe.on_bad_image == "error":
+                raise
+            bad[i] = str(error)
+    return bad

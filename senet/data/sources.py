@@ -1,0 +1,244 @@
+"""Where images come from: the digits in the package, CIFAR, or a folder."""
+
+from __future__ import annotations
+
+import os
+import socket
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPException
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from senet.data.images import BUILT_IN, EXTENSIONS, read_all
+from senet.data.splits import FileSplit, Split, TensorSplit
+from senet.errors import ConfigError, DataError
+from senet.initial import stream
+from senet.recipes.recipe import DataRecipe
+
+if TYPE_CHECKING:
+    from torchvision.datasets import CIFAR10
+
+_FOLDERS = "expected train/ and val/ (or test/) with one folder per class each, or one folder per class"
+# Seconds without an answer after which a download counts as failed.
+_TIMEOUT_S = 30
+
+
+@dataclass(frozen=True)
+class Data:
+    """Training and validation images of one data set.
+
+    classes: names, by number.  channels: 1 grey, 3 RGB.  source: one line that says where the images come from.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    channels: int
+    train: Split
+    val: Split
+    source: str
+
+
+def open_data(recipe: DataRecipe, seed: int, *, progress: bool = False) -> Data:
+    """The images that a recipe names.
+
+    seed: of the order and the augmentation of the training images; which images are held out depends on
+        `recipe.split_seed` alone.
+    progress: show a bar while images are read into memory.
+
+    Raises DataError, in one line that says what is expected, where images, folders or labels cannot be used or CIFAR
+    cannot be downloaded; ConfigError for options that contradict each other.
+
+    >>> data = open_data(DataRecipe(name="digits"), seed=0)
+    >>> len(data.train), len(data.val), data.classes[:3]
+    (1438, 359, ('0', '1', '2'))
+    """
+    if recipe.name not in BUILT_IN:
+        return _open_folder(recipe, seed, progress)
+    if recipe.in_memory == "no":
+        raise ConfigError(f"data.in_memory: 'no' has no effect on {recipe.name!r}, always in memory; use 'auto'")
+    return _open_digits(recipe, seed) if recipe.name == "digits" else _open_cifar(recipe, seed, progress)
+
+
+def _open_digits(recipe: DataRecipe, seed: int) -> Data:
+    with (files("senet.data") / "digits.npz").open("rb") as file, np.load(file) as arrays:
+        images, targets = torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["targets"]).long()
+    size = (recipe.image_size, recipe.image_size)
+    # 0 to 16 becomes 0 to 255.
+    grey = F.interpolate(images[:, None] * (255 / 16), size, mode="bilinear", antialias=True).round().byte()
+    grey = grey.expand(-1, recipe.channels, -1, -1)
+    classes = tuple("0123456789")
+    train, val = hold_out(targets, classes, recipe)
+    return Data(
+        name="digits",
+        classes=classes,
+        channels=recipe.channels,
+        train=TensorSplit(grey[train], targets[train], recipe, seed),
+        val=TensorSplit(grey[val], targets[val], recipe, None),
+        source="1,797 real handwritten digits (UCI, CC BY 4.0), in the package",
+    )
+
+
+def _open_cifar(recipe: DataRecipe, seed: int, progress: bool) -> Data:
+    from torchvision import datasets
+
+    cls = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[recipe.name]
+    root = Path(recipe.root).expanduser()
+    try:
+        with _patience():
+            train, val = cls(root, train=True, download=True), cls(root, train=False)
+    except (OSError, RuntimeError, HTTPException) as error:
+        raise _no_cifar(recipe.name, root, cls, error) from error
+    count = f"{len(train):,} training and {len(val):,} test images"
+    return Data(
+        name=recipe.name,
+        classes=tuple(train.classes),
+        channels=recipe.channels,
+        train=_cifar_split(train, recipe, seed, "training images" if progress else None),
+        val=_cifar_split(val, recipe, None, "test images" if progress else None),
+        source=f"CIFAR-{len(train.classes)} (Krizhevsky, 2009), {count}, in {root / cls.base_folder}",
+    )
+
+
+def _cifar_split(part: CIFAR10, recipe: DataRecipe, seed: int | None, bar: str | None) -> Split:
+    if part.data.shape[1] == recipe.image_size and recipe.channels == 3:
+        images = torch.from_numpy(part.data).permute(0, 3, 1, 2)
+    else:
+        images, _, _ = read_all([Image.fromarray(image) for image in part.data], recipe, bar=bar)
+    return TensorSplit(images, torch.tensor(part.targets), recipe, seed)
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """A download that gives up, and no warnings about how torchvision unpacks CIFAR's old files."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT_S)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _no_cifar(name: str, root: Path, cls: type[CIFAR10], error: Exception) -> DataError:
+    archive = root / cls.filename
+    if archive.is_file():
+        return DataError(
+            f"{archive} is damaged: it is not the {cls.filename} whose checksum is known, and a new one could not be "
+            f"downloaded ({error}); replace it with the one from {cls.url}, or delete it and try again"
+        )
+    return DataError(
+        f"{name} is not in {root} and could not be downloaded ({error}); put {cls.filename} from {cls.url} there, "
+        "or give the path of an image folder as data.name"
+    )
+
+
+def _open_folder(recipe: DataRecipe, seed: int, progress: bool) -> Data:
+    folder = Path(recipe.name).expanduser()
+    if not folder.exists():
+        raise DataError(
+            f"data.name: {recipe.name!r} is not known and no such folder; "
+            f"legal values: {', '.join(BUILT_IN)}, or the path of an image folder"
+        )
+    if not folder.is_dir():
+        raise DataError(f"{folder}: is a file, not a folder; {_FOLDERS}")
+    train, val = folder / "train", next((folder / v for v in ("val", "test") if (folder / v).is_dir()), None)
+    if train.is_dir() and val is not None:
+        where = f"train/, {val.name}/"
+        classes, train_files, train_targets = _list(train)
+        val_classes, val_files, val_targets = _list(val)
+        _check_same(train, classes, val, val_classes)
+    elif train.is_dir() and _subfolders(train):
+        raise DataError(f"{folder}: has train/ but neither val/ nor test/; {_FOLDERS}")
+    else:
+        where = f"{recipe.val_fraction:.0%} held out, split_seed {recipe.split_seed}"
+        classes, all_files, targets = _list(folder)
+        parts = hold_out(targets, classes, recipe, folder)
+        train_files, val_files = ([all_files[i] for i in part.tolist()] for part in parts)
+        train_targets, val_targets = (targets[part] for part in parts)
+    count = len(train_files) + len(val_files)
+    return Data(
+        name=folder.resolve().name,
+        classes=classes,
+        channels=recipe.channels,
+        train=_split(train_files, train_targets, recipe, seed, "training images" if progress else None),
+        val=_split(val_files, val_targets, recipe, None, "validation images" if progress else None),
+        source=f"{count:,} images in {folder} ({where})",
+    )
+
+
+def _split(names: Sequence[str], targets: Tensor, recipe: DataRecipe, seed: int | None, bar: str | None) -> Split:
+    if not recipe.is_in_memory:
+        return FileSplit(names, targets, recipe, seed)
+    images, kept, skipped = read_all(names, recipe, bar=bar)
+    return TensorSplit(images, targets[kept], recipe, seed, skipped)
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    """Sorted by name, so that classes have the same numbers on every machine; hidden ones do not count."""
+    return sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+
+
+def _list(folder: Path) -> tuple[tuple[str, ...], list[str], Tensor]:
+    """Of a folder of class folders: class names, files sorted by class and name, and the class of each, (n,) int64.
+
+    Raises DataError for no or one class, or a class without images.
+    """
+    folders = _subfolders(folder)
+    if not folders:
+        raise DataError(f"{folder}: no class folders; {_FOLDERS}")
+    if len(folders) == 1:
+        raise DataError(f"{folder}: only one class folder, {folders[0].name!r}, and a classifier needs two; {_FOLDERS}")
+    names: list[str] = []
+    counts = []
+    for one in folders:
+        # Hidden files are often copies of something else, such as macOS's "._cat.jpg".
+        with os.scandir(one) as entries:
+            inside = [e.name for e in entries if not e.name.startswith(".") and not e.is_dir()]
+        found = sorted(name for name in inside if name.lower().endswith(EXTENSIONS))
+        if not found:
+            raise DataError(f"{one}: no image in this class folder; expected files ending in {', '.join(EXTENSIONS)}")
+        names += (os.path.join(one, name) for name in found)
+        counts.append(len(found))
+    targets = torch.arange(len(folders)).repeat_interleave(torch.tensor(counts))
+    return tuple(f.name for f in folders), names, targets
+
+
+def _check_same(train: Path, train_classes: Sequence[str], val: Path, val_classes: Sequence[str]) -> None:
+    for one, other, names in (
+        (val, train, set(val_classes) - set(train_classes)),
+        (train, val, set(train_classes) - set(val_classes)),
+    ):
+        if names:
+            some = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
+            raise DataError(f"{one}: has class folders that {other} lacks ({some}); expected the same ones in both")
+
+
+def hold_out(
+    targets: Tensor, classes: Sequence[str], recipe: DataRecipe, folder: Path | None = None
+) -> tuple[Tensor, Tensor]:
+    """Indices of the training and of the validation images, each rising: `val_fraction` of every class is held out.
+
+    Of each class at least one image goes to either side; which ones is a function of `split_seed`.
+
+    Raises DataError for a class of fewer than 2 images.
+    """
+    held = torch.zeros(len(targets), dtype=torch.bool)
+    for number, name in enumerate(classes):
+        mine = (targets == number).nonzero()[:, 0]
+        if len(mine) < 2:
+            raise DataError(f"{folder}: class {name!r} has {len(mine)} image; expected 2 or more, to hold one out")
+        count = min(max(round(len(mine) * recipe.val_fraction), 1), len(mine) - 1)
+        shuffled = torch.randperm(len(mine), generator=stream(recipe.split_seed, "hold out", number))
+        held[mine[shuffled[:count]]] = True
+    return (~held).nonzero()[:, 0], held.nonzero()[:, 0]

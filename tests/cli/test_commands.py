@@ -1,0 +1,279 @@
+"""The commands as a user types them, and the mistakes that users make."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.cli.conftest import TINY
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+def test_help_and_version(senet: Call) -> None:
+    from senet import __version__
+    from senet.cli import COMMANDS
+
+    status, out, _ = senet("--help")
+    assert status == 0
+    assert all(name in out for name in COMMANDS)
+    assert senet()[0] == 2
+    assert senet("--version") == (0, f"{__version__}\n", "")
+    for name in COMMANDS:
+        with pytest.raises(SystemExit) as stop:
+            senet(name, "--help")
+        assert stop.value.code == 0
+
+
+def test_train_evaluate_predict(senet: Call, trained: Path) -> None:
+    status, out, _ = senet("evaluate", trained, "--json")
+    measured = json.loads(out)
+    assert (status, measured["images"]) == (0, 359)
+    # The checkpoint says what the run measured, on the first 2 batches alone.
+    again = json.loads(senet("evaluate", trained / "last.ckpt", "--json")[1])
+    assert again["top1_error"] == measured["top1_error"]
+
+    Image.new("L", (20, 20), 128).save("a.png")
+    Image.new("RGB", (9, 30), "red").save("b.jpg")
+    status, out, _ = senet("predict", trained, "a.png", "b.jpg", "--top", "3", "--json")
+    answers = json.loads(out)
+    assert status == 0
+    assert [a["image"] for a in answers] == ["a.png", "b.jpg"]
+    assert all(len(a["classes"]) == 3 and 0 <= a["classes"][0]["p"] <= 1 for a in answers)
+    assert "a.png: " in senet("predict", trained, "a.png")[1]
+
+
+def test_a_run_leaves_what_it_promises(senet: Call, trained: Path) -> None:
+    names = {p.name for p in trained.iterdir()}
+    assert names >= {
+        "recipe.yaml",
+        "environment.json",
+        "metrics.csv",
+        "curves.png",
+        "best.safetensors",
+        "last.ckpt",
+        "summary.json",
+    }
+    with Image.open(trained / "curves.png") as image:
+        assert image.size[0] > 600
+    rows = (trained / "metrics.csv").read_text().splitlines()
+    assert len(rows) == 2
+    assert rows[0].startswith("epoch,step,lr,train_loss,train_error,val_loss,val_top1_error,val_top5_error")
+    environment = json.loads((trained / "environment.json").read_text())
+    assert environment["torch"] == torch.__version__
+
+    # The recipe trains the same again.
+    status, _, _ = senet("train", "--config", trained / "recipe.yaml", "--out", "again")
+    assert status == 0
+    assert (Path("again") / "recipe.yaml").read_text() == (trained / "recipe.yaml").read_text()
+    first, second = (json.loads((f / "summary.json").read_text()) for f in (trained, Path("again")))
+    assert first["loss"] == second["loss"]
+
+
+def test_without_a_network_the_pair_is_trained(senet: Call) -> None:
+    status, out, _ = senet("train", *TINY)
+    assert status == 0
+    folder = Path("runs/pair-digits")
+    assert {p.name for p in folder.iterdir()} >= {"resnet20", "se_resnet20", "curves.png", "report.json"}
+    assert "se_resnet20 minus resnet20" in out
+    assert "one seed: no interval" in out
+    # A second run takes another folder, and the first one stays.
+    before = (folder / "report.json").read_bytes()
+    assert senet("train", *TINY)[0] == 0
+    assert Path("runs/pair-digits-2").is_dir()
+    assert (folder / "report.json").read_bytes() == before
+
+
+def test_compare_over_seeds(senet: Call) -> None:
+    status, out, _ = senet("compare", "resnet20", "se_resnet20", "--seeds", "2", *TINY, "--out", "c", "--json")
+    assert status == 0
+    report = json.loads(out[out.index("{\n") :])
+    assert [m["model"] for m in report["models"]] == ["resnet20", "se_resnet20"]
+    (difference,) = report["differences"]
+    gaps = [b - a for a, b in zip(report["models"][0]["errors"], report["models"][1]["errors"], strict=True)]
+    assert difference["mean"] == pytest.approx(sum(gaps) / 2)
+    assert difference["low"] <= difference["mean"] <= difference["high"]
+    assert {p.name for p in Path("c").iterdir()} >= {"resnet20-seed0", "se_resnet20-seed1"}
+    # A comparison that has lost its last run goes on with it alone.
+    shutil.rmtree("c/se_resnet20-seed1")
+    kept = Path("c/resnet20-seed0/summary.json").stat().st_mtime_ns
+    status, out, _ = senet("compare", "--resume", "c", "--json")
+    assert status == 0
+    assert json.loads(out[out.index("{\n") :])["models"][1]["errors"] == report["models"][1]["errors"]
+    assert Path("c/resnet20-seed0/summary.json").stat().st_mtime_ns == kept
+
+
+def test_unit_options_reach_every_network_that_has_one(senet: Call) -> None:
+    words = ["compare", "resnet20", "se_resnet20", "--se.reduction", "4", "--seeds", "1", *TINY, "--out", "c"]
+    assert senet(*words)[0] == 0
+    assert "reduction: 4" in Path("c/recipes/se_resnet20.yaml").read_text()
+    assert "se: null" in Path("c/recipes/resnet20.yaml").read_text()
+
+
+def test_models_and_info(senet: Call) -> None:
+    status, out, _ = senet("models", "se_resnext50*", "--json")
+    assert status == 0
+    assert json.loads(out) == [
+        {
+            "model": "se_resnext50_32x4d",
+            "params": 27559896,
+            "macs": 4232994816,
+            "num_classes": 1000,
+            "image_size": 224,
+            "se": "se",
+        }
+    ]
+    info = json.loads(senet("info", "seresnet50", "--json")[1])
+    assert (info["model"], info["params"], info["macs"]) == ("se_resnet50", 28088024, 3860488192)
+    assert info["params_se_bias_false"] == 28071976
+    out = senet("info", "se_resnet50", "--se.reduction", "4", "--no-bias")[1]
+    assert "35,616,808" in out
+    assert "1x1 64, 3x3 64, 1x1 256, fc 64-256" in out
+
+
+MISTAKES = {
+    "unknown command": (["trian"], r"command: 'trian' is not known \(did you mean 'train'\?\)"),
+    "unknown model": (["train", "se_resnt20"], r"model: 'se_resnt20' is not known \(did you mean 'se_resnet20'\?\)"),
+    "unknown model in info": (["info", "vgg"], r"model: 'vgg' is not known"),
+    "no such pattern": (["models", "vgg*"], r"no network is called 'vgg\*'"),
+    "two models to train": (["train", "resnet20", "resnet32"], r"one network at a time; for several: senet compare"),
+    "one model to compare": (["compare", "resnet20"], r"name two or more networks"),
+    "one model twice": (
+        ["compare", "resnet20", "resnet20", "--seeds", "1"],
+        r"two or more networks of different names",
+    ),
+    "no seeds": (["compare", "resnet20", "se_resnet20", "--seeds", "0"], r"seeds: 0 is too small"),
+    "unknown data": (["train", "resnet20", "--data", "cifar11"], r"data.name: 'cifar11' is not known"),
+    "unknown recipe": (["train", "resnet20", "--recipe", "cifra"], r"recipe: 'cifra' is not known"),
+    "fp16 without a GPU": (["train", "resnet20", "--precision", "fp16", "--device", "cpu"], r"'fp16' needs a GPU"),
+    "no checkpoint": (["evaluate", "nowhere"], r"nowhere: no such file or folder"),
+    "no run": (["train", "--resume", "nowhere"], r"nowhere: no recipe can be read there"),
+    "resume with more": (["train", "--resume", "x", "--epochs", "3"], r"--resume: takes no other options"),
+    "no recipe file": (["train", "--config", "none.yaml"], r"none.yaml: no recipe can be read there"),
+    "pair without unit": (["train", "--se", "none"], r"--se: a pair needs an attention unit"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_one_line_and_status_2(name: str, senet: Call) -> None:
+    import re
+
+    words, message = MISTAKES[name]
+    status, out, err = senet(*words)
+    assert status == 2
+    assert re.search(message, err)
+    assert err.count("\n") == 1
+    assert not Path("runs").exists() or not list(Path("runs").glob("*/last.ckpt"))
+
+
+def test_no_run_is_overwritten(senet: Call) -> None:
+    Path("mine").mkdir()
+    Path("mine/notes.txt").write_text("keep")
+    status, _, err = senet("train", "resnet20", *TINY, "--out", "mine")
+    assert status == 2
+    assert "mine is not empty and no run is overwritten" in err
+    assert [p.name for p in Path("mine").iterdir()] == ["notes.txt"]
+
+
+def test_a_finished_run_is_not_resumed(senet: Call, trained: Path) -> None:
+    status, _, err = senet("train", "--resume", trained)
+    assert status == 2
+    assert "this run is finished" in err
+
+
+@pytest.mark.parametrize("folder", ["/dev/null/run", "/proc/run"])
+def test_a_folder_that_cannot_be_written(folder: str, senet: Call) -> None:
+    status, _, err = senet("train", "resnet20", *TINY, "--out", folder)
+    assert status == 2
+    assert f"cannot write to the run folder {folder}" in err
+
+
+def test_checkpoints_that_are_none(senet: Call, trained: Path, tmp_path: Path) -> None:
+    half = tmp_path / "half.safetensors"
+    data = (trained / "best.safetensors").read_bytes()
+    half.write_bytes(data[: len(data) // 2])
+    status, _, err = senet("evaluate", half)
+    assert (status, "damaged" in err) == (2, True)
+
+    cut = tmp_path / "cut.ckpt"
+    data = (trained / "last.ckpt").read_bytes()
+    cut.write_bytes(data[: len(data) // 2])
+    status, _, err = senet("evaluate", cut)
+    assert (status, "cannot be read" in err) == (2, True)
+
+    broken = tmp_path / "broken"
+    shutil.copytree(trained, broken)
+    (broken / "summary.json").unlink()
+    shutil.copy(cut, broken / "last.ckpt")
+    status, _, err = senet("train", "--resume", broken)
+    assert (status, "cannot be read" in err) == (2, True)
+
+
+class Malice:
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (Path("harm"),))
+
+
+def test_a_pickle_that_would_run_code_is_refused(senet: Call) -> None:
+    Path("evil.ckpt").write_bytes(pickle.dumps(Malice()))
+    torch.save({"senet": Malice(), "state_dict": {}}, "evil2.ckpt")
+    for name in ("evil.ckpt", "evil2.ckpt"):
+        status, _, err = senet("predict", name, "x.png")
+        assert status == 2
+        assert "could run code" in err
+    assert not Path("harm").exists()
+
+
+def folder_of_images(root: Path, classes: dict[str, int], size: int = 16) -> Path:
+    g = torch.Generator().manual_seed(0)
+    for part in ("train", "val"):
+        for name, count in classes.items():
+            (root / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = torch.randint(0, 256, (size, size, 3), generator=g, dtype=torch.uint8)
+                Image.fromarray(pixels.numpy()).save(root / part / name / f"{i}.png")
+    return root
+
+
+IN_FOLDER = ["--image-size", "16", "--epochs", "1", "--batch-size", "4", "--eval-batch-size", "4"]
+
+
+def test_class_counts_that_do_not_match(senet: Call, trained: Path, tmp_path: Path) -> None:
+    folder = folder_of_images(tmp_path / "images", {"cat": 4, "dog": 4})
+    grey = ["--mean", "127.5", "--std", "127.5"]
+    status, _, err = senet("evaluate", trained, "--data", folder, *grey)
+    assert status == 2
+    assert "the checkpoint knows 10 classes and the images have 2" in err
+    status, _, err = senet("evaluate", trained, "--data", folder, "--mean", "1,2,3", "--std", "1,2,3")
+    assert status == 2
+    assert "3 channels, and this network takes 1" in err
+
+
+def test_own_images_with_a_truncated_one(senet: Call, tmp_path: Path) -> None:
+    folder = folder_of_images(tmp_path / "images", {"cat": 6, "dog": 6})
+    bad = folder / "train" / "dog" / "0.png"
+    bad.write_bytes(bad.read_bytes()[:100])
+    for streamed in ([], ["--in-memory", "no", "--resize", "16", "--workers", "0"]):
+        words = ["train", "se_resnet20", "--data", folder, *IN_FOLDER, *streamed]
+        status, _, err = senet(*words, "--out", f"stop{len(streamed)}")
+        assert status == 2
+        assert str(bad) in err
+        status, out, _ = senet(*words, "--out", f"skip{len(streamed)}", "--on-bad-image", "skip")
+        assert status == 0
+        assert f"left out 1 unreadable image, the first: {bad}" in out
+    summary = json.loads(Path("skip0/summary.json").read_text())
+    assert len(summary["skipped_images"]) == 1
+
+
+def test_an_empty_folder(senet: Call, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    status, _, err = senet("train", "resnet20", "--data", tmp_path / "empty")
+    assert status == 2
+    assert "no class folders" in err

@@ -1,0 +1,175 @@
+"""An interrupted and resumed run equals the uninterrupted one bit for bit, wherever it was interrupted."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from senet.recipes.files import read_recipe, write_recipe_file
+from senet.recipes.recipe import Recipe, ScheduleRecipe
+from senet.training import folder as run
+from senet.training.callbacks import Interrupted
+from senet.training.run import train
+
+CLOCKS = {"seconds", "step_ms", "senet"}
+"""What may differ: times, and the header, which holds them."""
+
+
+class Crash(Exception):
+    pass
+
+
+def differences(a: Any, b: Any, path: str = "") -> list[str]:
+    """Paths at which two checkpoints differ, times apart."""
+    if isinstance(a, torch.Tensor):
+        return [] if isinstance(b, torch.Tensor) and torch.equal(a, b) else [path]
+    if isinstance(a, dict):
+        keys = (a.keys() | b.keys()) - CLOCKS
+        return [d for k in keys for d in differences(a.get(k), b.get(k), f"{path}.{k}")]
+    if isinstance(a, (list, tuple)):
+        if len(a) != len(b):
+            return [path]
+        return [d for i, (x, y) in enumerate(zip(a, b, strict=True)) for d in differences(x, y, f"{path}[{i}]")]
+    return [] if a == b else [path]
+
+
+def state(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / run.LAST, weights_only=True)
+
+
+def interrupt(data: Any, at: int, how: str) -> None:
+    """Make the `at`-th batch that is prepared, of training or evaluation, end the run: by a signal or by a crash."""
+    count = 0
+    for split in (data.train, data.val):
+        prepare = split.prepare
+
+        def stop(batch: Any, device: Any, prepare: Any = prepare) -> Any:
+            nonlocal count
+            count += 1
+            if count == at and how == "crash":
+                raise Crash
+            if count == at:
+                os.kill(os.getpid(), signal.Signals[how])
+            return prepare(batch, device)
+
+        split.prepare = stop
+
+
+VARIANTS = {
+    "ema": lambda r: replace(r, train=replace(r.train, ema=0.9)),
+    "plateau": lambda r: replace(
+        r, schedule=ScheduleRecipe(kind="plateau", patience=0, warmup_epochs=1.5), train=replace(r.train, epochs=3)
+    ),
+    "accumulate": lambda r: replace(
+        r,
+        schedule=ScheduleRecipe(kind="step", milestones=(0.5,)),
+        train=replace(r.train, accumulate=3, save_steps=2, freeze_bn_epochs=1),
+    ),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_resumed_run_equals_the_unbroken_one_from_any_batch(
+    variant: str, recipe: Recipe, open_small: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = VARIANTS[variant](recipe)
+    train(recipe, open_small(recipe), tmp_path / "unbroken", quiet=True)
+    want = state(tmp_path / "unbroken")
+    per_epoch = 7 + 2
+    total = per_epoch * recipe.train.epochs
+    # The ends of training and of evaluation in the first epoch, and four places by chance.
+    places = {1, 7, 8, 9, 10, *random.sample(range(2, total + 1), 4)}
+    for at in sorted(places):
+        for how in ("SIGTERM", "crash"):
+            folder = tmp_path / f"{at}-{how}"
+            data = open_small(recipe)
+            interrupt(data, at, how)
+            with pytest.raises(Crash if how == "crash" else Interrupted):
+                train(recipe, data, folder, quiet=True)
+            assert not (folder / run.SUMMARY).exists()
+            train(recipe, open_small(recipe), folder, quiet=True, resume=True)
+            assert differences(state(folder), want) == [], f"interrupted by {how} at batch {at}"
+            assert (folder / run.SUMMARY).is_file()
+    assert "stopping after this batch" in capsys.readouterr().err
+
+
+def test_twice_interrupted_by_ctrl_c(recipe: Recipe, open_small: Any, tmp_path: Path) -> None:
+    train(recipe, open_small(recipe), tmp_path / "unbroken", quiet=True)
+    folder = tmp_path / "broken"
+    for turn, at in enumerate((3, 2)):
+        data = open_small(recipe)
+        interrupt(data, at, "SIGINT")
+        with pytest.raises(Interrupted, match=r"stopped by Ctrl-C; saved. Go on with: senet train --resume .*broken"):
+            train(recipe, data, folder, quiet=True, resume=turn > 0)
+    train(recipe, open_small(recipe), folder, quiet=True, resume=True)
+    assert differences(state(folder), state(tmp_path / "unbroken")) == []
+
+
+def test_a_second_signal_stops_at_once_and_the_last_checkpoint_stays(
+    recipe: Recipe, open_small: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = open_small(recipe)
+    prepare, calls = data.train.prepare, []
+
+    def twice(batch: Any, device: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return prepare(batch, device)
+
+    data.train.prepare = twice
+    with pytest.raises(SystemExit, match="130"):
+        train(recipe, data, tmp_path / "a", quiet=True)
+    assert f"stopped at once; the last checkpoint: senet train --resume {tmp_path / 'a'}" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert len(calls) == 3
+    train(recipe, open_small(recipe), tmp_path / "a", quiet=True, resume=True)
+    train(recipe, open_small(recipe), tmp_path / "b", quiet=True)
+    assert differences(state(tmp_path / "a"), state(tmp_path / "b")) == []
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGKILL", -9), ("SIGTERM", 143)])
+def test_killed_process_resumes_bit_for_bit(name: str, status: int, recipe: Recipe, tmp_path: Path) -> None:
+    """A real process on the real digits, killed at a random moment after its first checkpoint."""
+    recipe = replace(
+        recipe,
+        data=replace(recipe.data, batch_size=32),
+        train=replace(recipe.train, epochs=8, ema=0.9, save_steps=5),
+    )
+    file = tmp_path / "recipe.yaml"
+    write_recipe_file(file, recipe)
+    assert read_recipe(file) == recipe
+
+    def command(*words: str) -> list[str]:
+        return [sys.executable, "-m", "senet", "train", *words]
+
+    subprocess.run(
+        command("--config", str(file), "--out", str(tmp_path / "unbroken")), check=True, stdout=subprocess.DEVNULL
+    )
+    folder = tmp_path / "killed"
+    process = subprocess.Popen(
+        command("--config", str(file), "--out", str(folder)), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    while not (folder / run.LAST).is_file():
+        assert process.poll() is None
+        time.sleep(0.02)
+    time.sleep(random.uniform(0, 0.5))
+    process.send_signal(signal.Signals[name])
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == status
+    if name == "SIGTERM":
+        assert f"Go on with: senet train --resume {folder}" in errors.decode()
+    assert not (folder / run.SUMMARY).exists()
+    subprocess.run(command("--resume", str(folder)), check=True, stdout=subprocess.DEVNULL)
+    assert differences(state(folder), state(tmp_path / "unbroken")) == []

@@ -1,0 +1,247 @@
+"""Each part of a recipe does what it says, seen from what a run leaves behind."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from senet import create_model, load
+from senet.errors import ConfigError, MissingExtraError, RunError
+from senet.recipes.files import write_recipe_file
+from senet.recipes.recipe import OptimRecipe, Recipe, ScheduleRecipe
+from senet.training import folder as run
+from senet.training.module import Classifier, freeze_batch_norm_
+from senet.training.run import fitted, train
+
+Fields = dict[str, Any]
+
+
+def changed(recipe: Recipe, **train_fields: Any) -> Recipe:
+    return replace(recipe, train=replace(recipe.train, **train_fields))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    state = torch.load(folder / run.LAST, weights_only=True)["state_dict"]
+    return {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
+
+
+def test_a_run_equals_a_loop_written_by_hand(recipe: Recipe, open_small: Any, tmp_path: Path) -> None:
+    """The whole machine against twenty lines of plain torch: same batches, same formula, same weights."""
+    recipe = replace(
+        recipe,
+        model=replace(recipe.model, dropout=0.0),
+        optim=OptimRecipe(lr=0.05, momentum=0.9, weight_decay=1e-3, clip_norm=0.5),
+        schedule=ScheduleRecipe(kind="step", milestones=(0.5,)),
+    )
+    recipe = changed(recipe, label_smoothing=0.1)
+    data = open_small(recipe)
+    train(recipe, data, tmp_path / "run", quiet=True)
+
+    model = create_model(fitted(recipe, data).model, seed=0).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
+    order = data.train.order(16)
+    for epoch in range(2):
+        order.set_epoch(epoch)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.05 * (0.1 if epoch == 1 else 1.0)
+        for key in order:
+            images, targets = data.train.prepare(data.train[key], torch.device("cpu"))
+            optimizer.zero_grad()
+            F.cross_entropy(model(images), targets, label_smoothing=0.1).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            optimizer.step()
+    have, want = weights(tmp_path / "run"), model.state_dict()
+    assert have.keys() == want.keys()
+    for name in want:
+        torch.testing.assert_close(have[name], want[name], rtol=1e-5, atol=1e-6, msg=name)
+    # The run's own measurement, from its checkpoint, by hand.
+    images, targets = data.val.prepare(data.val[0, list(range(40))], torch.device("cpu"))
+    model.load_state_dict(have)
+    with torch.no_grad():
+        wrong = (model.eval()(images).argmax(1) != targets).double().mean()
+    summary = json.loads((tmp_path / "run" / run.SUMMARY).read_text())
+    assert summary["top1_error"] == pytest.approx(100 * wrong.item())
+
+
+def test_equal_runs_are_equal_bit_for_bit_and_other_seeds_are_not(
+    recipe: Recipe, open_small: Any, tmp_path: Path
+) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        torch.manual_seed(hash(name))
+        r = changed(recipe, seed=seed)
+        train(r, open_small(r), tmp_path / name, quiet=True)
+    a, b, c = (weights(tmp_path / name) for name in "abc")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert not any(torch.equal(a[k], c[k]) for k in a if k.endswith("conv1.weight"))
+
+
+def test_moving_average_is_what_is_evaluated_and_kept(recipe: Recipe, open_small: Any, tmp_path: Path) -> None:
+    recipe = changed(recipe, ema=0.5, epochs=1)
+    train(recipe, open_small(recipe), tmp_path / "run", quiet=True)
+    state = torch.load(tmp_path / "run" / run.LAST, weights_only=True)["state_dict"]
+    kept = load(tmp_path / "run" / run.BEST).model.state_dict()
+    name = "features.stem.conv.weight"
+    assert torch.equal(kept[name], state[f"average.module.{name}"])
+    assert not torch.equal(kept[name], state[f"network.{name}"])
+    assert torch.equal(load(tmp_path / "run" / run.LAST).model.state_dict()[name], kept[name])
+
+
+def test_moving_average_follows_the_formula(recipe: Recipe, open_small: Any) -> None:
+    module = Classifier(changed(recipe, ema=0.75), open_small(recipe), 7)
+    assert module.average is not None
+    weight = module.network.features.stem.conv.weight  # type: ignore[union-attr]
+    start = weight.detach().clone()
+    mean = start
+    for step in range(3):
+        with torch.no_grad():
+            weight += 1.0
+        module.average.update_parameters(module.network)
+        # Torch's average starts as a copy at its first update.
+        mean = weight.detach().clone() if step == 0 else 0.75 * mean + 0.25 * weight.detach()
+    torch.testing.assert_close(module.average.module.features.stem.conv.weight.detach(), mean)
+
+
+def test_batch_norm_is_frozen_in_the_last_epochs(recipe: Recipe, open_small: Any, tmp_path: Path) -> None:
+    for name, frozen in (("free", 0), ("frozen", 1)):
+        r = changed(recipe, freeze_bn_epochs=frozen, save_steps=7)
+        first = changed(r, epochs=2)
+        train(first, open_small(r), tmp_path / name, quiet=True)
+    norms = [k for k in weights(tmp_path / "free") if "norm" in k]
+    frozen = weights(tmp_path / "frozen")
+    assert int(frozen["features.stem.norm.num_batches_tracked"]) == 7
+    assert int(weights(tmp_path / "free")["features.stem.norm.num_batches_tracked"]) == 14
+    assert len(norms) > 10
+    model = create_model("se_resnet20")
+    layers = freeze_batch_norm_(model)
+    assert len(layers) == 19
+    assert not any(layer.training or layer.weight.requires_grad for layer in layers)
+    assert model.training
+
+
+def test_accumulated_steps_are_larger_batches(recipe: Recipe, open_small: Any, tmp_path: Path) -> None:
+    """Without batch norm's statistics in the way, 4 batches of 4 make the step that one of 16 makes."""
+    recipe = replace(recipe, model=replace(recipe.model, dropout=0.0), data=replace(recipe.data, crop="none", cutout=0))
+    recipe = changed(recipe, freeze_bn_epochs=1, epochs=1)
+    counts = {}
+    for name, batch, times in (("large", 16, 1), ("small", 4, 4)):
+        r = replace(recipe, data=replace(recipe.data, batch_size=batch), train=replace(recipe.train, accumulate=times))
+        data = open_small(r)
+        for split in (data.train,):
+            split.images, split.targets = split.images[:96], split.targets[:96]
+        train(r, data, tmp_path / name, quiet=True)
+        counts[name] = torch.load(tmp_path / name / run.LAST, weights_only=True)["global_step"]
+    assert counts == {"large": 6, "small": 6}
+    large, small = weights(tmp_path / "large"), weights(tmp_path / "small")
+    for name in large:
+        torch.testing.assert_close(small[name], large[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("fields", [{"precision": "bf16"}, {"channels_last": False}, {"limit_batches": 3}])
+def test_switches(fields: Fields, recipe: Recipe, open_small: Any, tmp_path: Path) -> None:
+    recipe = changed(recipe, **fields)
+    result = train(recipe, open_small(recipe), tmp_path / "run", quiet=True)
+    assert result.history[-1]["step"] == (6 if "limit_batches" in fields else 14)
+    assert 0 <= result.summary["top1_error"] <= 100
+    stem = weights(tmp_path / "run")["features.stem.conv.weight"]
+    assert stem.dtype == torch.float32
+
+
+def test_compiled(recipe: Recipe, open_small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The switch compiles the network, and names and results stay; the eager backend keeps the test short."""
+    compiled = []
+    original = nn.Module.compile
+
+    def spy(self: nn.Module, *args: Any, **kwargs: Any) -> None:
+        compiled.append(type(self).__name__)
+        original(self, *args, backend="eager", **kwargs)
+
+    monkeypatch.setattr(nn.Module, "compile", spy)
+    recipe = replace(recipe, model=replace(recipe.model, dropout=0.0))
+    for name, on in (("plain", False), ("compiled", True)):
+        r = changed(recipe, compile=on, epochs=1, limit_batches=2)
+        train(r, open_small(r), tmp_path / name, quiet=True)
+    assert compiled == ["Network"]
+    plain, fast = weights(tmp_path / "plain"), weights(tmp_path / "compiled")
+    assert plain.keys() == fast.keys()
+    assert all(torch.equal(plain[k], fast[k]) for k in plain)
+
+
+def test_tensorboard_logs_and_the_missing_extra(
+    recipe: Recipe, open_small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = changed(recipe, tensorboard=True, epochs=1)
+    train(recipe, open_small(recipe), tmp_path / "run", quiet=True)
+    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(MissingExtraError, match=r"TensorBoard logs need an extra: pip install 'senet\[tensorboard\]'"):
+        train(recipe, open_small(recipe), tmp_path / "other", quiet=True)
+
+
+def test_what_this_machine_cannot_do_is_refused(recipe: Recipe, open_small: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train.precision: 'fp16' needs a GPU"):
+        train(changed(recipe, precision="fp16", device="cpu"), open_small(recipe), tmp_path / "a")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match=r"train.device: 'cuda' is asked for and torch finds no GPU"):
+            train(changed(recipe, device="cuda"), open_small(recipe), tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_run_is_never_overwritten(recipe: Recipe, open_small: Any, tmp_path: Path) -> None:
+    recipe = changed(recipe, epochs=1)
+    train(recipe, open_small(recipe), tmp_path / "run", quiet=True)
+    before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    with pytest.raises(RunError, match=r"is not empty and no run is overwritten"):
+        train(recipe, open_small(recipe), tmp_path / "run", quiet=True)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(recipe: Recipe, tmp_path: Path) -> None:
+    """A process that may write no file larger than one and a half checkpoints of the first epoch meets the limit."""
+    recipe = replace(recipe, data=replace(recipe.data, batch_size=64))
+    file = tmp_path / "recipe.yaml"
+    write_recipe_file(file, changed(recipe, epochs=1))
+    folder = tmp_path / "run"
+    words = [sys.executable, "-m", "senet", "train"]
+    first = subprocess.run([*words, "--config", file, "--out", folder], capture_output=True, text=True, check=True)
+    assert "checkpoint" in first.stdout
+    good = (folder / run.LAST).read_bytes()
+    # The run gets two more epochs, and a disk that is full.
+    write_recipe_file(folder / "recipe.yaml", changed(fitted(recipe, _TenClasses), epochs=3))
+    (folder / run.SUMMARY).unlink()
+    limit = len(good) // 2
+
+    def full() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    second = subprocess.run([*words, "--resume", folder], capture_output=True, text=True, preexec_fn=full)
+    assert second.returncode == 2
+    assert f"cannot write {folder / run.LAST}: File too large; the last.ckpt from before is intact" in second.stderr
+    assert (folder / run.LAST).read_bytes() == good
+    assert not list(folder.glob(".*.part"))
+    assert load(folder / run.LAST).recipe.name == "tiny"
+
+
+class _TenClasses:
+    classes = tuple("0123456789")
+
+
+def test_bad_recipe_files(tmp_path: Path) -> None:
+    from senet.recipes.files import read_recipe
+
+    file = tmp_path / "r.yaml"
+    file.write_text("name: x\nmodel: {family: residual, stem: {width: 4, kernel: 3, stride: 1}, stages: [], dept: 3}")
+    with pytest.raises(ConfigError, match=r"model.dept: no field 'dept'"):
+        read_recipe(file)
+    file.write_text("a: [")
+    with pytest.raises(RunError, match=r"is not YAML"):
+        read_recipe(file)
