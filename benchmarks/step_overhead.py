@@ -1,6 +1,6 @@
 """What our training loop costs beside a plain PyTorch loop: the same network, images, augmentation, batch and threads.
 
-    python benchmarks/step_overhead.py [--steps 40] [--model se_resnet20] [--threads 2] [--json FILE]
+    python -m benchmarks.step_overhead [--steps 40] [--model se_resnet20] [--threads 2] [--json FILE]
 
 Interleaved in one process: after each step of Lightning's loop a callback makes one step of a loop written by hand, on
 its own copy of the network. The hand-written step fetches and augments its batch with the same functions, so what is

@@ -9,8 +9,8 @@ from senet.recipes.recipe import DataRecipe, OptimRecipe, Recipe, ScheduleRecipe
 digits = Recipe(
     name="se_resnet20",
     model=se_resnet20,
-    data=DataRecipe(name="digits", crop="pad", crop_padding=4, batch_size=64, mean=(77.9,), std=(89.0,)),
-    optim=OptimRecipe(lr=0.1, nesterov=True, weight_decay=5e-4, decay="weights"),
+    data=DataRecipe(name="digits", crop="pad", crop_padding=3, batch_size=32, mean=(77.7,), std=(82.5,)),
+    optim=OptimRecipe(lr=0.05, nesterov=True, weight_decay=5e-4, decay="weights"),
     schedule=ScheduleRecipe(kind="cosine", warmup_epochs=1.0),
-    train=TrainRecipe(epochs=12),
+    train=TrainRecipe(epochs=15),
 )

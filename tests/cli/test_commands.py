@@ -166,7 +166,7 @@ def test_mistakes_are_one_line_and_status_2(name: str, senet: Call) -> None:
     import re
 
     words, message = MISTAKES[name]
-    status, out, err = senet(*words)
+    status, _, err = senet(*words)
     assert status == 2
     assert re.search(message, err)
     assert err.count("\n") == 1

@@ -173,3 +173,38 @@ def test_killed_process_resumes_bit_for_bit(name: str, status: int, recipe: Reci
     assert not (folder / run.SUMMARY).exists()
     subprocess.run(command("--resume", str(folder)), check=True, stdout=subprocess.DEVNULL)
     assert differences(state(folder), state(tmp_path / "unbroken")) == []
+
+
+def test_resumes_bit_for_bit_with_worker_processes(recipe: Recipe, tmp_path: Path) -> None:
+    """Images from files, decoded by two workers that fetch ahead: stopped in mid-epoch, and at an epoch's end."""
+    from PIL import Image
+
+    from senet.data import open_data
+
+    g = torch.Generator().manual_seed(0)
+    for part, count in (("train", 20), ("val", 4)):
+        for name in ("cat", "dog"):
+            (tmp_path / "images" / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = torch.randint(0, 256, (20, 24), generator=g, dtype=torch.uint8)
+                Image.fromarray(pixels.numpy()).save(tmp_path / "images" / part / name / f"{i}.png")
+    data = replace(
+        recipe.data,
+        name=str(tmp_path / "images"),
+        in_memory="no",
+        image_size=16,
+        resize=18,
+        crop="resized",
+        flip=True,
+        batch_size=8,
+        workers=2,
+    )
+    recipe = replace(recipe, data=data)
+    train(recipe, open_data(recipe.data, 0), tmp_path / "unbroken", quiet=True)
+    for at in (3, 6, 9):
+        images = open_data(recipe.data, 0)
+        interrupt(images, at, "SIGTERM")
+        with pytest.raises(Interrupted):
+            train(recipe, images, tmp_path / str(at), quiet=True)
+        train(recipe, open_data(recipe.data, 0), tmp_path / str(at), quiet=True, resume=True)
+        assert differences(state(tmp_path / str(at)), state(tmp_path / "unbroken")) == [], f"stopped at batch {at}"

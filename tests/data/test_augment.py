@@ -1,0 +1,185 @@
+"""Augmentation, judged by loops over single images and by a scalar version of each published rule."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from senet.data.augment import Draws, augment, draw, draw_boxes
+from senet.data.images import normalise
+from senet.initial import stream
+from senet.recipes.recipe import DataRecipe
+
+RGB = DataRecipe(image_size=12, mean=(125.3, 123.0, 113.9), std=(63.0, 62.1, 66.7))
+NOTHING = Draws(None, None, None, None)
+
+
+def some_images(n: int = 20, channels: int = 3, size: int = 12) -> torch.Tensor:
+    return torch.randint(0, 256, (n, channels, size, size), dtype=torch.uint8, generator=stream("images"))
+
+
+def slow(image: np.ndarray, draws: Draws, i: int, recipe: DataRecipe) -> np.ndarray:
+    """One (C, S, S) image, pixel by pixel, in the order of the originals: normalise, pad, crop, flip, cut out."""
+    channels, size, _ = image.shape
+    out = np.zeros_like(image, dtype=np.float64)
+    down, right = (0, 0) if draws.shift is None else draws.shift[i].tolist()
+    for c in range(channels):
+        for y in range(size):
+            for x in range(size):
+                # Pixel (y, x) of the crop whose corner is (down, right) away from the image's.
+                sy, sx = y + down, x + right
+                if 0 <= sy < size and 0 <= sx < size:
+                    out[c, y, x] = (float(image[c, sy, sx]) - recipe.mean[c]) / recipe.std[c]
+    if draws.flip is not None and draws.flip[i]:
+        out = out[:, :, ::-1].copy()
+    if draws.hole is not None:
+        cy, cx = draws.hole[i].tolist()
+        top, left = cy - recipe.cutout // 2, cx - recipe.cutout // 2
+        for y in range(top, top + recipe.cutout):
+            for x in range(left, left + recipe.cutout):
+                if 0 <= y < size and 0 <= x < size:
+                    out[:, y, x] = 0
+    return out
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"flip": True},
+        {"cutout": 4},
+        {"cutout": 5},
+        {"crop": "pad", "crop_padding": 4},
+        {"crop": "pad", "crop_padding": 0},
+        {"crop": "pad", "crop_padding": 3, "flip": True, "cutout": 30},
+        {"crop": "pad", "crop_padding": 20, "flip": True, "cutout": 6},
+    ],
+)
+def test_equals_the_slow_version(options: dict, channels: int) -> None:
+    recipe = replace(RGB, mean=RGB.mean[:channels], std=RGB.std[:channels], **options)
+    images = some_images(channels=channels)
+    draws = draw(recipe, seed=3, epoch=2, n=len(images))
+    ours = augment(images, draws, recipe)
+    assert ours.dtype == torch.float32
+    for i, image in enumerate(images.numpy()):
+        np.testing.assert_allclose(ours[i].numpy(), slow(image, draws, i, recipe), atol=2e-6)
+
+
+def test_the_border_and_the_hole_have_the_mean_colour() -> None:
+    recipe = replace(RGB, image_size=8, cutout=2)
+    white = torch.full((1, 3, 8, 8), 255, dtype=torch.uint8)
+    draws = NOTHING._replace(shift=torch.tensor([[-2, 0]]), hole=torch.tensor([[5, 6]]))
+    x = augment(white, draws, recipe)[0]
+    value = [(255 - m) / s for m, s in zip(recipe.mean, recipe.std, strict=True)]
+    for c in range(3):
+        expected = torch.full((8, 8), value[c])
+        expected[:2] = 0
+        expected[4:6, 5:7] = 0
+        torch.testing.assert_close(x[c], expected)
+
+
+def test_normalise_in_numbers() -> None:
+    recipe = DataRecipe(mean=(125.3, 123.0, 113.9), std=(63.0, 62.1, 66.7))
+    pixel = torch.tensor([0, 123, 255], dtype=torch.uint8).view(3, 1, 1)
+    expected = torch.tensor([-125.3 / 63.0, 0.0, 141.1 / 66.7]).view(3, 1, 1)
+    torch.testing.assert_close(normalise(pixel, recipe), expected)
+    torch.testing.assert_close(normalise(pixel.expand(2, 3, 4, 4), recipe), expected.expand(2, 3, 4, 4))
+
+
+@pytest.mark.parametrize("size", [12, 1, 7])
+def test_resized_crop_equals_interpolating_each_crop(size: int) -> None:
+    recipe = replace(RGB, image_size=size, crop="resized", flip=True)
+    images = some_images(n=40, size=size)
+    draws = draw(recipe, 0, 0, 40)._replace(box=draw_boxes(recipe, size, size, 40, stream("boxes")))
+    assert draws.box is not None
+    assert draws.flip is not None
+    ours = augment(images, draws, recipe)
+    for i in range(40):
+        top, left, height, width = draws.box[i].tolist()
+        part = images[i : i + 1, :, top : top + height, left : left + width].float()
+        scaled = F.interpolate(part, (size, size), mode="bilinear", align_corners=False)
+        expected = normalise(scaled.flip(-1) if draws.flip[i] else scaled, recipe)[0]
+        torch.testing.assert_close(ours[i], expected, atol=1e-4, rtol=0)
+
+
+def slow_box(u: list[float], height: int, width: int, recipe: DataRecipe) -> tuple[int, int, int, int]:
+    """RandomResizedCrop's rule, of 22 uniform numbers."""
+    (small, large), (narrow, wide) = recipe.crop_scale, recipe.crop_ratio
+    for t in range(10):
+        area = height * width * (small + u[t] * (large - small))
+        ratio = math.exp(math.log(narrow) + u[10 + t] * (math.log(wide) - math.log(narrow)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return math.floor(u[20] * (height - h + 1)), math.floor(u[21] * (width - w + 1)), h, w
+    if width / height < narrow:
+        w, h = width, round(width / narrow)
+    elif width / height > wide:
+        w, h = round(height * wide), height
+    else:
+        w, h = width, height
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "options", "falls_back"),
+    [
+        (32, 32, {}, False),
+        (375, 500, {}, False),
+        (400, 20, {"crop_scale": (0.9, 1.0)}, True),
+        (20, 401, {"crop_scale": (0.9, 1.0)}, True),
+        (50, 50, {"crop_scale": (1.0, 1.0), "crop_ratio": (0.5, 0.6)}, True),
+        (1, 1, {}, False),
+    ],
+)
+def test_boxes_equal_the_scalar_rule(height: int, width: int, options: dict, falls_back: bool) -> None:
+    recipe = replace(RGB, crop="resized", **options)
+    boxes = draw_boxes(recipe, height, width, 300, stream("u"))
+    uniforms = torch.rand((300, 22), generator=stream("u"), dtype=torch.float64).tolist()
+    expected = [slow_box(u, height, width, recipe) for u in uniforms]
+    assert boxes.tolist() == [list(box) for box in expected]
+    assert (len(set(expected)) == 1) == (falls_back or height == 1)
+
+
+def test_draws_are_uniform() -> None:
+    recipe = replace(RGB, flip=True, crop="pad", crop_padding=2, cutout=4)
+    n = 20_000
+    draws = draw(recipe, 0, 0, n)
+    assert draws.flip is not None
+    assert draws.shift is not None
+    assert draws.hole is not None
+    # Five standard deviations of a count.
+    for counts, share in (
+        (draws.flip.long().bincount(), 1 / 2),
+        *((draws.shift[:, d].add(2).bincount(), 1 / 5) for d in (0, 1)),
+        *((draws.hole[:, d].bincount(), 1 / 12) for d in (0, 1)),
+    ):
+        assert len(counts) == round(1 / share)
+        assert (counts - n * share).abs().max() < 5 * math.sqrt(n * share * (1 - share))
+    # And independent of one another.
+    table = torch.cat([draws.flip[:, None], draws.shift, draws.hole], 1).double().T
+    assert (torch.corrcoef(table) - torch.eye(5)).abs().max() < 5 / math.sqrt(n)
+
+
+def test_draws_depend_on_seed_and_epoch_and_not_on_the_other_options() -> None:
+    full = replace(RGB, flip=True, crop="pad", cutout=4)
+    a = draw(full, 0, 0, 50)
+    assert a.flip is not None
+    assert a.shift is not None
+    assert a.hole is not None
+    for other in (draw(full, 1, 0, 50), draw(full, 0, 1, 50)):
+        assert other.flip is not None
+        assert other.shift is not None
+        assert other.hole is not None
+        assert not torch.equal(a.flip, other.flip)
+        assert not torch.equal(a.shift, other.shift)
+        assert not torch.equal(a.hole, other.hole)
+    alone = draw(replace(RGB, flip=True), 0, 0, 50)
+    assert alone.flip is not None
+    assert torch.equal(a.flip, alone.flip)
+    assert alone[1:] == (None, None, None)
