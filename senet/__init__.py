@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from senet.errors import MissingExtraError as MissingExtraError
     from senet.errors import RunError as RunError
     from senet.errors import SenetError as SenetError
+    from senet.insert import Site as Site
+    from senet.insert import insert_ as insert_
     from senet.models.describe import Description as Description
     from senet.models.describe import describe as describe
     from senet.models.net import Net as Net
@@ -50,6 +52,7 @@ _HOMES = {
     "senet.checkpoint": ("load", "save"),
     "senet.config": ("UnitConfig", "from_dict", "override", "to_dict"),
     "senet.errors": ("CheckpointError", "ConfigError", "DataError", "MissingExtraError", "RunError", "SenetError"),
+    "senet.insert": ("Site", "insert_"),
     "senet.models.describe": ("Description", "describe"),
     "senet.models.net": ("Net",),
     "senet.models.network": ("Network", "StageMaps"),

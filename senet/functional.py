@@ -21,6 +21,14 @@ GATES: dict[str, Callable[[Tensor], Tensor]] = {
 """Table 12's gates by name, and the hard sigmoid."""
 
 
+@torch.no_grad()
+def zero_gate_(layer: nn.Module, gate: str) -> float:
+    """Zero the parameters of the layer before a gate, in place, and return gate(0)."""
+    for p in layer.parameters(recurse=False):
+        p.zero_()
+    return float(GATES[gate](torch.zeros(())))
+
+
 def squeeze(u: Tensor, how: str = "avg") -> Tensor:
     """Eq. 2, F_sq: each channel's mean over space, or its maximum (Table 11). `(N, C, *) -> (N, C)`.
 

@@ -150,7 +150,7 @@ def read_all(
     threads = os.cpu_count() if is_large else 1
     with (
         ThreadPoolExecutor(threads) as pool,
-        tqdm(total=len(sources), desc=bar, leave=False, disable=bar is None) as shown,
+        tqdm(total=len(sources), desc=bar, leave=False, disable=True if bar is None else None) as shown,
     ):
         for found in pool.map(read_chunk, range(0, len(sources), _CHUNK)):
             bad |= found

@@ -30,7 +30,7 @@ def evaluate(
     model = model.eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     tally = Tally()
     batches = DataLoader(split, sampler=split.order(batch_size), batch_size=None, num_workers=split.workers)  # type: ignore[arg-type]
-    for batch in tqdm(batches, desc="evaluating", unit="batch", leave=False, disable=not progress):
+    for batch in tqdm(batches, desc="evaluating", unit="batch", leave=False, disable=None if progress else True):
         images, targets = split.prepare(batch, device)
         tally.add(model(images), targets)
     measured = tally.read()

@@ -23,6 +23,10 @@ class ECA(Unit):
         z = sf.squeeze(u).unsqueeze(1)
         return sf.GATES[self.config.gate](self.conv(z).squeeze(1))
 
+    def zero_(self) -> float:
+        """Zero the convolution."""
+        return sf.zero_gate_(self.conv, self.config.gate)
+
     def extra_repr(self) -> str:
         """The choices, as print shows them."""
         return f"gate={self.config.gate!r}"

@@ -27,6 +27,10 @@ class NoSqueeze(Unit):
         fc1, fc2 = self.fc1, self.fc2
         return sf.excitation_map(u, fc1.weight, fc1.bias, fc2.weight, fc2.bias, self.config.gate)
 
+    def zero_(self) -> float:
+        """Zero the second layer; W1 learns as soon as W2 has moved."""
+        return sf.zero_gate_(self.fc2, self.config.gate)
+
     def extra_repr(self) -> str:
         """The choices, as print shows them."""
         return f"reduction={self.config.reduction}, gate={self.config.gate!r}"

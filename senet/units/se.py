@@ -35,6 +35,10 @@ class SqueezeExcite(Unit):
         z = sf.squeeze(u, self.config.squeeze)
         return sf.GATES[self.config.gate](self.fc2(torch.relu(self.fc1(z))))
 
+    def zero_(self) -> float:
+        """Zero the second layer; W1 learns as soon as W2 has moved."""
+        return sf.zero_gate_(self.fc2, self.config.gate)
+
     def extra_repr(self) -> str:
         """The choices, as print shows them."""
         return f"reduction={self.config.reduction}, squeeze={self.config.squeeze!r}, gate={self.config.gate!r}"

@@ -41,6 +41,10 @@ class SharedExcite(Unit):
         z = sf.squeeze(u, self.config.squeeze)
         return sf.shared_excitation(z, self.weight, self.bias, self.link, self.config.gate)
 
+    def zero_(self) -> float:
+        """Zero all three parameters."""
+        return sf.zero_gate_(self, self.config.gate)
+
     def extra_repr(self) -> str:
         """The choices, as print shows them."""
         return f"groups={self.config.groups}, squeeze={self.config.squeeze!r}, gate={self.config.gate!r}"

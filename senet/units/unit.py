@@ -16,6 +16,10 @@ class Unit(nn.Module):
         """The gates, without applying them: one per channel, `(N, C)`, or one per element, `(N, C, *)`."""
         raise NotImplementedError
 
+    def zero_(self) -> float:
+        """Zero what the gate function acts on, so that every gate is gate(0), in place; return gate(0)."""
+        raise NotImplementedError
+
     @overload
     def forward(self, u: Tensor, return_gate: Literal[False] = ...) -> Tensor: ...
     @overload
