@@ -71,7 +71,8 @@ def main() -> None:
 
     fixed = fetch()
     for _ in range(args.warm_up):
-        timed(True), timed(False)
+        timed(True)
+        timed(False)
     with_data, without = zip(*((timed(True), timed(False)) for _ in range(args.steps)), strict=True)
     step_s, bare_s = statistics.median(with_data), statistics.median(without)
     result = {

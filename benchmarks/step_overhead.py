@@ -100,7 +100,7 @@ def main() -> None:
     steps = args.steps + args.warm_up
     recipe = replace(recipe, train=replace(recipe.train, epochs=1, threads=args.threads))
     data = synthetic(recipe, recipe.data.batch_size * steps)
-    device = run.pick_device(recipe)
+    device = run.device_of(recipe)
     meter = Interleave(ByHand(run.fitted(recipe, data), data, device))
     with tempfile.TemporaryDirectory() as folder:
         run.train(recipe, data, Path(folder) / "run", quiet=True, callbacks=[meter])

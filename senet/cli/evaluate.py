@@ -37,10 +37,10 @@ def run(argv: list[str]) -> int:
         )
 
     from senet.data import open_data
+    from senet.device import pick_device
     from senet.evaluation.accuracy import evaluate
-    from senet.training.run import pick_device
 
-    device = pick_device(options.apply(recipe, options.values(recipe) | {"train.device": found["device"]}))
+    device = pick_device(found["device"], field="--device")
     data = open_data(recipe.data, recipe.train.seed, progress=True)
     if data.classes != checkpoint.classes:
         raise DataError(classes_differ(checkpoint.classes, data.classes))

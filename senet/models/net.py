@@ -33,6 +33,7 @@ class Net(Kind, key="family"):
 
     se: the attention unit of its blocks; `None` makes the plain twin and means nothing else.
     num_classes: outputs of the classifier; 0 leaves the pooled features.
+    in_channels: channels of an image, 1 for grey and 3 for RGB.
     image_size: pixels a side it was designed for; any size works.
     dropout: probability, between the pooling and the classifier.
     """
@@ -122,8 +123,17 @@ class ResidualNet(Net, kind="residual"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for row in self.stages:
+        if not self.stages:
+            raise ConfigError("stages: () must have at least one row")
+        check_at_least(self.stem, 1, "width", "kernel", "stride")
+        channels = self.stem.width
+        for number, row in enumerate(self.stages, start=2):
             check_at_least(row, 1, "depth", "mid", "out", "stride", "groups")
+            grouped = (row.mid,) if row.block == "bottleneck" else (channels, row.mid, row.out)
+            for width in grouped:
+                if width % row.groups:
+                    raise ConfigError(f"groups: {row.groups} does not divide {width} channels of stage {number}")
+            channels = row.out
         if self.se and self.se.placement == "conv3x3" and any(row.block == "basic" for row in self.stages):
             raise ConfigError(
                 "se.placement: 'conv3x3' needs bottlenecks, whose branch has one 3x3; a basic block has two"

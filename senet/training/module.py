@@ -100,10 +100,10 @@ class Classifier(pl.LightningModule):
         self.val_tally.add(network(images), targets)
 
     def read_val(self) -> dict[str, float]:
-        """Loss and errors (percent) of the validation images since the last reading."""
+        """Loss, errors (percent) and number of the validation images since the last reading."""
         measured = self.val_tally.read()
         self.val_tally = Tally()
-        return {f"val_{name}": value for name, value in measured.items() if name != "images"}
+        return {f"val_{name}": value for name, value in measured.items()}
 
     def sums(self) -> dict[str, Any]:
         """What has been counted of an unfinished epoch, for the checkpoint."""

@@ -19,6 +19,7 @@ def plot_curves(path: Path, runs: dict[str, list[History]]) -> None:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
@@ -52,6 +53,7 @@ def plot_curves(path: Path, runs: dict[str, list[History]]) -> None:
                         epochs, list(map(min, columns)), list(map(max, columns)), color=colour, alpha=0.15, linewidth=0
                     )
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(unit)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.25)

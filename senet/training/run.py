@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+from senet.device import pick_device
 from senet.errors import ConfigError, MissingExtraError, RunError
 from senet.files import new_folder
 from senet.images import Data, Split
@@ -47,17 +48,10 @@ def fitted(recipe: Recipe, data: Data) -> Recipe:
     return replace(recipe, model=model)
 
 
-def pick_device(recipe: Recipe) -> torch.device:
-    """The device a recipe means.
-
-    Raises ConfigError where it is not there, or cannot do the precision.
-    """
-    t = recipe.train
-    has_cuda = torch.cuda.is_available()
-    if t.device == "cuda" and not has_cuda:
-        raise ConfigError("train.device: 'cuda' is asked for and torch finds no GPU; use 'auto' or 'cpu'")
-    device = torch.device("cuda" if has_cuda and t.device != "cpu" else "cpu")
-    if device.type == "cpu" and t.precision == "fp16":
+def device_of(recipe: Recipe) -> torch.device:
+    """The device of a recipe; ConfigError where it is not there, or cannot do the precision."""
+    device = pick_device(recipe.train.device, field="train.device")
+    if device.type == "cpu" and recipe.train.precision == "fp16":
         raise ConfigError("train.precision: 'fp16' needs a GPU; on a CPU use 'bf16' or 'fp32'")
     return device
 
@@ -94,7 +88,7 @@ def train(
     images that cannot be read, and Interrupted after a signal, when the state is saved.
     """
     recipe = fitted(recipe, data)
-    device = pick_device(recipe)
+    device = device_of(recipe)
     t = recipe.train
     if t.threads:
         torch.set_num_threads(t.threads)
@@ -144,7 +138,7 @@ def summarise(
         "seed": recipe.train.seed,
         "epochs": len(history),
         "train_images": len(data.train),
-        "test_images": len(data.val),
+        "test_images": int(last["val_images"]),
         "skipped_images": [*data.train.skipped, *data.val.skipped],
         "params": cost.params,
         "macs": cost.macs,

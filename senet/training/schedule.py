@@ -23,7 +23,7 @@ def rate(schedule: ScheduleRecipe, epochs: int, steps_per_epoch: int) -> Callabl
     """
     total = epochs * steps_per_epoch
     warm = round(schedule.warmup_epochs * steps_per_epoch)
-    cuts = [round(m * epochs) * steps_per_epoch for m in schedule.milestones]
+    cuts = [round(m * total) for m in schedule.milestones]
 
     def factor(step: int) -> float:
         if schedule.kind == "cosine":

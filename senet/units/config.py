@@ -66,7 +66,9 @@ class SEConfig(UnitConfig, kind="se"):
 class NoSqueezeConfig(UnitConfig, kind="no_squeeze"):
     """Table 16: the same two layers as 1x1 convolutions at every position, without the squeeze (section 7.1).
 
-    The fields mean what they mean in `SEConfig`; the parameters are the same, the multiply-adds grow with the map.
+    The parameters are those of `SEConfig`; the multiply-adds grow with the map.
+
+    reduction: r of Eq. 3.  gate: Table 12.  bias: on both layers; the paper's ablation has none.
     """
 
     reduction: int = 16
@@ -93,6 +95,7 @@ class ECAConfig(UnitConfig, kind="eca"):
     """Efficient channel attention (arXiv:1910.03151): a 1-D convolution across channels instead of two FC layers.
 
     kernel: width of that convolution, odd; 0 takes the paper's rule, `|log2(C)/2 + 1/2|` to an odd number (Eq. 12).
+    gate: the function after it; the paper's is the sigmoid.
 
     >>> ECAConfig().width(256), ECAConfig(kernel=3).width(256)
     (5, 3)
@@ -123,6 +126,7 @@ class SharedConfig(UnitConfig, kind="shared"):
     """Channels in groups that share their weights, no FC layers: the proposal of the student report (seed 000, 4.3).
 
     groups: number of groups G; channels must divide by it. Parameters: 2 C/G + 1.
+    squeeze: Table 11.  gate: Table 12.
     """
 
     groups: int = 8
