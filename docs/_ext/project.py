@@ -1,0 +1,163 @@
+"""What the pages are made from beside their own text: docstrings, recipe fields and help texts, always current.
+
+Docstrings here are plain text: types live in annotations, a field is a line `name: meaning`, code is in single
+backticks. `as_rst` turns that into what Sphinx reads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
+
+import senet
+from senet.cli.options import field_docs
+from senet.config import field_types
+
+log = logging.getLogger(__name__)
+
+# A field begins a line, or follows another one after two spaces: `name: `, `a, b: `.
+FIELD = re.compile(r"(?:^|\n|  )(?=(?:\w+, )*\w+: )")
+
+
+def as_rst(text: str) -> str:
+    """One docstring, dedented, as reStructuredText: paragraphs, lists of fields, examples."""
+    return "\n\n".join(_block(block) for block in re.split(r"\n\s*\n", text.strip("\n")))
+
+
+def _block(block: str) -> str:
+    if block.startswith(">>>"):
+        return block
+    if block.startswith("    "):
+        return "::\n\n" + block
+    if not FIELD.match(block):
+        return _inline(block)
+    # What follows on a field is indented; a line that is not ends the list.
+    fields, *rest = re.split(r"\n(?! |(?:\w+, )*\w+: )", block, maxsplit=1)
+    pairs = [" ".join(piece.split()).partition(": ") for piece in FIELD.split(fields) if piece.strip()]
+    listed = "\n".join(f"* **{_inline(names)}**: {_inline(meaning)}" for names, _, meaning in pairs)
+    return "\n\n".join([listed, *map(_inline, rest)])
+
+
+def _inline(text: str) -> str:
+    """Code in double backticks, and nothing else that reStructuredText would take for markup."""
+    parts = re.split(r"(`[^`]+`)", text)
+    return "".join(f"`{p}`" if p.startswith("`") else re.sub(r"([*_|\\])", r"\\\1", p) for p in parts)
+
+
+def rewrite_docstring(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Give autodoc our docstrings as reStructuredText, in place."""
+    lines[:] = as_rst("\n".join(lines)).split("\n")
+
+
+class FieldTable(SphinxDirective):
+    """`{fields} package.module.Config`: its fields as a table of name, legal values, default and meaning.
+
+    `:like: package.module.Other` takes from another config what the docstring does not repeat.
+    """
+
+    required_arguments = 1
+    option_spec = {"like": directives.unchanged}  # noqa: RUF012
+
+    def run(self) -> list[nodes.Node]:
+        """The table."""
+        cls = _named(self.arguments[0])
+        texts = field_docs(_named(self.options["like"])) if "like" in self.options else {}
+        texts |= field_docs(cls)
+        types_ = field_types(cls)
+        rows = ["| field | values | default | meaning |", "|---|---|---|---|"]
+        for field in dataclasses.fields(cls):
+            text = texts.get(field.name, "").replace("|", "\\|")
+            rows.append(f"| `{field.name}` | {_values(types_[field.name])} | {_default(field)} | {text} |")
+        box = nodes.container(classes=["fields"])
+        self.state.nested_parse(StringList(rows, self.get_source_info()[0]), self.content_offset, box)
+        return [box]
+
+
+def _named(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def _values(hint: Any) -> str:
+    """A type as a reader says it."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in args)
+    if origin in (Union, UnionType):
+        return " or ".join("`None`" if a is type(None) else _values(a) for a in args)
+    if origin is tuple:
+        return f"{_values(args[0])}s" if args[-1] is Ellipsis else f"{len(args)} {_values(args[0])}s"
+    words = {int: "whole number", float: "number", bool: "`true`, `false`", str: "text"}
+    return words.get(hint, f"`{getattr(hint, '__name__', hint)}`")
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    if field.default is dataclasses.MISSING:
+        return ""
+    value = field.default
+    if isinstance(value, tuple):
+        value = tuple(round(v, 4) if isinstance(v, float) else v for v in value)
+    return f"`{value!r}`"
+
+
+class Help(SphinxDirective):
+    """`{help} train`: what `senet train --help` prints; with `:until: TEXT`, up to the line that begins so."""
+
+    optional_arguments = 1
+    option_spec = {"until": directives.unchanged}  # noqa: RUF012
+
+    def run(self) -> list[nodes.Node]:
+        """The text."""
+        line = [sys.executable, "-m", "senet", *self.arguments, "--help"]
+        env = os.environ | {"COLUMNS": "108", "NO_COLOR": "1"}
+        text = subprocess.run(line, capture_output=True, text=True, check=True, env=env).stdout
+        until = self.options.get("until")
+        if until:
+            head, found, _ = text.partition(f"\n{until}")
+            if not found:
+                raise self.error(f"no line begins with {until!r}")
+            text = head
+        block = nodes.literal_block(text, text.rstrip())
+        block["language"] = "text"
+        return [block]
+
+
+def check_exports(app: Sphinx, env: BuildEnvironment) -> None:
+    """Warn of a public name that no page documents."""
+    described = {name for name, *_ in env.get_domain("py").get_objects()}
+    for name in senet.__all__:
+        if f"senet.{name}" not in described:
+            log.warning("senet.%s is public and on no page; add it to docs/api.md", name)
+
+
+def check_paths(app: Sphinx, name: str, source: list[str]) -> None:
+    """Warn of a file that a page names and that is not there."""
+    root = Path(app.srcdir).parent
+    for path in re.findall(r"`((?:senet|tests|examples|docs|benchmarks)/[\w./]+)`", source[0]):
+        if not (root / path).exists():
+            log.warning("%s: names %s, which is not there", name, path)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Called by Sphinx."""
+    app.add_directive("fields", FieldTable)
+    app.add_directive("help", Help)
+    app.connect("autodoc-process-docstring", rewrite_docstring)
+    app.connect("source-read", check_paths)
+    app.connect("env-check-consistency", check_exports)
+    return {"parallel_read_safe": True}

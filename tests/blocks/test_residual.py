@@ -1,0 +1,244 @@
+"""Residual blocks against formulas written out by hand: shortcuts, strides, groups, and the six places of a unit."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any, get_args
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from senet import ConfigError, ECAConfig, NoSqueezeConfig, SEConfig, SharedConfig
+from senet.blocks.residual import Basic, Bottleneck, Projection, ResidualBlock, ResidualSpec, ZeroPad, shortcut_of
+from senet.config import Placement
+from senet.initial import stream
+
+PLACES = get_args(Placement)
+SHAPES = [  # in, mid, out, stride, groups
+    (8, 8, 8, 1, 1),
+    (8, 4, 16, 1, 1),
+    (8, 12, 24, 2, 4),
+]
+
+
+def spec_of(shape: tuple[int, ...], **fields: Any) -> ResidualSpec:
+    in_channels, mid, out, stride, groups = shape
+    return ResidualSpec(in_channels=in_channels, mid=mid, out=out, stride=stride, groups=groups, **fields)
+
+
+def draw(*shape: int, key: str = "x") -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=stream(0, key, shape))
+
+
+def randomised(block: nn.Module) -> nn.Module:
+    """Every parameter and statistic random, so that no part can be left out unseen."""
+    block.double().eval()
+    with torch.no_grad():
+        for name, tensor in block.state_dict().items():
+            if tensor.is_floating_point():
+                tensor.copy_(draw(*tensor.shape, key=name) * 0.3)
+                if name.endswith("running_var"):
+                    tensor.abs_().add_(0.5)
+    return block
+
+
+def norm(x: Tensor, layer: nn.BatchNorm2d) -> Tensor:
+    """Batch norm in evaluation, its formula written out."""
+    mean, var, scale, shift = (
+        t.reshape(1, -1, 1, 1) for t in (layer.running_mean, layer.running_var, layer.weight, layer.bias)
+    )
+    return (x - mean) / torch.sqrt(var + 1e-5) * scale + shift
+
+
+def gate(x: Tensor, unit: nn.Module, here: bool) -> Tensor:
+    """Eqs. 2-4 if this is the unit's place."""
+    if not here:
+        return x
+    z = x.mean((2, 3))
+    s = torch.sigmoid(torch.relu(z @ unit.fc1.weight.T + unit.fc1.bias) @ unit.fc2.weight.T + unit.fc2.bias)
+    return x * s[:, :, None, None]
+
+
+def by_hand(block: ResidualBlock, x: Tensor, spec: ResidualSpec) -> Tensor:
+    """Figure 5 of the paper, one line per step."""
+    place = spec.se.placement if spec.se else None
+    shortcut = gate(x, block.se, place == "identity_before")
+    if spec.stride != 1 or spec.in_channels != spec.out:
+        if spec.shortcut == "projection":
+            shortcut = norm(F.conv2d(shortcut, block.shortcut.conv.weight, stride=spec.stride), block.shortcut.norm)
+        else:
+            small = shortcut[:, :, :: spec.stride, :: spec.stride]
+            zeros = small.new_zeros(small.shape[0], spec.out - spec.in_channels, *small.shape[2:])
+            shortcut = torch.cat([small, zeros], 1)
+    shortcut = gate(shortcut, block.se, place == "identity")
+    u = gate(x, block.se, place == "pre")
+    if isinstance(block, Basic):
+        u = F.conv2d(u, block.conv1.weight, stride=spec.stride, padding=1, groups=spec.groups)
+        u = torch.relu(norm(u, block.norm1))
+        u = F.conv2d(u, block.conv2.weight, padding=1, groups=spec.groups)
+    else:
+        first = spec.stride if spec.stride_on == "1x1" else 1
+        u = torch.relu(norm(F.conv2d(u, block.conv1.weight, stride=first), block.norm1))
+        u = F.conv2d(u, block.conv2.weight, stride=spec.stride // first, padding=1, groups=spec.groups)
+        u = gate(torch.relu(norm(u, block.norm2)), block.se, place == "conv3x3")
+        u = F.conv2d(u, block.conv3.weight)
+    u = gate(norm(u, block.norm), block.se, place == "standard")
+    return gate(torch.relu(u + shortcut), block.se, place == "post")
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shortcut", ["projection", "zero_pad"])
+@pytest.mark.parametrize(
+    ("kind", "stride_on", "place"),
+    [
+        *((Basic, "1x1", place) for place in (None, *PLACES) if place != "conv3x3"),
+        *((Bottleneck, stride_on, place) for stride_on in ("1x1", "3x3") for place in (None, *PLACES)),
+    ],
+)
+def test_block_by_hand(
+    kind: type[ResidualBlock], stride_on: str, place: Any, shortcut: str, shape: tuple[int, ...]
+) -> None:
+    se = SEConfig(placement=place, reduction=4) if place else None
+    spec = spec_of(shape, se=se, shortcut=shortcut, stride_on=stride_on)
+    block = randomised(kind(spec))
+    x = draw(2, spec.in_channels, 7, 6)
+    kept = x.clone()
+    want = by_hand(block, x, spec)
+    got = block(x)
+    assert want.shape == (2, spec.out, -(-7 // spec.stride), -(-6 // spec.stride))
+    assert torch.allclose(got, want, rtol=0, atol=1e-11)
+    # The ReLUs in place must not reach what came in.
+    assert torch.equal(x, kept)
+
+
+@pytest.mark.parametrize(
+    ("place", "channels"),
+    [("standard", 16), ("pre", 8), ("post", 16), ("identity", 16), ("identity_before", 8), ("conv3x3", 4)],
+)
+def test_width_of_the_unit_at_each_place(place: Any, channels: int) -> None:
+    """architectures.md section 9: PRE has the block's input, the 3x3 its inner width, the others its output."""
+    block = Bottleneck(spec_of((8, 4, 16, 2, 1), se=SEConfig(placement=place, reduction=2)))
+    assert block.se.fc1.weight.shape == (channels // 2, channels)
+
+
+@pytest.mark.parametrize("unit", [NoSqueezeConfig, ECAConfig, SharedConfig, SEConfig])
+@pytest.mark.parametrize("place", PLACES)
+def test_each_unit_at_each_place_runs_once_and_learns(unit: Any, place: Any) -> None:
+    fields = {SEConfig: {"reduction": 2}, NoSqueezeConfig: {"reduction": 2}, SharedConfig: {"groups": 4}}.get(unit, {})
+    block = Bottleneck(spec_of((8, 8, 16, 2, 1), se=unit(placement=place, **fields)))
+    randomised(block).train()
+    calls = []
+    block.se.register_forward_hook(lambda *_: calls.append(1))
+    x = draw(2, 8, 6, 6).requires_grad_()
+    block(x).square().sum().backward()
+    assert len(calls) == 1
+    assert torch.isfinite(x.grad).all()
+    for name, parameter in block.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("kind", [Basic, Bottleneck])
+def test_gradients(kind: type[ResidualBlock]) -> None:
+    block = randomised(kind(spec_of((4, 4, 6, 2, 2), se=SEConfig(reduction=2))))
+    assert torch.autograd.gradcheck(block, (draw(1, 4, 3, 3).requires_grad_(),))
+
+
+def test_a_basic_block_refuses_conv3x3() -> None:
+    spec = spec_of((8, 8, 8, 1, 1), se=SEConfig(placement="conv3x3"))
+    assert isinstance(Bottleneck(spec), Bottleneck)
+    with pytest.raises(ConfigError, match=r"placement: 'conv3x3' needs a bottleneck.* a basic block has two"):
+        Basic(spec)
+
+
+def test_zero_pad_by_hand() -> None:
+    x = torch.arange(1.0, 19.0).reshape(1, 2, 3, 3)
+    want = torch.zeros(1, 3, 2, 2)
+    want[0, 0] = torch.tensor([[1, 3], [7, 9]])
+    want[0, 1] = torch.tensor([[10, 12], [16, 18]])
+    assert torch.equal(ZeroPad(2, 3, 2)(x), want)
+    assert torch.equal(ZeroPad(2, 2, 1)(x), x)
+    assert "extra=1, stride=2" in repr(ZeroPad(2, 3, 2))
+
+
+def test_projection_by_hand() -> None:
+    layer = Projection(2, 1, 2).eval()
+    with torch.no_grad():
+        layer.conv.weight.copy_(torch.tensor([2.0, -1.0]).reshape(1, 2, 1, 1))
+        layer.norm.bias.fill_(0.5)
+    x = torch.arange(1.0, 19.0).reshape(1, 2, 3, 3)
+    # 2 a - b at every second pixel, over sqrt(1 + eps), plus a half.
+    want = torch.tensor([[2 * 1 - 10, 2 * 3 - 12], [2 * 7 - 16, 2 * 9 - 18.0]]) / (1 + 1e-5) ** 0.5 + 0.5
+    assert torch.allclose(layer(x)[0, 0], want)
+    assert layer.conv.bias is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "shortcut", "kind"),
+    [
+        ((8, 8, 8, 1, 1), "projection", nn.Identity),
+        ((8, 8, 8, 1, 1), "zero_pad", nn.Identity),
+        ((8, 8, 8, 2, 1), "projection", Projection),
+        ((8, 8, 8, 2, 1), "zero_pad", ZeroPad),
+        ((8, 8, 16, 1, 1), "projection", Projection),
+        ((8, 8, 16, 1, 1), "zero_pad", ZeroPad),
+        ((8, 8, 4, 1, 1), "projection", Projection),
+    ],
+)
+def test_shortcuts(shape: tuple[int, ...], shortcut: str, kind: type[nn.Module]) -> None:
+    assert type(shortcut_of(spec_of(shape, shortcut=shortcut))) is kind
+
+
+def test_zero_pad_cannot_shrink() -> None:
+    with pytest.raises(ConfigError, match="shortcut: 'zero_pad' cannot go from 8 to 4 channels"):
+        shortcut_of(spec_of((8, 8, 4, 1, 1), shortcut="zero_pad"))
+
+
+def test_the_tail_is_one_attribute() -> None:
+    """A kernel replaces it; with what the block ends in, it is all that the standard place needs."""
+    block = randomised(Bottleneck(spec_of((8, 4, 8, 1, 1), se=SEConfig(reduction=4))))
+    x, seen = draw(2, 8, 5, 5), []
+    usual = block.tail
+
+    def tail(u: Tensor, layer: nn.Module, se: nn.Module | None, shortcut: Tensor) -> Tensor:
+        seen.append((tuple(u.shape), layer is block.norm, se is block.se, torch.equal(shortcut, x)))
+        return usual(u, layer, se, shortcut)
+
+    before = block(x)
+    block.tail = tail
+    assert torch.equal(block(x), before)
+    assert seen == [((2, 8, 5, 5), True, True, True)]
+    assert "tail" not in "".join(block.state_dict())
+
+
+@pytest.mark.parametrize("place", [p for p in PLACES if p != "standard"])
+def test_elsewhere_the_tail_gets_no_unit(place: Any) -> None:
+    block = randomised(Bottleneck(spec_of((8, 4, 8, 1, 1), se=SEConfig(placement=place, reduction=4))))
+    seen = []
+    block.tail = lambda u, layer, se, shortcut: seen.append(se) or torch.relu(layer(u) + shortcut)
+    block(draw(1, 8, 4, 4))
+    assert seen == [None]
+
+
+@pytest.mark.parametrize("kind", [Basic, Bottleneck])
+def test_parameter_names(kind: type[ResidualBlock]) -> None:
+    spec = spec_of((8, 4, 16, 2, 1), se=SEConfig())
+    names = {name for name, _ in kind(spec).named_parameters()}
+    convs = ["conv1", "conv2"] + (["conv3"] if kind is Bottleneck else [])
+    norms = ["norm1", "norm"] + (["norm2"] if kind is Bottleneck else [])
+    assert names == {
+        *(f"{c}.weight" for c in convs),
+        *(f"{n}.{p}" for n in (*norms, "shortcut.norm") for p in ("weight", "bias")),
+        "shortcut.conv.weight",
+        *(f"se.fc{i}.{p}" for i in (1, 2) for p in ("weight", "bias")),
+    }
+
+
+def test_copies() -> None:
+    block = randomised(Basic(spec_of((8, 8, 8, 1, 1), se=SEConfig(reduction=4))))
+    x = draw(2, 8, 5, 5)
+    for twin in (copy.deepcopy(block), pickle.loads(pickle.dumps(block))):
+        assert torch.equal(twin(x), block(x))

@@ -1,0 +1,27 @@
+"""What every test shares: how many threads torch may take, and where real images are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+# Threads times xdist's workers must not exceed the cores; OMP_NUM_THREADS, where set, is already torch's limit.
+_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+torch.set_num_threads(max(1, min(torch.get_num_threads(), _cores // _workers)))
+
+
+@pytest.fixture
+def real_images() -> Path:
+    """The folder that SENET_TEST_DATA names, with `cifar10/` and `imagenette/` in it; the test is skipped without."""
+    folder = os.environ.get("SENET_TEST_DATA", "")
+    if not folder:
+        pytest.skip("SENET_TEST_DATA is not set: it names a folder with cifar10/ and imagenette/")
+    path = Path(folder)
+    missing = [name for name in ("cifar10", "imagenette") if not (path / name).is_dir()]
+    if missing:
+        pytest.skip(f"SENET_TEST_DATA={folder} has no {' and no '.join(missing)}")
+    return path

@@ -1,0 +1,250 @@
+"""The named recipes, the rules by which a data set gets one, and recipes as YAML files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from senet import ConfigError, Recipe, RunError, SEConfig, create_model, get_net, list_models, override, to_dict
+from senet.models.registry import canonical_name
+from senet.recipes.files import RECIPE, read_recipe, write_recipe_file
+from senet.recipes.recipe import DataRecipe, OptimRecipe, ScheduleRecipe, TrainRecipe
+from senet.recipes.registry import FILES, get_recipe, recipe_for, recipes
+
+
+def test_the_registry() -> None:
+    assert list(recipes()) == ["digits", "cifar10", "cifar100", "imagenet", "ablation", "folder"]
+    with pytest.raises(ConfigError, match=r"recipe: 'cifar' is not known \(did you mean 'cifar10'\?\); legal values"):
+        get_recipe("cifar")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_each_file_opens_with_its_command(file: str) -> None:
+    first, _, text = (import_module(f"senet.recipes.{file}").__doc__ or "").partition("\n")
+    assert first.startswith("senet train ")
+    assert text.strip()
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_each_recipe_fits_its_network(name: str) -> None:
+    recipe = get_recipe(name)
+    assert recipe.name in list_models()
+    plain = replace(recipe.model, se=None)
+    assert plain == replace(get_net(recipe.name), se=None)
+    assert recipe.data.image_size in (recipe.model.image_size, 32)
+    assert recipe.data.channels in (1, 3)
+    create_model(recipe.model, device="meta")
+
+
+def test_published_schedules() -> None:
+    """Section 5.1: 0.6, batch 1024, a tenth every 30 of 100 epochs; section 6, footnote 2: 270 with cuts as here."""
+    imagenet, ablation, cifar = (get_recipe(name) for name in ("imagenet", "ablation", "cifar10"))
+    assert (imagenet.optim.lr, imagenet.optim.momentum, imagenet.data.batch_size) == (0.6, 0.9, 1024)
+    assert imagenet.schedule.gamma == 0.1
+    assert [m * imagenet.train.epochs for m in imagenet.schedule.milestones] == pytest.approx([30, 60, 90])
+    assert imagenet.data.crop_scale == (0.08, 1.0)
+    assert imagenet.data.crop_ratio == (3 / 4, 4 / 3)
+    assert ablation.train.epochs == 270
+    assert [m * 270 for m in ablation.schedule.milestones] == pytest.approx([125, 200, 250])
+    assert ablation.model.se == SEConfig(bias=False)
+    assert (cifar.data.batch_size, cifar.optim.lr, cifar.data.crop, cifar.data.crop_padding) == (128, 0.1, "pad", 4)
+    assert get_recipe("cifar100") == replace(cifar, data=replace(cifar.data, name="cifar100"))
+
+
+@pytest.mark.parametrize(
+    ("data", "asked", "like", "model"),
+    [
+        ("digits", {}, "digits", "se_resnet20"),
+        ("digits", {"model": "resnet20"}, "digits", "resnet20"),
+        ("digits", {"model": "SE-ResNet-56"}, "digits", "se_resnet56"),
+        ("cifar10", {}, "cifar10", "se_resnet20"),
+        ("cifar100", {"model": "seresnet110"}, "cifar100", "se_resnet110"),
+        ("my/images", {}, "folder", "se_resnet18"),
+        ("my/images", {"model": "resnet50"}, "folder", "resnet50"),
+        ("my/images", {"model": "resnet20"}, "cifar10", "resnet20"),
+        ("my/images", {"recipe": "imagenet"}, "imagenet", "se_resnet50"),
+        ("my/images", {"recipe": "imagenet", "model": "se_resnext50"}, "imagenet", "se_resnext50_32x4d"),
+        ("digits", {"recipe": "cifar10"}, "cifar10", "se_resnet20"),
+    ],
+)
+def test_recipe_for(data: str, asked: dict[str, str], like: str, model: str) -> None:
+    found, base = recipe_for(data, **asked), get_recipe(like)
+    assert found.name == model
+    assert found.model == get_net(model)
+    assert found.data == replace(base.data, name=data)
+    assert (found.optim, found.schedule, found.train) == (base.optim, base.schedule, base.train)
+
+
+def test_recipe_for_takes_the_recipes_unit_along() -> None:
+    """The ablations speak of biases; another SE network gets the same unit, a plain one none."""
+    assert recipe_for("x", recipe="ablation", model="se_resnet101").model.se == SEConfig(bias=False)
+    assert recipe_for("x", recipe="ablation", model="se_resnet50").model.se == SEConfig(bias=False)
+    assert recipe_for("x", recipe="ablation", model="resnet50").model.se is None
+    assert recipe_for("x", recipe="imagenet", model="se_resnet101").model.se == SEConfig()
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"recipe": "imagnet"}, r"recipe: 'imagnet' is not known \(did you mean 'imagenet'\?\)"),
+        ({"model": "vgg16"}, "model: 'vgg16' is not known"),
+    ],
+)
+def test_recipe_for_refuses(asked: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        recipe_for("digits", **asked)
+
+
+def test_recipe_for_changes_no_recipe() -> None:
+    before = to_dict(get_recipe("digits"))
+    recipe_for("other", recipe="digits", model="resnet56")
+    assert to_dict(get_recipe("digits")) == before
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_round_trip_through_a_file(name: str, tmp_path: Path) -> None:
+    recipe = get_recipe(name)
+    write_recipe_file(tmp_path / RECIPE, recipe)
+    assert read_recipe(tmp_path) == recipe
+    assert read_recipe(tmp_path / RECIPE) == recipe
+    # Whole: nothing is left to a default that may change.
+    assert yaml.safe_load((tmp_path / RECIPE).read_text()) == to_dict(recipe)
+    assert [p.name for p in tmp_path.iterdir()] == [RECIPE]
+
+
+@pytest.mark.parametrize("model", list_models())
+def test_every_network_in_a_file(model: str, tmp_path: Path) -> None:
+    recipe = replace(get_recipe("digits"), name=model, model=get_net(model))
+    write_recipe_file(tmp_path / "a.yaml", recipe)
+    assert read_recipe(tmp_path / "a.yaml") == recipe
+    assert canonical_name(recipe.name) == model
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("a: [1", RunError, "is not YAML"),
+        ("", ConfigError, "Recipe: None is not a mapping of fields"),
+        ("- 1\n", ConfigError, r"Recipe: \[1\] is not a mapping"),
+        ("name: x\n", ConfigError, "Recipe: the field 'model' is missing"),
+        ("name: x\nmodel: {family: residual}\n", ConfigError, "model: the field 'stem' is missing"),
+        ("!!python/object/apply:os.system ['true']\n", RunError, "is not YAML"),
+    ],
+)
+def test_files_that_are_no_recipes(text: str, error: type[Exception], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(error, match=message):
+        read_recipe(path)
+
+
+def test_no_file_or_no_text(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no recipe can be read there"):
+        read_recipe(tmp_path / "a.yaml")
+    with pytest.raises(RunError, match="no recipe can be read there"):
+        read_recipe(tmp_path)
+    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(RunError, match="no recipe can be read there"):
+        read_recipe(tmp_path / "b.yaml")
+
+
+def test_a_file_with_a_wrong_field_names_it(tmp_path: Path) -> None:
+    data = to_dict(get_recipe("digits"))
+    data["model"]["se"]["reductoin"] = data["model"]["se"].pop("reduction")
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(data))
+    with pytest.raises(ConfigError, match=r"^model.se.reductoin: no field 'reductoin' \(did you mean 'reduction'\?\)"):
+        read_recipe(tmp_path / "a.yaml")
+
+
+PARTS: list[tuple[type, dict[str, Any], str | None]] = [
+    (DataRecipe, {"image_size": 0}, "image_size: 0 is too small; legal values: 1 or more"),
+    (DataRecipe, {"batch_size": 0}, "batch_size: 0 is too small"),
+    (DataRecipe, {"batch_size": 1}, None),
+    (DataRecipe, {"workers": -1}, "workers: -1 is too small; legal values: 0 or more"),
+    (DataRecipe, {"workers": 0}, None),
+    (DataRecipe, {"val_fraction": 0.0}, "val_fraction: 0.0 is not between 0 and 1"),
+    (DataRecipe, {"val_fraction": 1}, "val_fraction: 1 is not between 0 and 1"),
+    (DataRecipe, {"val_fraction": 0.99}, None),
+    (DataRecipe, {"crop_scale": (0.0, 1.0)}, r"crop_scale: \(0.0, 1.0\) is not a range within 0 to 1"),
+    (DataRecipe, {"crop_scale": (0.5, 0.25)}, "crop_scale: .* is not a range"),
+    (DataRecipe, {"crop_scale": (0.5, 0.5)}, None),
+    (DataRecipe, {"crop_ratio": (2.0, 1.0)}, "crop_ratio: .* is not a range of positive numbers"),
+    (DataRecipe, {"crop_ratio": (1.0, 1.0)}, None),
+    (DataRecipe, {"mean": (1.0, 2.0), "std": (1.0, 2.0)}, "mean, std: .* must be 1 or 3 numbers each, std above 0"),
+    (DataRecipe, {"std": (0.0,)}, "mean, std: .* std above 0"),
+    (DataRecipe, {"mean": (), "std": ()}, "mean, std"),
+    (DataRecipe, {"mean": (1.0,) * 3}, "mean, std"),
+    (DataRecipe, {"mean": (1.0,) * 3, "std": (1.0,) * 3}, None),
+    (DataRecipe, {"crop": "random"}, "crop: 'random' is not known; legal values: none, pad, resized"),
+    (OptimRecipe, {"lr": -0.1}, "lr: -0.1 is too small; legal values: 0 or more"),
+    (OptimRecipe, {"lr": 0.0}, None),
+    (OptimRecipe, {"nesterov": True, "momentum": 0.0}, "nesterov: true needs a momentum above 0"),
+    (OptimRecipe, {"nesterov": True}, None),
+    (OptimRecipe, {"decay": "none"}, "decay: 'none' is not known; legal values: all, weights"),
+    (ScheduleRecipe, {"kind": "step"}, "milestones: kind='step' needs at least one"),
+    (ScheduleRecipe, {"kind": "step", "milestones": (0.5, 0.25)}, "milestones: .* between 0 and 1, rising"),
+    (ScheduleRecipe, {"kind": "step", "milestones": (0.5, 0.5)}, "milestones: .* rising"),
+    (ScheduleRecipe, {"kind": "step", "milestones": (30.0,)}, "milestones: .* parts of the run between 0 and 1"),
+    (ScheduleRecipe, {"kind": "step", "milestones": (0.5,)}, None),
+    (ScheduleRecipe, {"milestones": (0.5,)}, "milestones: .* have no effect with kind='cosine'; use kind='step'"),
+    (ScheduleRecipe, {"warmup_start": 0.0}, "warmup_start: 0.0 is not above 0 and at most 1"),
+    (ScheduleRecipe, {"warmup_start": 1.0}, None),
+    (TrainRecipe, {"epochs": 0}, "epochs: 0 is too small; legal values: 1 or more"),
+    (TrainRecipe, {"epochs": 1.0}, "epochs: 1.0 is not a whole number"),
+    (TrainRecipe, {"epochs": 1}, None),
+    (TrainRecipe, {"label_smoothing": 1.0}, "label_smoothing: 1.0 is not below 1"),
+    (TrainRecipe, {"ema": 1.0}, "ema: 1.0 is not below 1"),
+    (TrainRecipe, {"ema": 0.999, "label_smoothing": 0.5}, None),
+    (TrainRecipe, {"precision": "fp8"}, "precision: 'fp8' is not known.*; legal values: fp32, bf16, fp16"),
+]
+
+
+@pytest.mark.parametrize(("cls", "fields", "message"), PARTS, ids=lambda v: str(v) if isinstance(v, dict) else "")
+def test_values_and_their_neighbours(cls: type, fields: dict[str, Any], message: str | None) -> None:
+    if message is None:
+        assert {name: getattr(cls(**fields), name) for name in fields} == fields
+    else:
+        with pytest.raises(ConfigError, match=f"^{message}"):
+            cls(**fields)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("train.freeze_bn_epochs=13", "train.freeze_bn_epochs: 13 is more than train.epochs=12"),
+        ("schedule.warmup_epochs=12.5", "schedule.warmup_epochs: 12.5 is more than train.epochs=12"),
+    ],
+)
+def test_values_that_only_clash_together(assignment: str, message: str) -> None:
+    recipe = override(get_recipe("digits"), "train.epochs=12")
+    path = assignment.partition("=")[0]
+    override(recipe, f"{path}=12")
+    with pytest.raises(ConfigError, match=message):
+        override(recipe, assignment)
+
+
+@pytest.mark.parametrize(
+    ("fields", "in_memory"),
+    [
+        ({"image_size": 64}, True),
+        ({"image_size": 65}, False),
+        ({"image_size": 65, "in_memory": "yes"}, True),
+        ({"image_size": 32, "in_memory": "no"}, False),
+    ],
+    ids=str,
+)
+def test_small_images_live_in_memory(fields: dict[str, Any], in_memory: bool) -> None:
+    assert DataRecipe(**fields).is_in_memory is in_memory
+
+
+def test_a_recipe_needs_a_name_and_a_network() -> None:
+    with pytest.raises(TypeError, match="model"):
+        Recipe(name="x")  # type: ignore[call-arg]
+    with pytest.raises(ConfigError, match="model: 'resnet20' is not a Net"):
+        Recipe(name="x", model="resnet20")  # type: ignore[arg-type]
+    assert Recipe(name="x", model=get_net("resnet20")).data == DataRecipe()

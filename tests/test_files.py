@@ -1,0 +1,147 @@
+"""Files that a crash, a full disk or a second run cannot cost."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from senet import RunError
+from senet.files import free_name, new_folder, write_atomically, write_text
+
+is_root = hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_writing_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "one")
+    write_text(path, "zwö")
+    assert path.read_bytes() == "zwö".encode()
+    assert names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (RuntimeError("[enforce fail] unexpected pos 64 vs 0"), "unexpected pos 64 vs 0"),
+    ],
+    ids=["disk full", "torch's error"],
+)
+def test_a_failed_write_leaves_the_old_file(error: Exception, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+
+    def write(file: IO[bytes]) -> None:
+        file.write(b"half of the new")
+        raise error
+
+    with pytest.raises(RunError, match=rf"cannot write .*a.bin: .*{reason}; the a.bin from before is intact"):
+        write_atomically(path, write)
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["a.bin"]
+
+
+def test_a_failed_first_write_leaves_nothing(tmp_path: Path) -> None:
+    def write(file: IO[bytes]) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(RunError, match=r"cannot write .*a.bin: No space left on device$"):
+        write_atomically(tmp_path / "a.bin", write)
+    assert names(tmp_path) == []
+
+
+def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    path, seen = tmp_path / "a.bin", []
+    path.write_bytes(b"old")
+
+    def write(file: IO[bytes]) -> None:
+        file.write(b"new")
+        file.flush()
+        seen.append(path.read_bytes())
+
+    write_atomically(path, write)
+    assert seen == [b"old"]
+    assert path.read_bytes() == b"new"
+
+
+def test_a_mistake_of_the_writer_is_not_hidden(tmp_path: Path) -> None:
+    def write(file: IO[bytes]) -> None:
+        raise KeyError("a bug")
+
+    with pytest.raises(KeyError, match="a bug"):
+        write_atomically(tmp_path / "a.bin", write)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="RLIMIT_FSIZE is of POSIX")
+def test_a_real_limit_on_the_size_of_files(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    script = """
+import resource, signal, sys
+from pathlib import Path
+from senet.errors import RunError
+from senet.files import write_atomically
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    write_atomically(Path(sys.argv[1]), lambda file: file.write(b"x" * 5000))
+except RunError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert "File too large; the a.bin from before is intact" in done.stdout
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["a.bin"]
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"cannot write .*no.a.txt: No such file or directory"):
+        write_text(tmp_path / "no" / "a.txt", "")
+
+
+def test_new_folder(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b"
+    assert new_folder(path) == path
+    assert names(path) == []
+    assert new_folder(path) == path
+    (path / "x").touch()
+    with pytest.raises(
+        RunError, match=r"a.b is not empty and no run is overwritten: name another folder, or go on with"
+    ):
+        new_folder(path)
+    assert names(path) == ["x"]
+
+
+def test_new_folder_where_a_file_is(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    with pytest.raises(RunError, match=r"cannot write to the run folder .*a: File exists"):
+        new_folder(tmp_path / "a")
+    with pytest.raises(RunError, match=r"cannot write to the run folder .*b: Not a directory"):
+        new_folder(tmp_path / "a" / "b")
+
+
+@pytest.mark.skipif(is_root, reason="root may write everywhere")
+def test_new_folder_without_permission(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir(mode=0o500)
+    with pytest.raises(RunError, match=r"cannot write to the run folder .*Permission denied"):
+        new_folder(tmp_path / "a")
+
+
+def test_free_name(tmp_path: Path) -> None:
+    assert free_name(tmp_path, "run") == tmp_path / "run"
+    for made, free in (("run", "run-2"), ("run-2", "run-3"), ("run-4", "run-3")):
+        (tmp_path / made).mkdir()
+        assert free_name(tmp_path, "run") == tmp_path / free
+    (tmp_path / "run-3").touch()
+    assert free_name(tmp_path, "run") == tmp_path / "run-5"
