@@ -13,7 +13,6 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from senet.config import UnitConfig
 from senet.errors import ConfigError
 from senet.models.net import Net
 from senet.models.network import Network
@@ -79,17 +78,18 @@ def describe(model: Net | Network, image_size: int | tuple[int, int] | None = No
     net = model if isinstance(model, Net) else model.net
     size = image_size if image_size is not None else net.image_size
     height, width = (size, size) if isinstance(size, int) else size
-    rows = _count(net, height, width)
-    plain = _count(replace(net, se=None), height, width) if net.se else rows
+    network = _meta(net)
+    rows = _count(network, height, width)
+    plain = _count(_meta(replace(net, se=None)), height, width) if net.se else rows
     return Description(
         image_size=(height, width),
-        params=_params(net),
-        params_se_bias_true=_params(_with_bias(net, True)),
-        params_se_bias_false=_params(_with_bias(net, False)),
+        params=_size(network),
+        params_se_bias_true=_params_with_bias(network, True),
+        params_se_bias_false=_params_with_bias(network, False),
         params_without_se=sum(r.params for r in plain),
         macs=sum(r.macs for r in rows),
         macs_without_se=sum(r.macs for r in plain),
-        bn_statistics=sum(2 * m.num_features for m in _meta(net).modules() if isinstance(m, nn.BatchNorm2d)),
+        bn_statistics=sum(2 * m.num_features for m in network.modules() if isinstance(m, nn.BatchNorm2d)),
         rows=rows,
     )
 
@@ -106,22 +106,20 @@ def _note_shape(shapes: dict[str, tuple[int, ...]], name: str) -> Callable[..., 
     return hook
 
 
-def _params(net: Net) -> int:
-    return _size(_meta(net))
-
-
 def _size(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _with_bias(net: Net, bias: bool) -> Net:
-    if isinstance(net.se, UnitConfig) and hasattr(net.se, "bias"):
-        return replace(net, se=replace(net.se, bias=bias))  # type: ignore[call-arg]
-    return net
+def _params_with_bias(network: Network, bias: bool) -> int:
+    """The network's parameters if its unit had biases or not; as they are where the unit has no such choice."""
+    net = network.net
+    if net.se is None or getattr(net.se, "bias", bias) == bias:
+        return _size(network)
+    return _size(_meta(replace(net, se=replace(net.se, bias=bias))))  # type: ignore[call-arg]
 
 
-def _count(net: Net, height: int, width: int) -> tuple[Row, ...]:
-    network = _meta(net)
+def _count(network: Network, height: int, width: int) -> tuple[Row, ...]:
+    net = network.net
     x = torch.empty(1, net.in_channels, height, width, device="meta")
     shapes: dict[str, tuple[int, ...]] = {}
     for name, part in network.features.named_children():

@@ -57,7 +57,7 @@ def test_public_members_of_each_class_are_documented(name: str) -> None:
         for member, thing in members
         if not member.startswith("_")
         and (inspect.isfunction(thing) or isinstance(thing, property))
-        and not inspect.getdoc(thing)
+        and not thing.__doc__
     ]
     assert bare == []
 
