@@ -12,5 +12,5 @@ digits = Recipe(
     data=DataRecipe(name="digits", crop="pad", crop_padding=3, batch_size=32, mean=(77.7,), std=(82.5,)),
     optim=OptimRecipe(lr=0.05, nesterov=True, weight_decay=5e-4, decay="weights"),
     schedule=ScheduleRecipe(kind="cosine", warmup_epochs=1.0),
-    train=TrainRecipe(epochs=15),
+    train=TrainRecipe(epochs=12),
 )

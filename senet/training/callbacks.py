@@ -73,7 +73,6 @@ class Keeper(Checkpoint):
         self.lr = 0.0
         self.plateau_state: dict[str, object] | None = None
         self.step_ms: list[float] = []
-        self.weights: dict[str, torch.Tensor] = {}
         self.signum = 0
         self.due = False
         self.handlers: dict[int, Any] = {}
@@ -97,7 +96,6 @@ class Keeper(Checkpoint):
         checkpoint["sums"] = pl_module.sums()
         checkpoint["order_epoch"] = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
         checkpoint["plateau"] = pl_module.plateau.state_dict() if pl_module.plateau else None
-        self.weights = checkpoint["state_dict"]
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -195,10 +193,10 @@ class Keeper(Checkpoint):
         improved = not self.best or row["val_top1_error"] < self.best["val_top1_error"]
         if improved:
             self.best = row
-        self.keep(trainer)
+        # The best weights first: killed between the two, the resumed run comes to the same epoch again.
         if improved:
             self.keep_best(pl_module)
-        self.weights = {}
+        self.keep(trainer)
         run.write_metrics(self.folder, self.history)
         if trainer.logger is not None:
             trainer.logger.log_metrics(
@@ -213,10 +211,10 @@ class Keeper(Checkpoint):
         trainer.save_checkpoint(self.folder / run.LAST)
 
     def keep_best(self, pl_module: Classifier) -> None:
-        """Write best.safetensors from the weights just saved."""
+        """Write best.safetensors."""
         save(
             self.folder / run.BEST,
-            kept_weights(self.weights),
+            kept_weights(pl_module.state_dict()),
             recipe=pl_module.recipe,
             classes=pl_module.images.classes,
             measurements=self.best,

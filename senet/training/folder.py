@@ -36,8 +36,8 @@ def write_recipe(folder: Path, recipe: Recipe) -> None:
     write_recipe_file(folder / RECIPE, recipe)
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """Versions and hardware, beside every figure that depends on them."""
+def environment(device: torch.device, threads: int = 0) -> dict[str, Any]:
+    """Versions and hardware, beside every figure that depends on them; `threads`: 0 for torch's own number."""
     import lightning
     import torchvision
 
@@ -50,7 +50,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "threads": threads or torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

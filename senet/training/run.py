@@ -89,40 +89,49 @@ def train(
     """
     recipe = fitted(recipe, data)
     device = device_of(recipe)
-    t = recipe.train
-    if t.threads:
-        torch.set_num_threads(t.threads)
-    finished = run.read_summary(folder) if resume else None
-    if finished is not None:
-        raise RunError(f"{folder}: this run is finished; evaluate it with: senet evaluate {folder}")
-    start = folder / run.LAST
-    if resume and not (folder / RECIPE).is_file():
-        raise RunError(f"{folder}: not the folder of a run: it has no {RECIPE}")
-    if not resume:
-        new_folder(folder)
-        run.write_recipe(folder, recipe)
-        run.write_json(folder / run.ENVIRONMENT, run.environment(device))
-
-    with _plain_speech():
-        batches = loader(data.train, recipe.data.batch_size, device, train=True)
-    steps = len(batches) if not t.limit_batches else min(len(batches), t.limit_batches)
-    module = Classifier(recipe, data, math.ceil(steps / t.accumulate))
-    keeper = Keeper(folder, batches.sampler.set_epoch, None if quiet else say)  # type: ignore[union-attr]
+    _take_folder(folder, recipe, device, resume=resume)
     began = time.perf_counter()
-    # A run that was killed before its first step starts again.
-    going_on = start if resume and start.is_file() else None
-    with _plain_speech():
-        trainer = _trainer(recipe, device, folder, [*([keeper] if quiet else [keeper, Progress()]), *callbacks])
+    with _threads(recipe.train.threads), _plain_speech():
+        batches = loader(data.train, recipe.data.batch_size, device, train=True)
         val = loader(data.val, recipe.data.eval_batch_size, device, train=False)
+        keeper = Keeper(folder, batches.sampler.set_epoch, None if quiet else say)  # type: ignore[union-attr]
+        most = recipe.train.limit_batches or len(batches)
+        module = Classifier(recipe, data, math.ceil(min(len(batches), most) / recipe.train.accumulate))
+        trainer = _trainer(recipe, device, folder, [*([keeper] if quiet else [keeper, Progress()]), *callbacks])
+        start = folder / run.LAST
+        # A run that was killed before its first checkpoint starts again.
+        going_on = start if resume and start.is_file() else None
         trainer.fit(module, batches, val, ckpt_path=going_on, weights_only=True)
-    seconds = time.perf_counter() - began
-    if data.train.skipped or data.val.skipped:
-        names = [*data.train.skipped, *data.val.skipped]
-        print(f"left out {len(names)} unreadable image{'s' if len(names) > 1 else ''}, the first: {names[0]}")
-    summary = summarise(recipe, data, keeper.history, keeper.best, seconds)
+    summary = summarise(recipe, data, keeper.history, keeper.best, time.perf_counter() - began)
+    skipped = summary["skipped_images"]
+    if skipped:
+        print(f"left out {len(skipped)} unreadable image{'s' if len(skipped) > 1 else ''}, the first: {skipped[0]}")
     plot_curves(folder / run.CURVES, {recipe.name: [keeper.history]})
     run.write_json(folder / run.SUMMARY, summary)
     return Result(folder, summary, keeper.history)
+
+
+def _take_folder(folder: Path, recipe: Recipe, device: torch.device, *, resume: bool) -> None:
+    """Make a new run's folder, or see that it is one to go on with."""
+    if not resume:
+        new_folder(folder)
+        run.write_recipe(folder, recipe)
+        run.write_json(folder / run.ENVIRONMENT, run.environment(device, recipe.train.threads))
+    elif not (folder / RECIPE).is_file():
+        raise RunError(f"{folder}: not the folder of a run: it has no {RECIPE}")
+    elif run.read_summary(folder) is not None:
+        raise RunError(f"{folder}: this run is finished; evaluate it with: senet evaluate {folder}")
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """With so many CPU threads; 0 leaves them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def summarise(

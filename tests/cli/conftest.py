@@ -9,7 +9,7 @@ import pytest
 
 from senet.cli import main
 
-TINY = ["--image-size", "8", "--epochs", "1", "--limit-batches", "2", "--batch-size", "16"]
+TINY = ["--image-size", "8", "--epochs", "1", "--limit-batches", "2", "--batch-size", "16", "--threads", "1"]
 """Options that make a run of ResNet-20 on the digits take a second."""
 
 
