@@ -91,8 +91,8 @@ def find(path: str | Path) -> Path:
 def load(path: str | Path) -> Checkpoint:
     """Read a checkpoint (`.safetensors`, or a run's `last.ckpt`) or a run folder, and rebuild its network.
 
-    Raises CheckpointError for a file that is absent, damaged, no checkpoint of senet, or whose weights do not fit the
-    network it names; nothing in the file is ever executed.
+    Raises CheckpointError for a file that is absent, damaged, no checkpoint of senet, or whose weights or classes do
+    not fit the network it names; nothing in the file is ever executed.
     """
     path = find(path)
     text, state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_ckpt(path)
@@ -106,6 +106,9 @@ def load(path: str | Path) -> Checkpoint:
         measurements = dict(meta["measurements"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its description cannot be read: {error}") from error
+    outputs = recipe.model.num_classes
+    if outputs and len(classes) != outputs:
+        raise CheckpointError(f"{path}: names {len(classes)} classes, but its network has {outputs} outputs")
     return Checkpoint(rebuild(recipe, state, path), recipe, classes, measurements)
 
 
@@ -145,15 +148,21 @@ def _read_safetensors(path: Path) -> tuple[str, dict[str, Tensor]]:
 def read_ckpt(path: Path) -> dict[str, Any]:
     """The whole of a `last.ckpt`, tensors on the CPU; CheckpointError where it is damaged or would run code."""
     try:
-        with warnings.catch_warnings():
+        with path.open("rb") as file, warnings.catch_warnings():
+            # A zip file, as torch writes them, or a bare pickle; of anything else torch says that it may run code.
+            if not file.read(4).startswith((b"PK\x03\x04", b"\x80")):
+                raise CheckpointError(f"{path}: cannot be read: not a checkpoint file")
+            file.seek(0)
             # torch warns of old pickles before it refuses them.
             warnings.simplefilter("ignore")
-            data = torch.load(path, map_location="cpu", weights_only=True)
+            data = torch.load(file, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except Exception as error:
         # torch raises a dozen types for damaged files; the first line says which kind this is.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(error, UnpicklingError) or "Weights only load failed" in str(error):
-            reason = "refused, for it holds objects that could run code, or it is no checkpoint at all"
+            reason = "refused, for it holds objects that could run code, or is damaged"
         raise CheckpointError(f"{path}: cannot be read: {reason}") from error
     if not isinstance(data, dict) or not isinstance(data.get(KEY), str) or not isinstance(data.get("state_dict"), dict):
         raise CheckpointError(f"{path}: not a checkpoint written by senet")

@@ -7,9 +7,12 @@ imports torch, so a command line can refuse a wrong value before a library is lo
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from senet.errors import ConfigError, unknown
@@ -84,12 +87,23 @@ class UnitConfig(Kind, key="unit"):
         raise NotImplementedError  # abstract: every kind of unit builds its own
 
 
-def check_at_least(config: object, low: float, *names: str) -> None:
-    """Raise ConfigError unless each named field is at least `low`."""
+def check_at_least(config: object, low: float, *names: str, path: str = "") -> None:
+    """Raise ConfigError unless each named field is at least `low`.
+
+    path: how error messages name `config`, for example "stages[1]".
+    """
     for name in names:
         value = getattr(config, name)
-        if value < low:
-            raise ConfigError(f"{name}: {value!r} is too small; legal values: {low:g} or more")
+        # Not `value < low`, which is false of nan.
+        if not value >= low:
+            raise ConfigError(f"{_join(path, name)}: {value!r} is too small; legal values: {low:g} or more")
+
+
+def check_concrete(path: str, value: object) -> None:
+    """Raise ConfigError, naming the concrete ones, for a config of a class that is no kind, such as `UnitConfig()`."""
+    if isinstance(value, Kind) and not hasattr(value, "kind"):
+        names = ", ".join(cls.__name__ for cls in value.kinds.values())
+        raise ConfigError(f"{path}: {type(value).__name__} is abstract; legal values: {names}")
 
 
 def check_types(config: Any) -> None:
@@ -135,13 +149,13 @@ def from_dict(cls: type[C], data: Any, *, path: str = "") -> C:
     data = dict(data)
     if issubclass(cls, Kind):
         name = data.pop(cls.key, getattr(cls, "kind", None))
-        if name not in cls.kinds:
+        if name not in list(cls.kinds):
             raise unknown(_join(path, cls.key), name, cls.kinds)
         cls = cls.kinds[name]
     types_ = field_types(cls)
     for name in data:
         if name not in types_:
-            raise no_field(_join(path, name), types_)
+            raise no_field(_join(path, str(name)), types_)
     values = {name: _read(types_[name], value, _join(path, name)) for name, value in data.items()}
     missing = [f.name for f in dataclasses.fields(cls) if f.name not in values and _required(f)]  # type: ignore[arg-type]
     if missing:
@@ -193,9 +207,7 @@ def _set(config: Any, names: list[str], value: Any, path: str) -> Any:
 
 def no_field(path: str, fields: Any) -> ConfigError:
     """The error for a field that does not exist: `model.se.reductoin: no field 'reductoin'; fields: ...`."""
-    name = path.rpartition(".")[2]
-    text = str(unknown(path, name, fields, kind="fields"))
-    return ConfigError(text.replace(f"{name!r} is not known", f"no field {name!r}", 1))
+    return unknown(path, path.rpartition(".")[2], fields, kind="fields", says="no field {!r}")
 
 
 def _join(path: str, name: str) -> str:
@@ -235,6 +247,7 @@ def _read(hint: Any, value: Any, path: str, *, strict: bool = False) -> Any:
         )
     if dataclasses.is_dataclass(hint):
         if isinstance(value, hint):  # type: ignore[arg-type]
+            check_concrete(path, value)
             return value
         if strict:
             raise ConfigError(f"{path}: {value!r} is not a {getattr(hint, '__name__', hint)}")
@@ -243,4 +256,21 @@ def _read(hint: Any, value: Any, path: str, *, strict: bool = False) -> Any:
         return value if strict else float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"{path}: {value!r} is not {_NAMES.get(hint, hint)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{path}: {value!r} is not a finite number")
     return value
+
+
+def named_values(package: str, files: Iterable[str], cls: type[C]) -> dict[str, C]:
+    """Every variable of type `cls` in these files of a package, by its name, in the order of the files.
+
+    Raises ConfigError for a name that two files use.
+    """
+    found: dict[str, C] = {}
+    for file in files:
+        for name, value in vars(import_module(f"{package}.{file}")).items():
+            if isinstance(value, cls):
+                if name in found:
+                    raise ConfigError(f"{file}.py: a second {cls.__name__} is called {name!r}")
+                found[name] = value
+    return found

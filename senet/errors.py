@@ -45,8 +45,17 @@ class MissingExtraError(SenetError, ImportError):
         super().__init__(f"{what} need an extra: pip install 'senet[{extra}]'")
 
 
-def unknown(field: str, value: object, legal: Iterable[object], *, kind: str = "legal values") -> ConfigError:
+def unknown(
+    field: str,
+    value: object,
+    legal: Iterable[object],
+    *,
+    kind: str = "legal values",
+    says: str = "{!r} is not known",
+) -> ConfigError:
     """The error for a value outside a list: names the field, the value, a near miss and the legal values.
+
+    kind: what the legal values are called.  says: what is wrong, with a place for the value.
 
     >>> print(unknown("gate", "sigmoyd", ("sigmoid", "tanh")))
     gate: 'sigmoyd' is not known (did you mean 'sigmoid'?); legal values: sigmoid, tanh
@@ -54,4 +63,4 @@ def unknown(field: str, value: object, legal: Iterable[object], *, kind: str = "
     names = [str(v) for v in legal]
     near = get_close_matches(str(value), names, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return ConfigError(f"{field}: {value!r} is not known{hint}; {kind}: {', '.join(names)}")
+    return ConfigError(f"{field}: {says.format(value)}{hint}; {kind}: {', '.join(names)}")

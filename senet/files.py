@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,6 +13,8 @@ from senet.errors import RunError
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Write a file under a temporary name, flush it to the disk and rename it: the old one stays until then.
+
+    The folder is flushed too where the system can, so that the rename outlives a power cut.
 
     write: is given the open binary file.
     Raises RunError, naming the file and the cause, where it cannot be written.
@@ -25,9 +28,21 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         # torch reports a failed write as a RuntimeError.
-        temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
+        if temporary.parent.is_dir():
+            temporary.unlink(missing_ok=True)
         was = f"; the {path.name} from before is intact" if path.is_file() else ""
         raise RunError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}{was}") from error
+    # The file is whole and in its place; Windows opens no folders, and some network disks flush none.
+    with suppress(OSError):
+        _flush_folder(path.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -36,13 +51,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def new_folder(path: Path) -> Path:
-    """Make a folder that holds nothing yet.
+    """Make a folder that holds nothing yet; what a killed `write_atomically` left behind (`.*.part`) is nothing.
 
     Raises RunError where there is something already (no run is overwritten) or it cannot be made.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if any(path.iterdir()):
+        if not all(inside.match(".*.part") for inside in path.iterdir()):
             raise RunError(
                 f"{path} is not empty and no run is overwritten: name another folder, or go on with --resume {path}"
             )

@@ -29,12 +29,20 @@ def zero_gate_(layer: nn.Module, gate: str) -> float:
     return float(GATES[gate](torch.zeros(())))
 
 
+def _check_map(u: Tensor) -> None:
+    if u.dim() < 3:
+        raise ValueError(f"u: a map (N, C, *) has at least one spatial dimension; this one is {tuple(u.shape)}")
+
+
 def squeeze(u: Tensor, how: str = "avg") -> Tensor:
     """Eq. 2, F_sq: each channel's mean over space, or its maximum (Table 11). `(N, C, *) -> (N, C)`.
+
+    Raises ValueError for a tensor without space, `(N, C)`, of which torch would take the mean over everything.
 
     >>> squeeze(torch.tensor([[[1.0, 2.0, 6.0]]]))
     tensor([[3.]])
     """
+    _check_map(u)
     space = tuple(range(2, u.dim()))
     return u.mean(space) if how == "avg" else u.amax(space)
 
@@ -54,7 +62,11 @@ def scale(u: Tensor, s: Tensor) -> Tensor:
 def excitation_map(
     u: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, gate: str = "sigmoid"
 ) -> Tensor:
-    """Table 16, NoSqueeze: Eq. 3 at every position, as 1x1 convolutions. `(N, C, *) -> (N, C, *)`; weights as there."""
+    """Table 16, NoSqueeze: Eq. 3 at every position, as 1x1 convolutions. `(N, C, *) -> (N, C, *)`; weights as there.
+
+    Raises ValueError for a tensor without space, `(N, C)`.
+    """
+    _check_map(u)
     conv = (F.conv1d, F.conv2d, F.conv3d)[u.dim() - 3]
     ones = (1,) * (u.dim() - 2)
     hidden = torch.relu(conv(u, w1.reshape(w1.shape + ones), b1))

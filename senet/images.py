@@ -13,10 +13,12 @@ class Split(Protocol):
     """A data set whose items are whole batches: `split[key]` for each key of `split.order(batch_size)`.
 
     workers: processes that pay off in fetching.
+    targets: (len(self),) int64, the class of each image.
     skipped: names of images left out because they could not be read, as far as is known.
     """
 
     workers: int
+    targets: Tensor
 
     @property
     def skipped(self) -> list[str]:

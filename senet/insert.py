@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from senet import functional as sf
-from senet.config import UnitConfig
+from senet.config import UnitConfig, check_concrete
 from senet.errors import ConfigError
 from senet.initial import draw_
 from senet.units.unit import Unit
@@ -69,14 +70,15 @@ def insert_(
     where: names of modules as in `model.named_modules()`, shell patterns allowed ("layer*.bn3" is the end of every
         residual branch of torchvision's ResNet-50: the paper's standard place), or a function of name and module.
 
-    Raises ConfigError where nothing matches, a match is not a convolution or a norm, has a unit already, or the gate
-    has no gradient at zero ("relu"); nothing is changed then.
+    Raises ConfigError where nothing matches, a match is not a convolution or a norm, has a unit already or channels
+    that the unit cannot take, or the gate has no gradient at zero ("relu"); nothing is changed then.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU())
     >>> from senet import SEConfig
     >>> insert_(net, SEConfig(), "0")
     [Site(name='0', channels=32, params=162)]
     """
+    check_concrete("config", config)
     if getattr(config, "gate", None) == "relu":
         raise ConfigError(
             "gate: 'relu' cannot learn from where it changes nothing; legal values: sigmoid, hard_sigmoid, tanh"
@@ -96,22 +98,26 @@ def insert_(
     if not found:
         raise ConfigError("where: no module matches")
     widths = {name: _channels(name, module) for name, module in found.items()}
-    sites = []
+    # All are built before the first is attached, so that one that cannot be leaves the network as it was.
+    units = {}
     for name, module in found.items():
-        like = next(module.parameters())
         unit = config.build(widths[name])
         draw_(unit, seed, f"{name}.{CHILD}.unit")
-        inserted = InsertedUnit(unit).to(like.device, like.dtype).train(module.training)  # type: ignore[arg-type]
-        module.add_module(CHILD, inserted)
-        module.register_forward_hook(_Gate())
-        sites.append(Site(name, widths[name], sum(p.numel() for p in unit.parameters())))
-    return sites
+        like = next(chain(module.parameters(), model.parameters()), torch.empty(()))
+        units[name] = InsertedUnit(unit).to(like.device, like.dtype).train(module.training)  # type: ignore[arg-type]
+    for name, unit in units.items():
+        found[name].add_module(CHILD, unit)
+        found[name].register_forward_hook(_Gate())
+    return [Site(name, widths[name], sum(p.numel() for p in unit.parameters())) for name, unit in units.items()]
 
 
 def _channels(name: str, module: nn.Module) -> int:
     if hasattr(module, CHILD):
         raise ConfigError(f"where: {name!r} has a unit already")
-    width = getattr(module, "out_channels", None) or getattr(module, "num_features", None)
-    if not isinstance(width, int) or not torch.is_tensor(getattr(module, "weight", None)):
+    # What convolutions, batch and instance norms, and group norms call it.
+    words = ("out_channels", "num_features", "num_channels")
+    width = next((getattr(module, word) for word in words if hasattr(module, word)), None)
+    # A norm without parameters has a weight, None; a network that has `num_features` has no weight of its own.
+    if not isinstance(width, int) or not hasattr(module, "weight"):
         raise ConfigError(f"where: {name!r} is a {type(module).__name__}; a unit goes behind a convolution or a norm")
     return width

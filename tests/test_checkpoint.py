@@ -149,6 +149,21 @@ def test_a_cut_file(kind: str, part: float, file: Path, model: Network, recipe: 
     assert load(file).classes == CLASSES
 
 
+@pytest.mark.parametrize("data", [b"", b'{"a": 1}', b"\x89PNG\r\n", pickle.dumps(3, protocol=0)], ids=str)
+def test_what_is_no_zip_and_no_pickle_is_not_called_dangerous(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"last.ckpt: cannot be read: not a checkpoint file$"):
+        load(path)
+    # Its neighbours are a pickle's first byte and a zip's.
+    for start in (b"\x80", b"PK\x03\x04"):
+        path.write_bytes(start + data)
+        with pytest.raises(CheckpointError, match=r"last.ckpt: cannot be read: (?!not a checkpoint)"):
+            load(path)
+    with pytest.raises(CheckpointError, match=r"nowhere.ckpt: cannot be read: .*No such file"):
+        read_ckpt(tmp_path / "nowhere.ckpt")
+
+
 def test_a_file_of_something_else(tmp_path: Path) -> None:
     for name in ("a.safetensors", "a.ckpt"):
         (tmp_path / name).write_text("not a checkpoint at all\n" * 50)
@@ -222,7 +237,8 @@ def test_a_recipe_whose_network_cannot_be_built(file: Path, recipe: Recipe) -> N
     with pytest.raises(CheckpointError, match="its network cannot be built: groups: 5 does not divide the 16 channels"):
         load(rewritten(file, recipe=wrong))
     wrong["model"]["se"], wrong["model"]["stages"][0]["groups"] = None, 7
-    with pytest.raises(CheckpointError, match=r"its description cannot be read: model.groups: 7 does not divide 16"):
+    message = r"its description cannot be read: model.stages\[0\].groups: 7 does not divide 16"
+    with pytest.raises(CheckpointError, match=message):
         load(rewritten(file, recipe=wrong))
 
 
@@ -312,5 +328,16 @@ def test_where_there_is_none(tmp_path: Path) -> None:
 
 def test_a_named_recipe_is_enough(tmp_path: Path) -> None:
     recipe = recipe_for("digits", model="resnet20")
-    save(tmp_path / "a.safetensors", create_model(recipe.model), recipe=recipe, classes=())
+    save(tmp_path / "a.safetensors", create_model(recipe.model), recipe=recipe, classes=CLASSES)
     assert load(tmp_path / "a.safetensors").recipe.name == "resnet20"
+
+
+@pytest.mark.parametrize("count", [0, 9, 11])
+def test_a_class_for_every_output(count: int, file: Path, model: Network, recipe: Recipe) -> None:
+    names = [str(i) for i in range(count)]
+    with pytest.raises(CheckpointError, match=rf"names {count} classes, but its network has 10 outputs"):
+        load(rewritten(file, classes=names))
+    # Features have no names, or whatever names they are given.
+    body = replace(recipe, model=replace(recipe.model, num_classes=0))
+    save(file, create_model(body.model), recipe=body, classes=tuple(names))
+    assert load(file).classes == tuple(names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import FrozenInstanceError, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -23,8 +24,9 @@ from senet import (
     override,
     to_dict,
 )
-from senet.config import Kind, check_at_least, check_types, field_types
+from senet.config import Kind, check_at_least, check_concrete, check_types, field_types, named_values
 from senet.recipes.registry import get_recipe, recipes
+from senet.units.config import ReducingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +160,9 @@ def test_override(assignment: str, path: str, value: Any) -> None:
         ("whole=x", "whole: 'x' is not a whole number"),
         ("whole=null", "whole: None is not a whole number"),
         ("number=true", "number: True is not a number"),
+        ("number=NaN", "number: nan is not a finite number"),
+        ("number=1e999", "number: inf is not a finite number"),
+        ("pair=[0,-Infinity]", r"pair\[1\]: -inf is not a finite number"),
         ("number=fast", "number: 'fast' is not a number"),
         ("flag=1", "flag: 1 is not true or false"),
         ("flag=yes", "flag: 'yes' is not true or false"),
@@ -197,6 +202,9 @@ def test_override_names_field_value_and_what_is_legal(assignment: str, message: 
         ("schedule.kind=stp", r"schedule.kind: 'stp' is not known \(did you mean 'step'\?\); legal values: constant, "),
         ("data.mean=[1,2]", r"data.mean, std: \(1.0, 2.0\), .* must be 1 or 3 numbers each"),
         ("optim.lr=-1", "optim.lr: -1.0 is too small; legal values: 0 or more"),
+        ("optim.lr=NaN", "optim.lr: nan is not a finite number"),
+        ("optim.lr=Infinity", "optim.lr: inf is not a finite number"),
+        ("model.dropout=NaN", "model.dropout: nan is not a finite number"),
     ],
 )
 def test_override_within_a_recipe(assignment: str, message: str) -> None:
@@ -236,6 +244,8 @@ def test_configs_are_frozen_and_hashable() -> None:
         ({"text": None}, "text: None is not a string"),
         ({"flag": 0}, "flag: 0 is not true or false"),
         ({"inner": None}, "inner: None is not a Inner"),
+        ({"number": float("nan")}, "number: nan is not a finite number"),
+        ({"pair": (0.0, float("inf"))}, r"pair\[1\]: inf is not a finite number"),
     ],
     ids=str,
 )
@@ -269,6 +279,11 @@ def test_a_kind_needs_no_name_where_the_class_is_known() -> None:
         from_dict(UnitConfig, {"reduction": 8})
     with pytest.raises(ConfigError, match=r"x.unit: 'SE' is not known"):
         from_dict(UnitConfig, {"unit": "SE"}, path="x")
+    # YAML has keys and names that are no strings.
+    with pytest.raises(ConfigError, match=r"unit: \['se'\] is not known"):
+        from_dict(UnitConfig, {"unit": ["se"]})
+    with pytest.raises(ConfigError, match=r"^x.3: no field '3'"):
+        from_dict(SEConfig, {3: 8}, path="x")
 
 
 def test_check_at_least() -> None:
@@ -277,9 +292,44 @@ def test_check_at_least() -> None:
         check_at_least(Inner(size=5), 6, "size")
     with pytest.raises(ConfigError, match=r"legal values: 5.5 or more$"):
         check_at_least(Inner(size=5), 5.5, "size")
+    with pytest.raises(ConfigError, match=r"^rows\[2\].size: 5 is too small"):
+        check_at_least(Inner(size=5), 6, "size", path="rows[2]")
+
+    class Unchecked:
+        size = float("nan")
+
+    with pytest.raises(ConfigError, match=r"^size: nan is too small"):
+        check_at_least(Unchecked(), 0, "size")
+
+
+def test_an_abstract_config_is_no_value() -> None:
+    for concrete in (SEConfig(), None, 3):
+        check_concrete("x", concrete)
+    for abstract in (UnitConfig(), ReducingConfig()):
+        message = f"{type(abstract).__name__} is abstract; legal values: SEConfig, NoSqueezeConfig, ECAConfig, Shared"
+        with pytest.raises(ConfigError, match=f"^x: {message}"):
+            check_concrete("x", abstract)
+        with pytest.raises(ConfigError, match=f"^se: {message}"):
+            replace(get_net("resnet20"), se=abstract)
+    with pytest.raises(ConfigError, match=r"^model: Net is abstract; legal values: ResidualNet$"):
+        replace(get_recipe("digits"), model=Net.__new__(Net))
+
+
+def test_named_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "shelf_of_tests"
+    folder.mkdir()
+    (folder / "one.py").write_text("b, text, a = 2, 'x', 1\n")
+    (folder / "two.py").write_text("c = 3\n")
+    (folder / "three.py").write_text("a = 4\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = named_values("shelf_of_tests", ("two", "one"), int)
+    assert list(found.items()) == [("c", 3), ("b", 2), ("a", 1)]
+    with pytest.raises(ConfigError, match=r"^three.py: a second int is called 'a'$"):
+        named_values("shelf_of_tests", ("one", "three"), int)
 
 
 def test_field_types() -> None:
+    assert list(field_types(NoSqueezeConfig)) == ["placement", "stages", "reduction", "gate", "bias"]
     assert list(field_types(SEConfig)) == ["placement", "stages", "reduction", "squeeze", "gate", "bias"]
     assert field_types(SEConfig)["reduction"] is int
 

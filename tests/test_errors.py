@@ -43,6 +43,9 @@ def test_unknown(value: object, legal: tuple[object, ...], text: str) -> None:
     assert type(error) is ConfigError
     assert str(error) == text
     assert str(unknown("f", value, iter(legal), kind="words")) == text.replace("legal values", "words")
+    assert str(unknown("f", value, legal, says="no {!r} here")) == text.replace(
+        f"{value!r} is not known", f"no {value!r} here"
+    )
 
 
 def test_a_missing_extra_says_how_to_get_it() -> None:

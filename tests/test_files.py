@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,28 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
     assert path.read_bytes() == b"new"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows opens no folders")
+def test_the_folder_is_flushed_after_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, flush = [], os.fsync
+
+    def noted(descriptor: int) -> None:
+        seen.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), names(tmp_path)))
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    write_text(tmp_path / "a.txt", "new")
+    assert seen == [(False, [".a.txt.part"]), (True, ["a.txt"])]
+
+
+def test_a_system_that_opens_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    write_text(tmp_path / "a.txt", "new")
+    assert (tmp_path / "a.txt").read_text() == "new"
+
+
 def test_a_mistake_of_the_writer_is_not_hidden(tmp_path: Path) -> None:
     def write(file: IO[bytes]) -> None:
         raise KeyError("a bug")
@@ -115,7 +138,10 @@ def test_new_folder(tmp_path: Path) -> None:
     assert new_folder(path) == path
     assert names(path) == []
     assert new_folder(path) == path
-    (path / "x").touch()
+    # Of a write that was killed; the next one takes its place.
+    (path / ".x.part").touch()
+    assert new_folder(path) == path
+    (path / ".x.part").rename(path / "x")
     with pytest.raises(
         RunError, match=r"a.b is not empty and no run is overwritten: name another folder, or go on with"
     ):

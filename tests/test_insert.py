@@ -72,6 +72,8 @@ def test_the_standard_place_of_our_own_network_is_behind_its_last_norm() -> None
         (SEConfig(), "relu", r"where: 'relu' is a ReLU; a unit goes behind a convolution or a norm"),
         (SEConfig(gate="relu"), "bn1", r"gate: 'relu' cannot learn"),
         (SEConfig(stages=(2,)), "bn1", r"placement, stages: have no effect on insertion"),
+        (UnitConfig(), "bn1", r"config: UnitConfig is abstract; legal values: SEConfig, "),
+        (SharedConfig(groups=128), "layer*.bn2", r"groups: 128 does not divide the 64 channels"),
     ],
 )
 def test_what_cannot_be_inserted_is_refused_and_changes_nothing(
@@ -85,3 +87,41 @@ def test_what_cannot_be_inserted_is_refused_and_changes_nothing(
     insert_(model, SEConfig(), "bn1")
     with pytest.raises(ConfigError, match=r"where: 'bn1' has a unit already"):
         insert_(model, SEConfig(), "bn1")
+
+
+def test_a_unit_that_cannot_be_built_leaves_the_others_out_too() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 32, 1), nn.Conv2d(32, 30, 1))
+    with pytest.raises(ConfigError, match=r"groups: 8 does not divide the 30 channels"):
+        insert_(net, SharedConfig(groups=8), "*[01]")
+    assert list(net.state_dict()) == ["0.weight", "0.bias", "1.weight", "1.bias"]
+    assert not any(module._forward_hooks for module in net.modules())
+    assert [site.channels for site in insert_(net, SharedConfig(groups=2), "*[01]")] == [32, 30]
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [nn.BatchNorm2d(8, affine=False), nn.GroupNorm(2, 8), nn.GroupNorm(2, 8, affine=False), nn.InstanceNorm2d(8)],
+    ids=str,
+)
+def test_every_norm_takes_a_unit(norm: nn.Module) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), copy.deepcopy(norm)).double().eval()
+    u = torch.randn(2, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    before = net(u)
+    assert [site.channels for site in insert_(net, SEConfig(), "1")] == [8]
+    assert torch.equal(net(u), before)
+    assert {p.dtype for p in net.parameters()} == {torch.float64}
+    # The only module of a network without parameters.
+    alone = nn.Sequential(copy.deepcopy(norm))
+    insert_(alone, SEConfig(), "0")
+    assert alone(u.float().repeat(1, 3, 1, 1)[:, :8]).shape == (2, 8, 4, 4)
+
+
+@pytest.mark.parametrize("other", [nn.Linear(8, 8), nn.LayerNorm(8), nn.Sequential(nn.Conv2d(8, 8, 1))], ids=str)
+def test_what_is_no_norm_and_no_convolution(other: nn.Module) -> None:
+    with pytest.raises(ConfigError, match=r"where: '0' is a \w+; a unit goes behind a convolution or a norm"):
+        insert_(nn.Sequential(other), SEConfig(), "0")
+
+
+def test_a_whole_network_is_no_site() -> None:
+    with pytest.raises(ConfigError, match=r"where: '' is a Network; a unit goes behind"):
+        insert_(create_model("resnet20"), SEConfig(), lambda name, m: not name)

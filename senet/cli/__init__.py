@@ -32,7 +32,7 @@ handwritten digits in about two minutes, with nothing to download.
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 done, 2 a mistake in what was asked, 1 another failure.
+    """Run one command; returns the exit status: 0 done, 2 an error of ours, said in a line; others are raised.
 
     After a signal that stopped a run, 128 plus the signal's number, as a shell would say.
     """

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from senet.cli import options
+from senet.cli.line import Line
 from senet.errors import ConfigError, DataError
 from senet.recipes.registry import recipe_for
 
@@ -21,16 +23,14 @@ def run(argv: list[str]) -> int:
     parser.option("json", action="store_true", help="print JSON")
     shown = options.DataOnly(recipe_for("digits").data)
     options.add_fields(parser, shown)
-    asked = options.fields_named(parser, argv, shown)
-    found = parser.read(argv, shown)
+    found = parser.read(Line.of(argv).argv, shown)
 
     from senet.checkpoint import load
 
-    checkpoint = load(found["CHECKPOINT"])
-    given = {path: found["fields"][path] for path in asked}
-    recipe = options.apply(
-        checkpoint.recipe, {p: given.get(p, v) for p, v in options.values(checkpoint.recipe).items()}
-    )
+    checkpoint = load(Path(found["CHECKPOINT"]).expanduser())
+    given = {path: found["fields"][path] for path in found["named"]}
+    recipe = options.apply(checkpoint.recipe, options.values(checkpoint.recipe) | given)
+    options.check_effects(recipe, found["named"])
     if recipe.data.channels != checkpoint.recipe.data.channels:
         raise ConfigError(
             f"data.mean: {recipe.data.channels} channels, and this network takes {checkpoint.recipe.data.channels}"

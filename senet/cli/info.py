@@ -6,7 +6,8 @@ import json
 from dataclasses import asdict
 
 from senet.cli import options
-from senet.cli.compare import table
+from senet.cli.line import Line
+from senet.cli.report import table
 from senet.errors import ConfigError
 from senet.models.registry import canonical_name, get_net
 
@@ -18,18 +19,21 @@ be set: --se.reduction 8, --stride-on 3x3, --num-classes 10, --se eca."""
 
 def run(argv: list[str]) -> int:
     """The command."""
-    words, rest = options.leading(argv)
-    asks_help = {"-h", "--help"} & set(rest)
-    if len(words) != 1 and not asks_help:
+    line = Line.of(argv)
+    words = line.words
+    if len(words) != 1 and not line.asks_help:
         raise ConfigError("name one network, for example: senet info se_resnet50; the names: senet models")
     name = canonical_name(words[0]) if words else "se_resnet50"
-    shown = options.ModelOnly(options.with_unit(get_net(name), options.peek(rest, "se", "model.se")))
+    kind = line.value("se", "model.se") or ""
+    shown = options.ModelOnly(options.with_unit(get_net(name), kind))
+    if shown.model != get_net(name):
+        name = f"{name}+{kind}"
     parser = options.Parser("info", "MODEL", DESCRIPTION)
     parser.add_argument("MODEL", nargs="?", default="", help="name of the network, see: senet models")
     parser.option("se", default="", metavar="UNIT", help="attention unit: se, no_squeeze, eca, shared or none")
     parser.option("json", action="store_true", help="print JSON")
     options.add_fields(parser, shown)
-    found = parser.read([*words, *rest], shown)
+    found = parser.read(line.argv, shown)
     net = options.apply(shown, found["fields"]).model
 
     from senet.models.describe import describe
@@ -69,8 +73,9 @@ def run(argv: list[str]) -> int:
     )
     print(table([head, *rows, total], left=(0, 2)))
     if net.se:
+        params, macs = 100 * cost.se_share_params, 100 * cost.se_share_macs
         print(
-            f"\nSE: {100 * cost.se_share_params:.2f} % of the parameters, {100 * cost.se_share_macs:.2f} % of the "
+            f"\n{net.se.kind} units: {params:.2f} % of the parameters, {macs:.2f} % of the "
             f"multiply-adds; the plain twin has {cost.params_without_se:,} and {cost.macs_without_se:,}"
         )
         if cost.params_se_bias_true != cost.params_se_bias_false:

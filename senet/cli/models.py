@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from senet.cli import options
+from senet.cli.line import Line
 from senet.errors import ConfigError
 from senet.models.registry import list_models, nets
 
@@ -16,7 +17,7 @@ def run(argv: list[str]) -> int:
     parser = options.Parser("models", "[PATTERN]", DESCRIPTION)
     parser.add_argument("PATTERN", nargs="?", default="*", help="a shell pattern such as 'se_*'")
     parser.option("json", action="store_true", help="print JSON")
-    found = parser.read(argv)
+    found = parser.read(Line.of(argv).argv)
     names = list_models(found["PATTERN"])
     if not names:
         raise ConfigError(f"no network is called {found['PATTERN']!r}; all of them: senet models")

@@ -59,7 +59,7 @@ class Parser(ArgumentParser):
         self.add_argument(f"--{name.replace('_', '-')}", dest=name, **kwargs)
 
     def read(self, argv: list[str], base: Any = None) -> dict[str, Any]:
-        """Parse; options that are fields of `base` come back under their paths.
+        """Parse. Fields of `base` come back by path under "fields", and those that the line names under "named".
 
         Raises ConfigError for an unknown option or a wrong value, naming it and what is legal.
         """
@@ -69,9 +69,11 @@ class Parser(ArgumentParser):
             found = self.parse_args(argv)
         except ArgumentError as error:
             self.explain(str(error), base)
+        given = [token[2:].partition("=")[0] for token in argv if token.startswith("--")]
         return {
             **{k: v for k, v in vars(found.clone(with_meta=False)).items() if k not in SECTIONS},
             "fields": {path: found[path] for path in fields},
+            "named": [name for name in given if name in fields],
         }
 
     def explain(self, message: str, base: Any) -> NoReturn:
@@ -98,7 +100,7 @@ class Parser(ArgumentParser):
             path, negated = self.resolve(name, fields)
             hint = fields[path]
             if not has_value:
-                is_flag = hint is bool and (not tokens or tokens[0].startswith("--"))
+                is_flag = hint is bool and (not tokens or tokens[0].lower() not in ("true", "false"))
                 if negated or is_flag:
                     value = "false" if negated else "true"
                 elif not tokens:
@@ -128,8 +130,8 @@ class Parser(ArgumentParser):
             raise no_field(name, inside)
         if section.endswith("se") and any(path.startswith("model.") for path in fields):
             raise ConfigError(f"--{name}: has no effect, the network has no attention unit; choose one with --se")
-        error = unknown("option", f"--{name}", [f"--{n}" for n in [*self.own, *(p.rpartition(".")[2] for p in fields)]])
-        raise ConfigError(str(error).replace("legal values", "options", 1))
+        words = dict.fromkeys([*self.own, *(p.rpartition(".")[2] for p in fields)])
+        raise unknown("option", f"--{name}", [f"--{w.replace('_', '-')}" for w in words], kind="options")
 
 
 def is_tuple(hint: Any) -> bool:
@@ -142,6 +144,11 @@ def is_tuple(hint: Any) -> bool:
 FROM_THE_IMAGES = ("model.num_classes", "model.in_channels", "model.image_size")
 """Fields of a recipe's network that the data set decides."""
 
+ONLY_FOR_TRAINING = tuple(
+    f"data.{name}" for name in ("batch_size", "crop", "crop_padding", "crop_scale", "crop_ratio", "flip", "cutout")
+)
+"""Fields of the data recipe that evaluation does not use."""
+
 
 def leaves(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
     """Path and type of every field of a recipe or network that an option can set."""
@@ -152,7 +159,9 @@ def leaves(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
             out += leaves(value, f"{path}.")
         elif not _is_table(hint) and path != "name":
             out.append((path, hint))
-    hidden = FROM_THE_IMAGES if isinstance(config, Recipe) else ()
+    hidden = (
+        FROM_THE_IMAGES if isinstance(config, Recipe) else ONLY_FOR_TRAINING if isinstance(config, DataOnly) else ()
+    )
     return [(p, h) for p, h in out if not p.startswith("model.stem.") and p not in hidden]
 
 
@@ -222,36 +231,6 @@ def _replace(config: Any, sections: list[str], values: dict[str, Any], path: str
         raise ConfigError(text if "." in text.partition(":")[0] else f"{path}.{text}") from None
 
 
-def peek(argv: list[str], *names: str) -> str:
-    """The value of an option before parsing, or ""; for options on which the other options depend."""
-    for i, token in enumerate(argv):
-        name, has_value, value = token.partition("=")
-        if name.startswith("--") and name[2:].replace("-", "_") in names:
-            return value if has_value else (argv[i + 1] if i + 1 < len(argv) else "")
-    return ""
-
-
-def without(argv: list[str], *names: str) -> list[str]:
-    """The line without some options and their values."""
-    out: list[str] = []
-    tokens = list(argv)
-    while tokens:
-        token = tokens.pop(0)
-        name, has_value, _ = token.partition("=")
-        if name.startswith("--") and name[2:].replace("-", "_") in names:
-            if not has_value and tokens:
-                tokens.pop(0)
-        else:
-            out.append(token)
-    return out
-
-
-def leading(argv: list[str]) -> tuple[list[str], list[str]]:
-    """The words before the first option, and the rest."""
-    count = next((i for i, token in enumerate(argv) if token.startswith("-")), len(argv))
-    return argv[:count], argv[count:]
-
-
 def with_unit(net: Net, kind: str) -> Net:
     """The network with another attention unit by name, "none" for its plain twin; ConfigError for an unknown name."""
     if not kind:
@@ -276,11 +255,30 @@ def values(config: Any) -> dict[str, Any]:
     return {path: value_at(config, path) for path, _ in leaves(config)}
 
 
-def fields_named(parser: Parser, argv: list[str], base: Any) -> list[str]:
-    """The paths of the fields that a line sets, whatever to."""
-    paths = dict(leaves(base))
-    given = [token[2:].partition("=")[0] for token in parser.expand(argv, paths) if token.startswith("--")]
-    return [name for name in given if name in paths]
+def check_effects(recipe: Recipe, named: list[str]) -> None:
+    """Raise ConfigError where the line names a field that has no effect in the recipe it makes."""
+    d, s = recipe.data, recipe.schedule
+    known = d.name in ("digits", "cifar10", "cifar100")
+    is_memory = d.is_in_memory or known
+    conditions = {
+        "schedule.gamma": (s.kind in ("step", "plateau"), f"schedule.kind={s.kind}"),
+        "schedule.patience": (s.kind == "plateau", f"schedule.kind={s.kind}"),
+        "schedule.cuts": (s.kind == "plateau", f"schedule.kind={s.kind}"),
+        "schedule.warmup_start": (s.warmup_epochs > 0, "schedule.warmup_epochs=0"),
+        "data.crop_padding": (d.crop == "pad", f"data.crop={d.crop}"),
+        "data.crop_scale": (d.crop == "resized", f"data.crop={d.crop}"),
+        "data.crop_ratio": (d.crop == "resized", f"data.crop={d.crop}"),
+        "data.workers": (not is_memory, "images that are in memory"),
+        "data.resize": (not is_memory, "images that are in memory"),
+        "data.root": (d.name in ("cifar10", "cifar100"), f"data.name={d.name}"),
+        "data.on_bad_image": (not known, f"data.name={d.name}"),
+        "data.val_fraction": (d.name not in ("cifar10", "cifar100"), f"data.name={d.name}, which is split already"),
+        "data.split_seed": (d.name not in ("cifar10", "cifar100"), f"data.name={d.name}, which is split already"),
+    }
+    for path in named:
+        has_effect, because = conditions.get(path, (True, ""))
+        if not has_effect:
+            raise ConfigError(f"--{path}: has no effect with {because}")
 
 
 @dataclass(frozen=True)

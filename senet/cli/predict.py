@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 from senet.cli import options
-from senet.errors import ConfigError
+from senet.cli.line import Line
+from senet.errors import ConfigError, DataError
 
 DESCRIPTION = """Name what is in images: the most likely classes with their probabilities.
 
-Images are prepared as the checkpoint's recipe prepares test images."""
+An image that cannot be read is named, the others are answered, and the exit status is 2. Images are prepared as the
+checkpoint's recipe prepares test images."""
 
 
 def run(argv: list[str]) -> int:
@@ -19,26 +23,34 @@ def run(argv: list[str]) -> int:
     parser.add_argument("IMAGE", nargs="+", help="image files")
     parser.option("top", type=int, default=5, help="number of classes to name")
     parser.option("json", action="store_true", help="print JSON")
-    found = parser.read(argv)
+    parser.option("device", default="auto", choices=["auto", "cpu", "cuda"], help="where to compute")
+    found = parser.read(Line.of(argv).argv)
     if found["top"] < 1:
         raise ConfigError(f"--top: {found['top']} is too small; legal values: 1 or more")
 
-    import torch
-
     from senet.checkpoint import load
     from senet.data import load_image, normalise
+    from senet.device import pick_device
     from senet.evaluation.accuracy import predict
 
-    checkpoint = load(found["CHECKPOINT"])
+    checkpoint = load(Path(found["CHECKPOINT"]).expanduser())
+    model = checkpoint.model.to(pick_device(found["device"], field="--device"))
     recipe = checkpoint.recipe.data
-    results = []
+    results, failed = [], 0
     for name in found["IMAGE"]:
-        image = normalise(load_image(name, recipe)[None], recipe)
-        best = predict(checkpoint.model, image.to(memory_format=torch.channels_last), found["top"])[0]
+        try:
+            image = normalise(load_image(Path(name).expanduser(), recipe)[None], recipe)
+        except DataError as error:
+            # The other images have nothing to do with this one.
+            failed += 1
+            results.append({"image": name, "error": str(error)})
+            print(f"senet predict: error: {error}", file=sys.stderr)
+            continue
+        best = predict(model, image, found["top"])[0]
         results.append({"image": name, "classes": [{"class": checkpoint.classes[i], "p": p} for i, p in best]})
         if not found["json"]:
             words = ", ".join(f"{c['class']} {100 * c['p']:.1f} %" for c in results[-1]["classes"])
             print(f"{name}: {words}", flush=True)
     if found["json"]:
         print(json.dumps(results, indent=2))
-    return 0
+    return 2 if failed else 0

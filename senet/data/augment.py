@@ -1,6 +1,6 @@
 """Training augmentation of whole batches, on the device they are on; chance is drawn beforehand, on the CPU.
 
-Sources: pad, crop and flip: arXiv:1709.01507v4, section 5.2 (CIFAR); random area and aspect ratio: section 5.1, after
+Sources: pad, crop and flip: arXiv:1709.01507v4, section 5.1 (CIFAR); random area and aspect ratio: section 5.1, after
 GoogLeNet (arXiv:1409.4842); cutout: arXiv:1708.04552.
 
 Shapes: n images, C channels, S pixels a side.

@@ -126,13 +126,10 @@ class Split(Dataset[Batch], ABC):
         Runs in the main process, on the device; in training it augments.
 
         Raises DataError for an image that could not be read: here, not in the worker process, so that the message stays
-        one line. With `on_bad_image="skip"` only where nothing of the batch is left.
+        one line. With `on_bad_image="skip"` it is left out instead, and n may be 0.
         """
         if batch.skipped and self.recipe.on_bad_image == "error":
             raise DataError(batch.skipped[0])
-        if not len(batch.indices):
-            count = len(batch.skipped)
-            raise DataError(f"none of the {count} images of a batch can be read; the first: {batch.skipped[0]}")
         self.skipped += [line for line in batch.skipped if line not in self.skipped]
         indices = batch.indices.to(device, non_blocking=True)
         images = self._pixels(batch, indices)

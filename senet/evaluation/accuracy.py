@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from senet.errors import DataError
 from senet.images import Split
 from senet.models.network import Network
 from senet.tally import Tally
@@ -22,7 +23,7 @@ def evaluate(
     device: str | torch.device = "cpu",
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Errors of the network, in evaluation mode, over all images of a split.
+    """Errors of the network, in evaluation mode, over all images of a split; DataError where none can be read.
 
     Returns `top1_error`, `top5_error` (percent), `loss` (mean cross entropy, nats), `images` and `skipped_images`.
     """
@@ -32,8 +33,11 @@ def evaluate(
     batches = DataLoader(split, sampler=split.order(batch_size), batch_size=None, num_workers=split.workers)  # type: ignore[arg-type]
     for batch in tqdm(batches, desc="evaluating", unit="batch", leave=False, disable=None if progress else True):
         images, targets = split.prepare(batch, device)
-        tally.add(model(images), targets)
+        if len(targets):
+            tally.add(model(images), targets)
     measured = tally.read()
+    if not measured["images"]:
+        raise DataError(f"none of the {len(split):,} images can be read")
     return measured | {"skipped_images": list(split.skipped)}
 
 

@@ -125,14 +125,15 @@ class ResidualNet(Net, kind="residual"):
         super().__post_init__()
         if not self.stages:
             raise ConfigError("stages: () must have at least one row")
-        check_at_least(self.stem, 1, "width", "kernel", "stride")
+        check_at_least(self.stem, 1, "width", "kernel", "stride", path="stem")
         channels = self.stem.width
         for number, row in enumerate(self.stages, start=2):
-            check_at_least(row, 1, "depth", "mid", "out", "stride", "groups")
+            path = f"stages[{number - 2}]"
+            check_at_least(row, 1, "depth", "mid", "out", "stride", "groups", path=path)
             grouped = (row.mid,) if row.block == "bottleneck" else (channels, row.mid, row.out)
             for width in grouped:
                 if width % row.groups:
-                    raise ConfigError(f"groups: {row.groups} does not divide {width} channels of stage {number}")
+                    raise ConfigError(f"{path}.groups: {row.groups} does not divide {width} channels of stage {number}")
             channels = row.out
         if self.se and self.se.placement == "conv3x3" and any(row.block == "basic" for row in self.stages):
             raise ConfigError(

@@ -132,6 +132,8 @@ class StageMaps(nn.Module):
 
     stages: the paper's numbers, in order.  channels, strides: of each map.
     The parameters have the names they have in `Network`, so its weights load.
+
+    Raises ConfigError for stages that the network does not have, or that leave out every unit it has.
     """
 
     def __init__(self, net: Net, stages: tuple[int, ...]) -> None:
@@ -140,6 +142,8 @@ class StageMaps(nn.Module):
         if wrong or not stages or list(stages) != sorted(set(stages)):
             legal = ", ".join(map(str, net.stage_numbers))
             raise ConfigError(f"out_stages: {stages!r} must be some of this network's stages, in order: {legal}")
+        if net.se and net.se.stages and min(net.se.stages) > stages[-1]:
+            raise ConfigError(f"out_stages: {stages!r} ends before the first unit, se.stages={net.se.stages!r}")
         self.net = net
         self.stages = stages
         maps = tuple(m for m in net.maps if m.stage in stages)

@@ -1,14 +1,13 @@
-"""Names of networks. The folder is the registry: a `Net` in a family's file is a model of that variable's name."""
+"""Names of networks. A `Net` in a family's file is a model of that variable's name; `FAMILIES` lists the files."""
 
 from __future__ import annotations
 
 import re
 from fnmatch import fnmatchcase
 from functools import cache
-from importlib import import_module
 from typing import TYPE_CHECKING, Literal, TypedDict, overload
 
-from senet.config import UnitConfig
+from senet.config import UnitConfig, check_concrete, named_values
 from senet.errors import ConfigError, unknown
 from senet.models.net import Net, with_fields
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from senet.models.network import Network, StageMaps
 
 FAMILIES = ("resnet", "resnext", "cifar")
+"""The families' files, in the order of `list_models()`."""
 
 
 class NetFields(TypedDict, total=False):
@@ -37,14 +37,7 @@ class NetFields(TypedDict, total=False):
 @cache
 def nets() -> dict[str, Net]:
     """Every named network, in the order of the families' files."""
-    found: dict[str, Net] = {}
-    for family in FAMILIES:
-        for name, value in vars(import_module(f"senet.models.{family}")).items():
-            if isinstance(value, Net):
-                if name in found:
-                    raise ConfigError(f"{family}.py: a second network is called {name!r}")
-                found[name] = value
-    return found
+    return named_values("senet.models", FAMILIES, Net)
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -61,6 +54,8 @@ def canonical_name(name: str) -> str:
 
     Raises ConfigError for a name that is none of ours, with the nearest one and the list.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"model: {name!r} is not a network's name, a string (create_model also takes a Net)")
     word = re.sub(r"[-_. ]+", "", name.lower()).removeprefix("legacy").removeprefix("cifar")
     known = {known.replace("_", ""): known for known in nets()}
     word = {"seresnext50": "seresnext5032x4d", "seresnext101": "seresnext10132x4d"}.get(word, word)
@@ -110,10 +105,11 @@ def create_model(
         random state is left alone.
     device: where the weights live; "meta" makes none.
     features_only: return the stages' maps instead of logits, as `StageMaps`; `out_stages` chooses (default: all).
+        There is no head then, so neither `num_classes` nor `dropout`.
     fields: of the network's table, for example `num_classes=10, in_channels=1, se=SEConfig(reduction=8), se=None,
         shortcut="projection", stride_on="3x3", pool="pad", dropout=0.2`.
 
-    Raises ConfigError for an unknown name, field or value.
+    Raises ConfigError for an unknown name, field or value, or one that would have no effect.
 
     >>> model = create_model("se_resnet20", num_classes=100)
     >>> sum(p.numel() for p in model.parameters())
@@ -124,9 +120,13 @@ def create_model(
     from senet.initial import draw_
     from senet.models.network import Network, StageMaps
 
+    check_concrete("model", model)
     net = with_fields(model if isinstance(model, Net) else get_net(model), fields)
     if out_stages and not features_only:
         raise ConfigError("out_stages: needs features_only=True")
+    for name in ("num_classes", "dropout"):
+        if features_only and name in fields:
+            raise ConfigError(f"{name}: has no effect with features_only=True, which has no classifier")
     # Made without memory, so that no library draws weights that ours replace.
     with torch.device("meta"):
         module = StageMaps(net, out_stages or net.stage_numbers) if features_only else Network(net)

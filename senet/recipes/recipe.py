@@ -129,7 +129,10 @@ class ScheduleRecipe:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_at_least(self, 0, "gamma", "warmup_epochs", "patience", "cuts")
+        check_at_least(self, 0, "warmup_epochs")
+        check_at_least(self, 1, "patience", "cuts")
+        if not 0 < self.gamma < 1:
+            raise ConfigError(f"gamma: {self.gamma!r} is not between 0 and 1")
         if self.kind == "step" and not self.milestones:
             raise ConfigError("milestones: kind='step' needs at least one, for example (0.5, 0.75)")
         if list(self.milestones) != sorted(set(self.milestones)) or not all(0 < m < 1 for m in self.milestones):
@@ -150,13 +153,13 @@ class TrainRecipe:
     seed: of the initial weights, the order of the images and their augmentation.
     label_smoothing: part of the target spread over all classes (arXiv:1512.00567).
     ema: decay of an exponential moving average of the weights, which is then what is evaluated and kept; 0 for none.
-    accumulate: batches per optimiser step.
+    accumulate: batches per optimiser step; an epoch's last step may have fewer, which then count for as much less.
     precision: "fp32", "bf16" or "fp16" (with loss scaling; needs a GPU).
     channels_last: memory format, 2 to 3 times faster on CPUs.  compile: with `torch.compile`.
     freeze_bn_epochs: batch norm's parameters and statistics stay as they are in that many last epochs (Appendix (f)).
     device: "auto" is a GPU where there is one.  threads: of the CPU; 0 leaves torch's choice.
     limit_batches: a trial run: at most that many batches in each epoch of training and of evaluation; 0 for all.
-    save_steps: write the resumable checkpoint also every that many steps; 0 for the ends of epochs alone.
+    save_batches: write the resumable checkpoint also every that many batches; 0 for the ends of epochs alone.
     tensorboard: also write TensorBoard logs (needs the extra).
     """
 
@@ -172,13 +175,15 @@ class TrainRecipe:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 0
     limit_batches: int = 0
-    save_steps: int = 0
+    save_batches: int = 0
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
         check_types(self)
         check_at_least(self, 1, "epochs", "accumulate")
-        check_at_least(self, 0, "label_smoothing", "ema", "freeze_bn_epochs", "threads", "save_steps", "limit_batches")
+        check_at_least(
+            self, 0, "label_smoothing", "ema", "freeze_bn_epochs", "threads", "save_batches", "limit_batches"
+        )
         for name in ("label_smoothing", "ema"):
             if getattr(self, name) >= 1:
                 raise ConfigError(f"{name}: {getattr(self, name)!r} is not below 1")

@@ -1,27 +1,23 @@
-"""Recipes by name, and the recipe that a data set gets when none is named."""
+"""Recipes by name, from the files that `FILES` lists, and the recipe that a data set gets when none is named."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from importlib import import_module
 
+from senet.config import named_values
 from senet.errors import unknown
 from senet.models.registry import canonical_name, get_net
 from senet.recipes.recipe import Recipe
 
 FILES = ("digits", "cifar", "imagenet", "folder")
+"""The recipe files, in the order of `recipes()`."""
 
 
 @cache
 def recipes() -> dict[str, Recipe]:
     """Every named recipe: a `Recipe` in a recipe file is one of that variable's name."""
-    found: dict[str, Recipe] = {}
-    for file in FILES:
-        for name, value in vars(import_module(f"senet.recipes.{file}")).items():
-            if isinstance(value, Recipe):
-                found[name] = value
-    return found
+    return named_values("senet.recipes", FILES, Recipe)
 
 
 def get_recipe(name: str) -> Recipe:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from tqdm import tqdm
 
 from senet.checkpoint import KEY, header, kept_weights, read_ckpt, save
-from senet.errors import SenetError
+from senet.errors import DataError, RunError, SenetError
 from senet.files import write_atomically
+from senet.images import Data
 from senet.training import folder as run
 from senet.training.module import Classifier
 from senet.training.plots import plot_curves
@@ -32,6 +35,14 @@ class Interrupted(SenetError):
         name = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
         super().__init__(f"stopped by {name}; saved. Go on with: senet train --resume {folder}")
         self.signum, self.folder = signum, folder
+
+
+def fingerprint(data: Data) -> str:
+    """What a resumed run must find again: the classes, and the class of every image of both parts."""
+    digest = blake2b("\0".join(data.classes).encode(), digest_size=16)
+    for split in (data.train, data.val):
+        digest.update(b"|" + split.targets.numpy().tobytes())
+    return digest.hexdigest()
 
 
 class AtomicIO(CheckpointIO):
@@ -50,10 +61,52 @@ class AtomicIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
+class Signals:
+    """SIGINT and SIGTERM while training: the first is noted, the second stops at once.
+
+    signum: the signal that was noted, 0 for none.
+    """
+
+    def __init__(self, going_on: Path) -> None:
+        self.going_on = going_on
+        self.signum = 0
+        self.pid = os.getpid()
+        self.before: dict[int, Any] = {}
+
+    def take(self) -> None:
+        """Take the signals over; only the main thread can."""
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self.before[signum] = signal.signal(signum, self.on_signal)
+
+    def release(self) -> None:
+        """Give them back to whoever had them."""
+        for signum, handler in self.before.items():
+            signal.signal(signum, handler)
+        self.before = {}
+
+    def on_signal(self, signum: int, frame: Any) -> None:
+        """Note the signal; exit with 128 plus its number where one was noted before."""
+        if os.getpid() != self.pid:
+            # A worker process, to which a terminal sends Ctrl-C too; it ends with the run.
+            return
+        if self.signum:
+            print(f"\nstopped at once; the last checkpoint: senet train --resume {self.going_on}", file=sys.stderr)
+            # Not KeyboardInterrupt, which Lightning makes an exit of its own.
+            raise SystemExit(128 + signum)
+        self.signum = signum
+        print(
+            "\nstopping when the batch, or the evaluation, is done (once more: at once, without saving)",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
 class Keeper(Checkpoint):
     """Measures each epoch, writes metrics.csv, last.ckpt and best.safetensors, and stops for signals.
 
     set_epoch: tells the order of the images which epoch a resumed run is in.
+    going_on: the folder to name in `--resume`: the run's, or the comparison's that it is a part of.
     say: called with each epoch's row, the number of epochs, and whether it is the best so far.
 
     Lightning runs a `Checkpoint` callback after all others, so what is saved is the whole of the epoch.
@@ -63,6 +116,7 @@ class Keeper(Checkpoint):
         self,
         folder: Path,
         set_epoch: Callable[[int], object],
+        going_on: Path,
         say: Callable[[dict[str, float], int, bool], None] | None = None,
     ) -> None:
         self.folder, self.set_epoch, self.say = folder, set_epoch, say
@@ -73,10 +127,8 @@ class Keeper(Checkpoint):
         self.lr = 0.0
         self.plateau_state: dict[str, object] | None = None
         self.step_ms: list[float] = []
-        self.signum = 0
         self.due = False
-        self.handlers: dict[int, Any] = {}
-        self.pid = os.getpid()
+        self.signals = Signals(going_on)
 
     def state_dict(self) -> dict[str, Any]:
         """History, best epoch, and the clock of an unfinished epoch."""
@@ -94,6 +146,7 @@ class Keeper(Checkpoint):
         assert isinstance(pl_module, Classifier)
         checkpoint[KEY] = header(pl_module.recipe, pl_module.images.classes, self.history[-1] if self.history else {})
         checkpoint["sums"] = pl_module.sums()
+        checkpoint["images"] = fingerprint(pl_module.images)
         checkpoint["order_epoch"] = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
         checkpoint["plateau"] = pl_module.plateau.state_dict() if pl_module.plateau else None
 
@@ -116,35 +169,15 @@ class Keeper(Checkpoint):
             self.keep(trainer)
         if pl_module.plateau is not None and self.plateau_state is not None:
             pl_module.plateau.load_state_dict(self.plateau_state)
-        if threading.current_thread() is threading.main_thread():
-            for signum in (signal.SIGINT, signal.SIGTERM):
-                self.handlers[signum] = signal.signal(signum, self.on_signal)
-
-    def on_signal(self, signum: int, frame: Any) -> None:
-        """Note the signal: the run stops after the batch. A second one stops at once."""
-        if os.getpid() != self.pid:
-            # A worker process, to which a terminal sends Ctrl-C too; it ends with the run.
-            return
-        if self.signum:
-            print(f"\nstopped at once; the last checkpoint: senet train --resume {self.folder}", file=sys.stderr)
-            # Not KeyboardInterrupt, which Lightning makes an exit of its own.
-            raise SystemExit(128 + signum)
-        self.signum = signum
-        print("\nstopping after this batch (once more: at once, without saving)", file=sys.stderr, flush=True)
-
-    def release(self) -> None:
-        """Give the signals back to whoever had them."""
-        for signum, handler in self.handlers.items():
-            signal.signal(signum, handler)
-        self.handlers = {}
+        self.signals.take()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Give the signals back."""
-        self.release()
+        self.signals.release()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Give the signals back."""
-        self.release()
+        self.signals.release()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
@@ -165,9 +198,9 @@ class Keeper(Checkpoint):
             self.seconds += now - self.clock
             return
         t = self.recipe(pl_module).train
-        self.due = self.due or (t.save_steps > 0 and (batch_idx + 1) % t.save_steps == 0)
+        self.due = self.due or (t.save_batches > 0 and (batch_idx + 1) % t.save_batches == 0)
         # Gradients that wait for the rest of an accumulated step are in no checkpoint.
-        if (self.signum or self.due) and (batch_idx + 1) % t.accumulate == 0:
+        if (self.signals.signum or self.due) and (batch_idx + 1) % t.accumulate == 0:
             self.due = False
             self.seconds += now - self.clock
             self.clock = now
@@ -178,8 +211,9 @@ class Keeper(Checkpoint):
         """Measure the epoch, keep its weights, stop where asked to."""
         assert isinstance(pl_module, Classifier)
         measured = pl_module.read_train() | pl_module.read_val()
+        self.check(measured, trainer.current_epoch + 1)
         if pl_module.plateau is not None:
-            pl_module.plateau.step(measured["val_loss"])
+            pl_module.plateau.step(measured["test_loss"])
         row = {
             "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,
@@ -190,7 +224,7 @@ class Keeper(Checkpoint):
         }
         self.seconds, self.step_ms, self.due = 0.0, [], False
         self.history.append(row)
-        improved = not self.best or row["val_top1_error"] < self.best["val_top1_error"]
+        improved = not self.best or row["test_top1_error"] < self.best["test_top1_error"]
         if improved:
             self.best = row
         # The best weights first: killed between the two, the resumed run comes to the same epoch again.
@@ -205,6 +239,18 @@ class Keeper(Checkpoint):
         if self.say is not None:
             self.say(row, self.recipe(pl_module).train.epochs, improved)
         self.stop_if_asked()
+
+    def check(self, measured: dict[str, float], epoch: int) -> None:
+        """Raise RunError for a loss that is no number, before it is kept; DataError where no image could be read."""
+        for part, loss in (("training", measured["train_loss"]), ("test", measured["test_loss"])):
+            if math.isfinite(loss):
+                continue
+            if not measured["test_images"] or not measured["train_images"]:
+                raise DataError(f"none of the {part} images can be read")
+            raise RunError(
+                f"epoch {epoch}: the {part} loss is {loss}; try a lower optim.lr. "
+                f"{self.folder / run.LAST} is of the epoch before"
+            )
 
     def keep(self, trainer: pl.Trainer) -> None:
         """Write last.ckpt."""
@@ -222,10 +268,10 @@ class Keeper(Checkpoint):
 
     def stop_if_asked(self) -> None:
         """Raise Interrupted after a signal."""
-        if self.signum:
+        if self.signals.signum:
             if self.history:
                 plot_curves(self.folder / run.CURVES, {self.folder.name: [self.history]})
-            raise Interrupted(self.signum, self.folder)
+            raise Interrupted(self.signals.signum, self.signals.going_on)
 
     @staticmethod
     def recipe(pl_module: pl.LightningModule) -> Any:
@@ -284,7 +330,7 @@ def say(row: dict[str, float], epochs: int, is_best: bool) -> None:
     print(
         f"epoch {row['epoch']:>3.0f}/{epochs}  lr {row['lr']:<9.3g}"
         f"train loss {row['train_loss']:.3f}  error {row['train_error']:5.2f} %   "
-        f"test loss {row['val_loss']:.3f}  error {row['val_top1_error']:5.2f} %   "
+        f"test loss {row['test_loss']:.3f}  error {row['test_top1_error']:5.2f} %   "
         f"{row['seconds']:.1f} s{'  best' if is_best else ''}",
         flush=True,
     )

@@ -5,6 +5,7 @@ What differs is the network's table; for an SE network and its plain twin that i
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections.abc import Callable
@@ -97,7 +98,7 @@ def compare(
     resume: go on with an interrupted comparison: finished runs are kept, the interrupted one continues exactly.
     announce: called with each run's name and recipe before it starts.
 
-    Returns report.json: `models` (name, params, macs, errors per seed, mean, deviation, step_ms), `differences`.
+    Returns report.json: `models` (name, runs, params, macs, errors per seed, mean, deviation, step_ms), `differences`.
     Raises what `plan` and `train` raise.
     """
     runs = plan(recipes, seeds)
@@ -108,14 +109,16 @@ def compare(
             (folder / "recipes").mkdir(exist_ok=True)
             write_recipe_file(folder / "recipes" / f"{r.name}.yaml", r)
     summaries: dict[str, dict[str, Any]] = {}
+    data, opened_for = None, None
     for key, recipe in runs.items():
         done = run.read_summary(folder / key)
         if done is None:
             if announce is not None:
                 announce(key, recipe)
-            data = open_data(recipe.data, recipe.train.seed)
+            if data is None or opened_for != recipe.train.seed:
+                data, opened_for = open_data(recipe.data, recipe.train.seed), recipe.train.seed
             begun = (folder / key / RECIPE).is_file()
-            result: Result = train(recipe, data, folder / key, resume=begun)
+            result: Result = train(recipe, data, folder / key, resume=begun, part_of=folder)
             done = result.summary
         summaries[key] = done
     report = build_report([r.name for r in recipes], summaries)
@@ -129,11 +132,9 @@ def compare(
 
 def read_plan(folder: Path) -> tuple[list[Recipe], int]:
     """The recipes and the number of seeds of a comparison's folder; RunError where it is not one."""
-    import json
-
     try:
-        plan = json.loads((folder / PLAN).read_text())
-        return [read_recipe(folder / "recipes" / f"{name}.yaml") for name in plan["models"]], plan["seeds"]
+        planned = json.loads((folder / PLAN).read_text())
+        return [read_recipe(folder / "recipes" / f"{name}.yaml") for name in planned["models"]], planned["seeds"]
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{folder}: not the folder of a comparison: {error}") from error
 
@@ -147,6 +148,7 @@ def build_report(names: list[str], summaries: dict[str, dict[str, Any]]) -> dict
         models.append(
             {
                 "model": name,
+                "runs": [key for key, s in summaries.items() if s["model"] == name],
                 "params": runs[0]["params"],
                 "macs": runs[0]["macs"],
                 "errors": errors,

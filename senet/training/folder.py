@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 import senet
+from senet.errors import RunError
 from senet.files import write_text
 from senet.recipes.files import RECIPE, write_recipe_file
 from senet.recipes.recipe import Recipe
@@ -79,12 +80,19 @@ def write_metrics(folder: Path, history: list[dict[str, float]]) -> None:
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The rows of metrics.csv."""
-    with open(folder / METRICS, newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    """The rows of metrics.csv; RunError where it is absent or damaged."""
+    path = folder / METRICS
+    try:
+        with open(path, newline="") as file:
+            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(f"{path}: cannot be read: {error}") from error
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """The result of a finished run, or None."""
+    """The result of a finished run, or None; RunError where the file is damaged."""
     file = folder / SUMMARY
-    return json.loads(file.read_text()) if file.is_file() else None
+    try:
+        return json.loads(file.read_text()) if file.is_file() else None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file}: cannot be read: {error}; without it the run would be taken for unfinished") from error

@@ -68,9 +68,11 @@ class Classifier(pl.LightningModule):
             self.frozen_in = self.current_epoch
         torch.manual_seed(number(self.recipe.train.seed, "step", self.trainer.fit_loop.total_batch_idx))
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Cross entropy of one batch."""
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor | None:
+        """Cross entropy of one batch; None, and no step, where none of its images can be read."""
         images, targets = batch
+        if not len(targets):
+            return None
         logits = self.network(images)
         loss = F.cross_entropy(logits, targets, label_smoothing=self.recipe.train.label_smoothing)
         with torch.no_grad():
@@ -87,15 +89,17 @@ class Classifier(pl.LightningModule):
             self.average.update_parameters(self.network)
 
     def read_train(self) -> dict[str, float]:
-        """Mean loss and error (percent) of the training batches since the last reading."""
+        """Mean loss, error (percent) and number of the training images since the last reading."""
         loss, wrong = self.train_sums.tolist() if self.train_sums is not None else (float("nan"), float("nan"))
-        n = max(1, self.train_count)
+        n = self.train_count
         self.train_sums, self.train_count = None, 0
-        return {"train_loss": loss / n, "train_error": 100 * wrong / n}
+        return {"train_loss": loss / max(1, n), "train_error": 100 * wrong / max(1, n), "train_images": n}
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Count one batch's errors."""
         images, targets = batch
+        if not len(targets):
+            return
         network = self.network if self.average is None else self.average
         self.val_tally.add(network(images), targets)
 
@@ -103,7 +107,7 @@ class Classifier(pl.LightningModule):
         """Loss, errors (percent) and number of the validation images since the last reading."""
         measured = self.val_tally.read()
         self.val_tally = Tally()
-        return {f"val_{name}": value for name, value in measured.items()}
+        return {f"test_{name}": value for name, value in measured.items()}
 
     def sums(self) -> dict[str, Any]:
         """What has been counted of an unfinished epoch, for the checkpoint."""

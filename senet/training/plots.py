@@ -26,7 +26,7 @@ def plot_curves(path: Path, runs: dict[str, list[History]]) -> None:
     colours = ["#5b6c7d", "#d1495b", "#00798c", "#edae49", "#30638e", "#6a4c93"]
     for axes, quantity, unit in zip(
         figure.subplots(1, 2),
-        (("val_top1_error", "train_error"), ("val_loss", "train_loss")),
+        (("test_top1_error", "train_error"), ("test_loss", "train_loss")),
         ("error, %", "loss"),
         strict=True,
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
@@ -17,15 +18,17 @@ import torch
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+from senet.checkpoint import KEY, read_ckpt
+from senet.config import from_dict
 from senet.device import pick_device
-from senet.errors import ConfigError, MissingExtraError, RunError
+from senet.errors import CheckpointError, ConfigError, MissingExtraError, RunError
 from senet.files import new_folder
 from senet.images import Data, Split
 from senet.models.describe import describe
 from senet.recipes.files import RECIPE
 from senet.recipes.recipe import Recipe
 from senet.training import folder as run
-from senet.training.callbacks import AtomicIO, Keeper, Progress, say
+from senet.training.callbacks import AtomicIO, Keeper, Progress, fingerprint, say
 from senet.training.module import Classifier
 from senet.training.plots import plot_curves
 
@@ -77,35 +80,42 @@ def train(
     resume: bool = False,
     quiet: bool = False,
     callbacks: Sequence[pl.Callback] = (),
+    part_of: Path | None = None,
 ) -> Result:
     """Train the recipe's network on `data` and leave a run folder (see `senet.training.folder`).
 
     resume: go on with the run in `folder` from its last.ckpt, exactly; else the folder must be new or empty.
     quiet: no progress.
     callbacks: Lightning callbacks of your own; the run's own come first.
+    part_of: the folder of the comparison that this run is a part of, and that is gone on with.
 
     Raises ConfigError for a recipe that cannot run here, RunError for a folder that cannot be used, DataError for
     images that cannot be read, and Interrupted after a signal, when the state is saved.
     """
     recipe = fitted(recipe, data)
     device = device_of(recipe)
+    _check_last_batch(recipe, len(data.train))
     _take_folder(folder, recipe, device, resume=resume)
+    # A run that was killed before its first checkpoint starts again.
+    start = folder / run.LAST if resume and (folder / run.LAST).is_file() else None
+    if start is not None:
+        _check_start(start, recipe, data)
     began = time.perf_counter()
     with _threads(recipe.train.threads), _plain_speech():
         batches = loader(data.train, recipe.data.batch_size, device, train=True)
         val = loader(data.val, recipe.data.eval_batch_size, device, train=False)
-        keeper = Keeper(folder, batches.sampler.set_epoch, None if quiet else say)  # type: ignore[union-attr]
+        set_epoch = batches.sampler.set_epoch  # type: ignore[union-attr]
+        keeper = Keeper(folder, set_epoch, part_of or folder, None if quiet else say)
         most = recipe.train.limit_batches or len(batches)
         module = Classifier(recipe, data, math.ceil(min(len(batches), most) / recipe.train.accumulate))
         trainer = _trainer(recipe, device, folder, [*([keeper] if quiet else [keeper, Progress()]), *callbacks])
-        start = folder / run.LAST
-        # A run that was killed before its first checkpoint starts again.
-        going_on = start if resume and start.is_file() else None
-        trainer.fit(module, batches, val, ckpt_path=going_on, weights_only=True)
+        trainer.fit(module, batches, val, ckpt_path=start, weights_only=True)
     summary = summarise(recipe, data, keeper.history, keeper.best, time.perf_counter() - began)
     skipped = summary["skipped_images"]
     if skipped:
         print(f"left out {len(skipped)} unreadable image{'s' if len(skipped) > 1 else ''}, the first: {skipped[0]}")
+    # Again, for a run that was killed after its last checkpoint.
+    run.write_metrics(folder, keeper.history)
     plot_curves(folder / run.CURVES, {recipe.name: [keeper.history]})
     run.write_json(folder / run.SUMMARY, summary)
     return Result(folder, summary, keeper.history)
@@ -121,6 +131,26 @@ def _take_folder(folder: Path, recipe: Recipe, device: torch.device, *, resume: 
         raise RunError(f"{folder}: not the folder of a run: it has no {RECIPE}")
     elif run.read_summary(folder) is not None:
         raise RunError(f"{folder}: this run is finished; evaluate it with: senet evaluate {folder}")
+
+
+def _check_last_batch(recipe: Recipe, images: int) -> None:
+    """Raise ConfigError where the last batch is one image on a 1x1 map, on which batch norm cannot train."""
+    is_point = recipe.model.maps[-1].stride >= recipe.data.image_size
+    if is_point and images % recipe.data.batch_size == 1 and not recipe.train.limit_batches:
+        raise ConfigError(
+            f"data.batch_size: {recipe.data.batch_size} leaves a last batch of one of the {images:,} training images, "
+            "and batch norm cannot train on one image whose map is one pixel; choose another, or a larger image_size"
+        )
+
+
+def _check_start(start: Path, recipe: Recipe, data: Data) -> None:
+    """Raise CheckpointError where a checkpoint is of another network, RunError where the images are others now."""
+    state = read_ckpt(start)
+    theirs = from_dict(Recipe, json.loads(state[KEY])["recipe"])
+    if theirs.model != recipe.model:
+        raise CheckpointError(f"{start}: is of another network, {theirs.name}; the run's recipe is of {recipe.name}")
+    if state.get("images") != fingerprint(data):
+        raise RunError(f"{start}: the images are not those that the run began with: {data.source}")
 
 
 @contextmanager
@@ -147,14 +177,14 @@ def summarise(
         "seed": recipe.train.seed,
         "epochs": len(history),
         "train_images": len(data.train),
-        "test_images": int(last["val_images"]),
+        "test_images": int(last["test_images"]),
         "skipped_images": [*data.train.skipped, *data.val.skipped],
         "params": cost.params,
         "macs": cost.macs,
-        "top1_error": last["val_top1_error"],
-        "top5_error": last["val_top5_error"],
-        "loss": last["val_loss"],
-        "best_top1_error": best["val_top1_error"],
+        "top1_error": last["test_top1_error"],
+        "top5_error": last["test_top5_error"],
+        "loss": last["test_loss"],
+        "best_top1_error": best["test_top1_error"],
         "best_epoch": int(best["epoch"]),
         "train_seconds": round(sum(row["seconds"] for row in history), 2),
         "step_ms": step_ms,
@@ -206,6 +236,7 @@ def _plain_speech() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message=".*training_step. returned .None.*")
             warnings.filterwarnings("ignore", message=".*set_vital.*", module=r"torchdata\..*")
             warnings.filterwarnings("ignore", module=r"lightning\..*", category=DeprecationWarning)
             warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")

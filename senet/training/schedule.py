@@ -68,13 +68,19 @@ class Plateau:
         # It watches a rate of its own: 1, gamma, gamma^2, ...
         self.watched = torch.optim.SGD([torch.zeros(1)], lr=1.0)
         self.judge = ReduceLROnPlateau(
-            self.watched, factor=schedule.gamma, patience=schedule.patience, min_lr=schedule.gamma**schedule.cuts, eps=0
+            self.watched,
+            factor=schedule.gamma,
+            # Torch cuts when there are more epochs without a fall than its patience; any fall is a fall.
+            patience=schedule.patience - 1,
+            threshold=0.0,
+            min_lr=schedule.gamma**schedule.cuts,
+            eps=0,
         )
         self.base = list(scheduler.base_lrs)
 
-    def step(self, val_loss: float) -> None:
+    def step(self, test_loss: float) -> None:
         """Take in one epoch's validation loss."""
-        self.judge.step(val_loss)
+        self.judge.step(test_loss)
         self.apply()
 
     def apply(self) -> None:

@@ -26,7 +26,25 @@ Gate = Literal["sigmoid", "tanh", "relu", "hard_sigmoid"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SEConfig(UnitConfig, kind="se"):
+class ReducingConfig(UnitConfig):
+    """Abstract: a unit of two layers, the first of which reduces the channels.
+
+    reduction: r of Eq. 3.
+    """
+
+    reduction: int = 16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, 1, "reduction")
+
+    def hidden(self, channels: int) -> int:
+        """Width of the first layer, C/r of Eq. 3."""
+        return max(1, channels // self.reduction)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SEConfig(ReducingConfig, kind="se"):
     """The squeeze-and-excitation unit of arXiv:1709.01507v4, section 3, and the choices of section 6.
 
     reduction: r of Eq. 3 and Table 10; the hidden width is `hidden(C) = max(1, C // r)`, never rounded to 8.
@@ -38,18 +56,9 @@ class SEConfig(UnitConfig, kind="se"):
     16
     """
 
-    reduction: int = 16
     squeeze: Squeeze = "avg"
     gate: Gate = "sigmoid"
     bias: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(self, 1, "reduction")
-
-    def hidden(self, channels: int) -> int:
-        """Width of the first fully connected layer, C/r of Eq. 3."""
-        return max(1, channels // self.reduction)
 
     def summary(self, channels: int) -> str:
         """Table 1's notation: the widths of the two layers, where the unit sits on `channels` channels."""
@@ -63,7 +72,7 @@ class SEConfig(UnitConfig, kind="se"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoSqueezeConfig(UnitConfig, kind="no_squeeze"):
+class NoSqueezeConfig(ReducingConfig, kind="no_squeeze"):
     """Table 16: the same two layers as 1x1 convolutions at every position, without the squeeze (section 7.1).
 
     The parameters are those of `SEConfig`; the multiply-adds grow with the map.
@@ -71,17 +80,8 @@ class NoSqueezeConfig(UnitConfig, kind="no_squeeze"):
     reduction: r of Eq. 3.  gate: Table 12.  bias: on both layers; the paper's ablation has none.
     """
 
-    reduction: int = 16
     gate: Gate = "sigmoid"
     bias: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(self, 1, "reduction")
-
-    def hidden(self, channels: int) -> int:
-        """Width of the first 1x1 convolution, C/r of Eq. 3."""
-        return max(1, channels // self.reduction)
 
     def build(self, channels: int) -> NoSqueeze:
         """The unit for maps of `channels` channels."""
@@ -141,6 +141,4 @@ class SharedConfig(UnitConfig, kind="shared"):
         """The unit for maps of `channels` channels; ConfigError where they do not divide into the groups."""
         from senet.units.shared import SharedExcite
 
-        if channels % self.groups:
-            raise ConfigError(f"groups: {self.groups} does not divide the {channels} channels of a block")
         return SharedExcite(channels, self)

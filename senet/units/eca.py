@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from senet import functional as sf
 from senet.units.config import ECAConfig
-from senet.units.unit import Unit
+from senet.units.unit import Unit, check_channels
 
 
 class ECA(Unit):
@@ -14,6 +14,7 @@ class ECA(Unit):
 
     def __init__(self, channels: int, config: ECAConfig | None = None) -> None:
         super().__init__()
+        check_channels(channels)
         self.config = config or ECAConfig()
         width = self.config.width(channels)
         self.conv = nn.Conv1d(1, 1, width, padding=width // 2, bias=False)
@@ -21,6 +22,7 @@ class ECA(Unit):
     def gate(self, u: Tensor) -> Tensor:
         """`(N, C, *) -> (N, C)`."""
         z = sf.squeeze(u).unsqueeze(1)
+        # `sf.eca_excitation` by way of the module: hooks, pruning and quantisation see the call of conv.
         return sf.GATES[self.config.gate](self.conv(z).squeeze(1))
 
     def zero_(self) -> float:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from senet import functional as sf
 from senet.units.config import NoSqueezeConfig
-from senet.units.unit import Unit
+from senet.units.unit import TwoLayerUnit
 
 
-class NoSqueeze(Unit):
+class NoSqueeze(TwoLayerUnit):
     """`u * gate(W2 relu(W1 u))` with W1, W2 as 1x1 convolutions. `(N, C, *) -> (N, C, *)`.
 
     The parameters have the names and shapes of `SqueezeExcite`'s, so weights move between the two.
     """
 
     def __init__(self, channels: int, config: NoSqueezeConfig | None = None) -> None:
-        super().__init__()
-        self.config = config or NoSqueezeConfig()
-        hidden = self.config.hidden(channels)
-        self.fc1 = nn.Linear(channels, hidden, bias=self.config.bias)
-        self.fc2 = nn.Linear(hidden, channels, bias=self.config.bias)
+        config = config or NoSqueezeConfig()
+        super().__init__(channels, config.hidden(channels), config.bias)
+        self.config = config
 
     def gate(self, u: Tensor) -> Tensor:
         """One gate per element: `(N, C, *) -> (N, C, *)`."""

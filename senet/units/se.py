@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from senet import functional as sf
 from senet.units.config import SEConfig
-from senet.units.unit import Unit
+from senet.units.unit import TwoLayerUnit
 
 
-class SqueezeExcite(Unit):
+class SqueezeExcite(TwoLayerUnit):
     """`x~_c = s_c u_c` with `s = gate(W2 relu(W1 squeeze(u)))`. `(N, C, *) -> (N, C, *)`, for 1-D, 2-D and 3-D maps.
 
     Parameters: `fc1.weight` (C/r, C), `fc2.weight` (C, C/r) and, with `config.bias`, their biases.
@@ -24,15 +24,14 @@ class SqueezeExcite(Unit):
     """
 
     def __init__(self, channels: int, config: SEConfig | None = None) -> None:
-        super().__init__()
-        self.config = config or SEConfig()
-        hidden = self.config.hidden(channels)
-        self.fc1 = nn.Linear(channels, hidden, bias=self.config.bias)
-        self.fc2 = nn.Linear(hidden, channels, bias=self.config.bias)
+        config = config or SEConfig()
+        super().__init__(channels, config.hidden(channels), config.bias)
+        self.config = config
 
     def gate(self, u: Tensor) -> Tensor:
         """Eqs. 2 and 3: `(N, C, *) -> (N, C)`."""
         z = sf.squeeze(u, self.config.squeeze)
+        # `sf.excitation` by way of the modules: hooks, pruning and quantisation see the calls of fc1 and fc2.
         return sf.GATES[self.config.gate](self.fc2(torch.relu(self.fc1(z))))
 
     def zero_(self) -> float:

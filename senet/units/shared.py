@@ -10,19 +10,25 @@ import torch
 from torch import Tensor, nn
 
 from senet import functional as sf
+from senet.errors import ConfigError
 from senet.units.config import SharedConfig
-from senet.units.unit import Unit
+from senet.units.unit import Unit, check_channels
 
 
 class SharedExcite(Unit):
     """`s[g,k] = gate(weight[k] z[g,k] + link mean(z) + bias[k])` for group g. `(N, C, *) -> (N, C, *)`.
 
     Parameters: `weight` (C/G), `bias` (C/G), `link` (1).
+
+    Raises ConfigError where the channels do not divide into the groups.
     """
 
     def __init__(self, channels: int, config: SharedConfig | None = None) -> None:
         super().__init__()
+        check_channels(channels)
         self.config = config or SharedConfig()
+        if channels % self.config.groups:
+            raise ConfigError(f"groups: {self.config.groups} does not divide the {channels} channels of a block")
         per_group = channels // self.config.groups
         self.weight = nn.Parameter(torch.empty(per_group))
         self.bias = nn.Parameter(torch.empty(per_group))

@@ -7,6 +7,13 @@ from typing import Literal, overload
 from torch import Tensor, nn
 
 from senet import functional as sf
+from senet.errors import ConfigError
+
+
+def check_channels(channels: int) -> None:
+    """Raise ConfigError for less than one channel."""
+    if channels < 1:
+        raise ConfigError(f"channels: {channels!r} is too small; legal values: 1 or more")
 
 
 class Unit(nn.Module):
@@ -29,3 +36,16 @@ class Unit(nn.Module):
         s = self.gate(u)
         y = sf.scale(u, s) if s.dim() == 2 else u * s
         return (y, s) if return_gate else y
+
+
+class TwoLayerUnit(Unit):
+    """Abstract: a unit of two layers, `fc1` (C to C/r) and `fc2` (C/r to C), whose shape a final class decides.
+
+    Parameters: `fc1.weight` (C/r, C), `fc2.weight` (C, C/r) and, with `bias`, their biases.
+    """
+
+    def __init__(self, channels: int, hidden: int, bias: bool) -> None:
+        super().__init__()
+        check_channels(channels)
+        self.fc1 = nn.Linear(channels, hidden, bias=bias)
+        self.fc2 = nn.Linear(hidden, channels, bias=bias)

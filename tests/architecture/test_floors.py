@@ -63,8 +63,8 @@ NEIGHBOURS = {("config", "errors"), ("files", "errors"), ("checkpoint", "recipes
 ONLY_FOR_TYPES = {"torch", "typing_extensions"}
 """What any room may name for a type checker, since it is not imported when the program runs."""
 
-DYNAMIC = {"__init__.py", "cli/__init__.py", "models/registry.py", "recipes/registry.py"}
-"""The files that import by a computed name, each a lazy table or a folder that is a registry."""
+DYNAMIC = {"__init__.py", "cli/__init__.py", "config.py"}
+"""The files that import by a computed name: lazy tables, and the scan that both registries are."""
 
 
 class Import(NamedTuple):

@@ -65,7 +65,7 @@ def test_a_run_leaves_what_it_promises(senet: Call, trained: Path) -> None:
         assert image.size[0] > 600
     rows = (trained / "metrics.csv").read_text().splitlines()
     assert len(rows) == 2
-    assert rows[0].startswith("epoch,step,lr,train_loss,train_error,val_loss,val_top1_error,val_top5_error")
+    assert rows[0].startswith("epoch,step,lr,train_loss,train_error,train_images,test_loss,test_top1_error")
     environment = json.loads((trained / "environment.json").read_text())
     assert environment["torch"] == torch.__version__
 
@@ -83,7 +83,7 @@ def test_without_a_network_the_pair_is_trained(senet: Call) -> None:
     folder = Path("runs/pair-digits")
     assert {p.name for p in folder.iterdir()} >= {"resnet20", "se_resnet20", "curves.png", "report.json"}
     assert "se_resnet20 minus resnet20" in out
-    assert "one seed: no interval" in out
+    assert "(one seed, so no interval" in out
     # A second run takes another folder, and the first one stays.
     before = (folder / "report.json").read_bytes()
     assert senet("train", *TINY)[0] == 0
@@ -94,7 +94,7 @@ def test_without_a_network_the_pair_is_trained(senet: Call) -> None:
 def test_compare_over_seeds(senet: Call) -> None:
     status, out, _ = senet("compare", "resnet20", "se_resnet20", "--seeds", "2", *TINY, "--out", "c", "--json")
     assert status == 0
-    report = json.loads(out[out.index("{\n") :])
+    report = json.loads(out)
     assert [m["model"] for m in report["models"]] == ["resnet20", "se_resnet20"]
     (difference,) = report["differences"]
     gaps = [b - a for a, b in zip(report["models"][0]["errors"], report["models"][1]["errors"], strict=True)]
@@ -106,7 +106,7 @@ def test_compare_over_seeds(senet: Call) -> None:
     kept = Path("c/resnet20-seed0/summary.json").stat().st_mtime_ns
     status, out, _ = senet("compare", "--resume", "c", "--json")
     assert status == 0
-    assert json.loads(out[out.index("{\n") :])["models"][1]["errors"] == report["models"][1]["errors"]
+    assert json.loads(out)["models"][1]["errors"] == report["models"][1]["errors"]
     assert Path("c/resnet20-seed0/summary.json").stat().st_mtime_ns == kept
 
 
@@ -155,7 +155,28 @@ MISTAKES = {
     "fp16 without a GPU": (["train", "resnet20", "--precision", "fp16", "--device", "cpu"], r"'fp16' needs a GPU"),
     "no checkpoint": (["evaluate", "nowhere"], r"nowhere: no such file or folder"),
     "no run": (["train", "--resume", "nowhere"], r"nowhere: no recipe can be read there"),
-    "resume with more": (["train", "--resume", "x", "--epochs", "3"], r"--resume: takes no other options"),
+    "resume with more": (["train", "--resume", "x", "--epochs", "3"], r"--resume: takes no other options.*--epochs"),
+    "resume with a model": (["train", "--resume=x", "resnet20"], r"--resume: takes no other options.*resnet20"),
+    "resume a comparison with more": (["compare", "--resume", "x", "--seeds", "9"], r"takes no other options.*--seeds"),
+    "resume nothing": (["train", "--resume", ""], r"--resume: the folder's name is missing"),
+    "units of plain networks": (["compare", "resnet20", "resnet32", "--se", "eca"], r"--se: 'eca' has no effect"),
+    "no units in a comparison": (["compare", "resnet20", "se_resnet20", "--se", "none"], r"--se: 'none' has no effect"),
+    "patience without a plateau": (
+        ["train", "--patience", "3"],
+        r"--schedule.patience: has no effect with schedule.kind",
+    ),
+    "crop of another kind": (
+        ["train", "--crop-scale", "0.5,1"],
+        r"--data.crop_scale: has no effect with data.crop=pad",
+    ),
+    "workers for tensors": (
+        ["train", "--workers", "3"],
+        r"--data.workers: has no effect with images that are in memory",
+    ),
+    "augmented evaluation": (["evaluate", "x", "--flip"], r"option: '--flip' is not known"),
+    "gamma of one": (["train", "--kind", "plateau", "--gamma", "1"], r"schedule.gamma: 1.0 is not between 0 and 1"),
+    "a rate that is none": (["train", "--lr", "nan"], r"optim.lr: 'nan' is not a number"),
+    "a word behind a switch": (["train", "--flip", "perhaps"], r"model: 'perhaps' is not known"),
     "no recipe file": (["train", "--config", "none.yaml"], r"none.yaml: no recipe can be read there"),
     "pair without unit": (["train", "--se", "none"], r"--se: a pair needs an attention unit"),
 }
@@ -277,3 +298,85 @@ def test_an_empty_folder(senet: Call, tmp_path: Path) -> None:
     status, _, err = senet("train", "resnet20", "--data", tmp_path / "empty")
     assert status == 2
     assert "no class folders" in err
+
+
+def test_options_may_stand_before_the_words(senet: Call) -> None:
+    assert senet("train", *TINY, "--no-nesterov", "resnet20", "--out", "a")[0] == 0
+    assert "name: resnet20\n" in Path("a/recipe.yaml").read_text()
+    assert json.loads(senet("info", "--json", "se_resnet20")[1])["model"] == "se_resnet20"
+    assert senet("compare", "resnet20", "--seeds", "1", "se_resnet20", *TINY, "--out", "c")[0] == 0
+
+
+def test_a_named_recipe_brings_its_data(senet: Call) -> None:
+    for words in (["train", "resnet20"], ["compare", "resnet20", "se_resnet20"]):
+        status, _, err = senet(*words, "--recipe", "cifar10", "--root", "none/at/all", "--epochs", "1")
+        assert status == 2
+        assert "cifar10 is not in none/at/all" in err
+
+
+def test_the_last_of_a_repeated_option_counts(senet: Call) -> None:
+    assert senet("train", "resnet20", "--data", "cifar10", "--data", "digits", *TINY, "--out", "a")[0] == 0
+    recipe = Path("a/recipe.yaml").read_text()
+    assert "name: digits" in recipe
+    assert "crop_padding: 3" in recipe, "the other data set's recipe"
+
+
+def test_json_alone_is_on_standard_output(senet: Call) -> None:
+    status, out, err = senet("train", "resnet20", *TINY, "--out", "a", "--json")
+    assert status == 0
+    assert json.loads(out)["folder"] == "a"
+    assert "epoch   1/1" in err
+
+
+def test_printed_paths_exist(senet: Call) -> None:
+    out = senet("compare", "resnet20", "se_resnet20", "--seeds", "1", "--seed", "5", *TINY, "--out", "c")[1]
+    for line in out.splitlines():
+        if line.startswith(("curves ", "checkpoints ", "evaluate ")):
+            path = next(word for word in line.replace(",", " ").split() if word.startswith("c/"))
+            assert Path(path).exists(), line
+
+
+def test_a_run_that_diverges_says_so(senet: Call) -> None:
+    status, _, err = senet("train", "resnet20", *TINY, "--lr", "1e30", "--out", "a", "--warmup-epochs", "0")
+    assert status == 2
+    assert "epoch 1: the" in err
+    assert "try a lower optim.lr" in err
+    assert not Path("a/metrics.csv").exists()
+
+
+def test_one_broken_image_among_several(senet: Call, trained: Path) -> None:
+    Image.new("L", (20, 20), 128).save("good.png")
+    Path("bad.png").write_bytes(Path("good.png").read_bytes()[:40])
+    status, out, err = senet("predict", trained, "bad.png", "good.png", "--json")
+    first, second = json.loads(out)
+    assert status == 2
+    assert "bad.png: cannot be read as an image" in first["error"]
+    assert "bad.png: cannot be read as an image" in err
+    assert len(second["classes"]) == 5
+
+
+def test_units_in_names(senet: Call) -> None:
+    info = json.loads(senet("info", "resnet20", "--se", "eca", "--json")[1])
+    assert info["model"] == "resnet20+eca"
+    assert "eca units: " in senet("info", "resnet20", "--se", "eca")[1]
+    assert senet("compare", "resnet20", "se_resnet20", "--se", "eca", "--seeds", "1", *TINY, "--out", "c")[0] == 0
+    assert Path("c/se_resnet20+eca/best.safetensors").exists()
+
+
+def test_a_batch_of_bad_images_is_left_out(senet: Call, tmp_path: Path) -> None:
+    folder = folder_of_images(tmp_path / "images", {"cat": 3, "dog": 3})
+    bad = folder / "val" / "dog" / "2.png"
+    bad.write_bytes(b"no image")
+    words = ["train", "se_resnet20", "--data", folder, "--image-size", "16", "--epochs", "1", "--batch-size", "1"]
+    words += ["--eval-batch-size", "5", "--in-memory", "no", "--resize", "16", "--workers", "0"]
+    status, out, _ = senet(*words, "--on-bad-image", "skip", "--out", "a")
+    assert status == 0
+    assert f"left out 1 unreadable image, the first: {bad}" in out
+    assert json.loads(Path("a/summary.json").read_text())["test_images"] == 5
+    measured = json.loads(senet("evaluate", "a", "--on-bad-image", "skip", "--json")[1])
+    assert measured["images"] == 5
+    for file in (folder / "val").glob("*/*.png"):
+        file.write_bytes(b"no image")
+    status, _, err = senet(*words, "--on-bad-image", "skip", "--out", "b")
+    assert status == 2
+    assert "none of the test images can be read" in err

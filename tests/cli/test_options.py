@@ -120,7 +120,7 @@ def test_short_forms(argv: list[str], path: str, value: Any) -> None:
         (["--epochs", "0"], r"train.epochs: 0 is too small; legal values: 1 or more"),
         (["--se.stages", "7"], r"se.stages: 7 is not known; stages of this network: 2, 3, 4"),
         (["--kind", "step"], r"schedule.milestones: kind='step' needs at least one"),
-        (["--flip", "perhaps"], r"data.flip: 'perhaps' is not true or false"),
+        (["--flip=perhaps"], r"data.flip: 'perhaps' is not true or false"),
         (["--placement", "conv3x3"], r"se.placement: 'conv3x3' needs bottlenecks"),
         (["extra"], r"unrecognized arguments: extra"),
     ],

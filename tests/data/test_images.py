@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -120,9 +121,14 @@ def test_read_all_in_threads_keeps_the_order(tmp_path: Path, size: tuple[int, in
     assert skipped == []
 
 
-def test_read_all_shows_a_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_read_all_shows_a_bar_to_who_watches(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = [Image.new("RGB", (24, 24))] * 70
     read_all(images, MEMORY)
     assert capsys.readouterr().err == ""
+    read_all(images, MEMORY, bar="training images")
+    assert capsys.readouterr().err == "", "a bar in a log file"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     read_all(images, MEMORY, bar="training images")
     assert "training images: " in capsys.readouterr().err

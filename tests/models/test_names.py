@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import FrozenInstanceError, replace
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import senet.models
 from senet import ConfigError, Net, SEConfig, create_model, from_dict, get_net, list_models, override, to_dict
 from senet.config import field_types
 from senet.models.net import ResidualNet, Stage, StageMap, Stem
-from senet.models.registry import NetFields, canonical_name, nets
+from senet.models.registry import FAMILIES, NetFields, canonical_name, nets
 
 
 def test_the_registry() -> None:
@@ -20,6 +23,13 @@ def test_the_registry() -> None:
     assert sorted(list_models()) == sorted([*imagenet, *cifar, *(f"se_{n}" for n in (*imagenet, *cifar))])
     assert {n for n in list_models() if get_net(n).image_size == 32} == {*cifar, *(f"se_{n}" for n in cifar)}
     assert list(nets()) == list_models()
+
+
+def test_every_file_of_networks_is_a_listed_family() -> None:
+    folder = Path(senet.models.__path__[0])
+    modules = {p.stem: import_module(f"senet.models.{p.stem}") for p in folder.glob("*.py") if p.stem != "__init__"}
+    assert {n for n, m in modules.items() if any(isinstance(v, Net) for v in vars(m).values())} == set(FAMILIES)
+    assert list_models() == [name for f in FAMILIES for name, v in vars(modules[f]).items() if isinstance(v, Net)]
 
 
 @pytest.mark.parametrize(
@@ -59,6 +69,15 @@ def test_aliases(alias: str, name: str) -> None:
 def test_unknown_names(wrong: str, message: str) -> None:
     for function in (get_net, create_model):
         with pytest.raises(ConfigError, match=message):
+            function(wrong)
+
+
+@pytest.mark.parametrize("wrong", [5, None, SEConfig()], ids=str)
+def test_what_is_no_name(wrong: Any) -> None:
+    for function in (get_net, create_model):
+        with pytest.raises(
+            ConfigError, match=r"^model: .* is not a network's name, a string \(create_model also takes"
+        ):
             function(wrong)
 
 
@@ -177,3 +196,5 @@ def test_a_network_of_ones_own() -> None:
 def test_an_abstract_table_builds_nothing() -> None:
     with pytest.raises(NotImplementedError):
         Net().build_features()
+    with pytest.raises(ConfigError, match=r"^model: Net is abstract; legal values: ResidualNet$"):
+        create_model(Net())

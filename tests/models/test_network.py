@@ -177,6 +177,20 @@ def test_out_stages_need_features_only() -> None:
         create_model("resnet20", out_stages=(2,))
 
 
+@pytest.mark.parametrize(("field", "value"), [("num_classes", 7), ("num_classes", 0), ("dropout", 0.5)])
+def test_features_only_has_no_head(field: str, value: float) -> None:
+    assert getattr(create_model("resnet20", **{field: value}).net, field) == value
+    with pytest.raises(ConfigError, match=rf"^{field}: has no effect with features_only=True"):
+        create_model("resnet20", features_only=True, **{field: value})
+
+
+def test_out_stages_without_any_unit_that_was_asked_for() -> None:
+    maps = create_model("resnet20", se=SEConfig(stages=(3, 4)), features_only=True, out_stages=(3,))
+    assert [name for name in maps.state_dict() if ".se." in name]
+    with pytest.raises(ConfigError, match=r"^out_stages: \(2,\) ends before the first unit, se.stages=\(3, 4\)$"):
+        create_model("resnet20", se=SEConfig(stages=(3, 4)), features_only=True, out_stages=(2,))
+
+
 def test_features_only_draws_the_networks_weights() -> None:
     network, maps = create_model("se_resnet20", seed=4), create_model("se_resnet20", seed=4, features_only=True)
     state = network.state_dict()

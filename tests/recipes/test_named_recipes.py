@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+import senet.recipes
 from senet import ConfigError, Recipe, RunError, SEConfig, create_model, get_net, list_models, override, to_dict
 from senet.models.registry import canonical_name
 from senet.recipes.files import RECIPE, read_recipe, write_recipe_file
@@ -21,6 +22,12 @@ def test_the_registry() -> None:
     assert list(recipes()) == ["digits", "cifar10", "cifar100", "imagenet", "ablation", "folder"]
     with pytest.raises(ConfigError, match=r"recipe: 'cifar' is not known \(did you mean 'cifar10'\?\); legal values"):
         get_recipe("cifar")
+
+
+def test_every_file_of_recipes_is_listed() -> None:
+    folder = Path(senet.recipes.__path__[0])
+    modules = {p.stem: import_module(f"senet.recipes.{p.stem}") for p in folder.glob("*.py") if p.stem != "__init__"}
+    assert {n for n, m in modules.items() if any(isinstance(v, Recipe) for v in vars(m).values())} == set(FILES)
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -128,19 +135,24 @@ def test_every_network_in_a_file(model: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
-        ("a: [1", RunError, "is not YAML"),
-        ("", ConfigError, "Recipe: None is not a mapping of fields"),
-        ("- 1\n", ConfigError, r"Recipe: \[1\] is not a mapping"),
-        ("name: x\n", ConfigError, "Recipe: the field 'model' is missing"),
-        ("name: x\nmodel: {family: residual}\n", ConfigError, "model: the field 'stem' is missing"),
-        ("!!python/object/apply:os.system ['true']\n", RunError, "is not YAML"),
+        ("a:\n  - [1", RunError, ", line 2: is not YAML: expected ',' or ']', but got '<stream end>'"),
+        ("a: \0", RunError, ": is not YAML: unacceptable character #x0000"),
+        ("", ConfigError, ": is empty and holds no recipe"),
+        ("# nothing\n", ConfigError, ": is empty and holds no recipe"),
+        ("- 1\n", ConfigError, r": Recipe: \[1\] is not a mapping"),
+        ("1: 2\n", ConfigError, ": 1: no field '1'"),
+        ("name: x\n", ConfigError, ": Recipe: the field 'model' is missing"),
+        ("name: x\nmodel: {family: residual}\n", ConfigError, ": model: the field 'stem' is missing"),
+        ("!!python/object/apply:os.system ['true']\n", RunError, ", line 1: is not YAML: could not determine"),
     ],
 )
 def test_files_that_are_no_recipes(text: str, error: type[Exception], message: str, tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(text)
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=rf"a\.yaml{message}") as caught:
         read_recipe(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
 
 
 def test_no_file_or_no_text(tmp_path: Path) -> None:
@@ -157,7 +169,9 @@ def test_a_file_with_a_wrong_field_names_it(tmp_path: Path) -> None:
     data = to_dict(get_recipe("digits"))
     data["model"]["se"]["reductoin"] = data["model"]["se"].pop("reduction")
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(data))
-    with pytest.raises(ConfigError, match=r"^model.se.reductoin: no field 'reductoin' \(did you mean 'reduction'\?\)"):
+    with pytest.raises(
+        ConfigError, match=r"a.yaml: model.se.reductoin: no field 'reductoin' \(did you mean 'reduction'"
+    ):
         read_recipe(tmp_path / "a.yaml")
 
 
@@ -183,6 +197,8 @@ PARTS: list[tuple[type, dict[str, Any], str | None]] = [
     (DataRecipe, {"crop": "random"}, "crop: 'random' is not known; legal values: none, pad, resized"),
     (OptimRecipe, {"lr": -0.1}, "lr: -0.1 is too small; legal values: 0 or more"),
     (OptimRecipe, {"lr": 0.0}, None),
+    (OptimRecipe, {"lr": float("nan")}, "lr: nan is not a finite number"),
+    (OptimRecipe, {"lr": float("inf")}, "lr: inf is not a finite number"),
     (OptimRecipe, {"nesterov": True, "momentum": 0.0}, "nesterov: true needs a momentum above 0"),
     (OptimRecipe, {"nesterov": True}, None),
     (OptimRecipe, {"decay": "none"}, "decay: 'none' is not known; legal values: all, weights"),

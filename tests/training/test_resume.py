@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from senet.errors import CheckpointError, RunError
 from senet.recipes.files import read_recipe, write_recipe_file
 from senet.recipes.recipe import Recipe, ScheduleRecipe
 from senet.training import folder as run
@@ -68,12 +69,12 @@ def interrupt(data: Any, at: int, how: str) -> None:
 VARIANTS = {
     "ema": lambda r: replace(r, train=replace(r.train, ema=0.9)),
     "plateau": lambda r: replace(
-        r, schedule=ScheduleRecipe(kind="plateau", patience=0, warmup_epochs=1.5), train=replace(r.train, epochs=3)
+        r, schedule=ScheduleRecipe(kind="plateau", patience=1, warmup_epochs=1.5), train=replace(r.train, epochs=3)
     ),
     "accumulate": lambda r: replace(
         r,
         schedule=ScheduleRecipe(kind="step", milestones=(0.5,)),
-        train=replace(r.train, accumulate=3, save_steps=2, freeze_bn_epochs=1),
+        train=replace(r.train, accumulate=3, save_batches=2, freeze_bn_epochs=1),
     ),
 }
 
@@ -100,7 +101,7 @@ def test_resumed_run_equals_the_unbroken_one_from_any_batch(
             train(recipe, open_small(recipe), folder, quiet=True, resume=True)
             assert differences(state(folder), want) == [], f"interrupted by {how} at batch {at}"
             assert (folder / run.SUMMARY).is_file()
-    assert "stopping after this batch" in capsys.readouterr().err
+    assert "stopping when the batch, or the evaluation, is done" in capsys.readouterr().err
 
 
 def test_twice_interrupted_by_ctrl_c(recipe: Recipe, open_small: Any, tmp_path: Path) -> None:
@@ -145,7 +146,7 @@ def test_killed_process_resumes_bit_for_bit(name: str, status: int, recipe: Reci
     recipe = replace(
         recipe,
         data=replace(recipe.data, batch_size=32),
-        train=replace(recipe.train, epochs=8, ema=0.9, save_steps=5),
+        train=replace(recipe.train, epochs=8, ema=0.9, save_batches=5),
     )
     file = tmp_path / "recipe.yaml"
     write_recipe_file(file, recipe)
@@ -208,3 +209,81 @@ def test_resumes_bit_for_bit_with_worker_processes(recipe: Recipe, tmp_path: Pat
             train(recipe, images, tmp_path / str(at), quiet=True)
         train(recipe, open_data(recipe.data, 0), tmp_path / str(at), quiet=True, resume=True)
         assert differences(state(tmp_path / str(at)), state(tmp_path / "unbroken")) == [], f"stopped at batch {at}"
+
+
+@pytest.mark.parametrize("file", ["metrics.csv", "last.ckpt", "best.safetensors", "curves.png", "summary.json"])
+def test_killed_at_any_file_of_the_last_epochs_end(
+    file: str, recipe: Recipe, open_small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file is the one that is not written any more; the resumed run has them all, as the unbroken one."""
+    from senet import checkpoint, files
+    from senet.training import callbacks, plots
+
+    recipe = replace(recipe, train=replace(recipe.train, epochs=1))
+    train(recipe, open_small(recipe), tmp_path / "unbroken", quiet=True)
+    write, writes = files.write_atomically, []
+
+    def die(path: Path, data: Any) -> None:
+        writes.append(path.name)
+        # last.ckpt is first written before the first step.
+        if path.name == file and (file != "last.ckpt" or writes.count(file) == 2):
+            raise Crash
+        write(path, data)
+
+    folder = tmp_path / "killed"
+    with monkeypatch.context() as patch:
+        for module in (files, plots, callbacks, checkpoint):
+            patch.setattr(module, "write_atomically", die)
+        with pytest.raises(Crash):
+            train(recipe, open_small(recipe), folder, quiet=True)
+    train(recipe, open_small(recipe), folder, quiet=True, resume=True)
+    names = {p.name for p in (tmp_path / "unbroken").iterdir()}
+    assert {p.name for p in folder.iterdir()} == names
+    assert differences(state(folder), state(tmp_path / "unbroken")) == []
+    rows = [run.read_metrics(f) for f in (folder, tmp_path / "unbroken")]
+    assert differences(*rows) == []
+
+
+def test_what_a_run_cannot_go_on_with(recipe: Recipe, plain: Recipe, open_small: Any, tmp_path: Path) -> None:
+    folders = {}
+    for r in (recipe, plain):
+        data = open_small(r)
+        interrupt(data, 3, "SIGTERM")
+        folders[r.name] = tmp_path / r.name
+        with pytest.raises(Interrupted):
+            train(r, data, folders[r.name], quiet=True)
+    other = open_small(recipe)
+    other.train.targets = other.train.targets.flip(0)
+    with pytest.raises(RunError, match=r"the images are not those that the run began with"):
+        train(recipe, other, folders["tiny"], quiet=True, resume=True)
+    (folders["tiny"] / run.LAST).write_bytes((folders["plain"] / run.LAST).read_bytes())
+    with pytest.raises(CheckpointError, match=r"is of another network, plain; the run's recipe is of tiny"):
+        train(recipe, open_small(recipe), folders["tiny"], quiet=True, resume=True)
+    (folders["plain"] / run.SUMMARY).write_text("{")
+    with pytest.raises(RunError, match=r"summary.json: cannot be read"):
+        train(plain, open_small(plain), folders["plain"], quiet=True, resume=True)
+
+
+def test_an_interrupted_comparison_names_its_own_folder(
+    recipe: Recipe, plain: Recipe, open_small: Any, tmp_path: Path
+) -> None:
+    from senet.training.compare import compare, read_plan
+
+    def opened(stop: int) -> Any:
+        def open_data(_: Any, seed: int) -> Any:
+            data = open_small(replace(recipe, train=replace(recipe.train, seed=seed)))
+            if stop:
+                interrupt(data, stop, "SIGTERM")
+            return data
+
+        return open_data
+
+    folder = tmp_path / "pair"
+    # Batch 20 is in the second network: 9 batches an epoch, 2 epochs.
+    with pytest.raises(Interrupted, match=rf"Go on with: senet train --resume {folder}$"):
+        compare([plain, recipe], 1, opened(20), folder)
+    assert (folder / "plain" / run.SUMMARY).exists()
+    recipes, seeds = read_plan(folder)
+    report = compare(recipes, seeds, opened(0), folder, resume=True)
+    unbroken = compare([plain, recipe], 1, opened(0), tmp_path / "unbroken")
+    assert [m["errors"] for m in report["models"]] == [m["errors"] for m in unbroken["models"]]

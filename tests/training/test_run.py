@@ -113,7 +113,7 @@ def test_moving_average_follows_the_formula(recipe: Recipe, open_small: Any) -> 
 
 def test_batch_norm_is_frozen_in_the_last_epochs(recipe: Recipe, open_small: Any, tmp_path: Path) -> None:
     for name, frozen in (("free", 0), ("frozen", 1)):
-        r = changed(recipe, freeze_bn_epochs=frozen, save_steps=7)
+        r = changed(recipe, freeze_bn_epochs=frozen, save_batches=7)
         first = changed(r, epochs=2)
         train(first, open_small(r), tmp_path / name, quiet=True)
     norms = [k for k in weights(tmp_path / "free") if "norm" in k]
@@ -206,7 +206,7 @@ def test_a_run_is_never_overwritten(recipe: Recipe, open_small: Any, tmp_path: P
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(recipe: Recipe, tmp_path: Path) -> None:
-    """A process that may write no file larger than one and a half checkpoints of the first epoch meets the limit."""
+    """A process that may write no file as large as a checkpoint: the write fails as on a full disk, half-way."""
     recipe = replace(recipe, data=replace(recipe.data, batch_size=64))
     file = tmp_path / "recipe.yaml"
     write_recipe_file(file, changed(recipe, epochs=1))

@@ -40,7 +40,7 @@ def optimizer_and_scheduler(schedule: ScheduleRecipe) -> tuple:
 
 
 def test_plateau_cuts_when_the_loss_stops_falling_and_at_most_so_often() -> None:
-    schedule = ScheduleRecipe(kind="plateau", patience=1, gamma=0.1, cuts=2)
+    schedule = ScheduleRecipe(kind="plateau", patience=2, gamma=0.1, cuts=2)
     optimizer, scheduler = optimizer_and_scheduler(schedule)
     plateau = Plateau(schedule, scheduler)
     rates = []
@@ -50,12 +50,12 @@ def test_plateau_cuts_when_the_loss_stops_falling_and_at_most_so_often() -> None
             scheduler.step()
         plateau.step(loss)
         rates.append(optimizer.param_groups[0]["lr"])
-    # Two epochs without a fall are one more than the patience.
+    # A cut after each second epoch without a fall.
     assert rates == pytest.approx([0.5, 0.5, 0.5, 0.05, 0.05, 0.005, 0.005, 0.005, 0.005])
 
 
 def test_plateau_goes_on_from_its_state() -> None:
-    schedule = ScheduleRecipe(kind="plateau", patience=0, cuts=3)
+    schedule = ScheduleRecipe(kind="plateau", patience=1, cuts=3)
     first, second = (Plateau(schedule, optimizer_and_scheduler(schedule)[1]) for _ in range(2))
     first.step(1.0)
     first.step(1.0)

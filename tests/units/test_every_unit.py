@@ -182,6 +182,23 @@ def test_abstract_configs_and_units_build_nothing() -> None:
         Unit()(draw(1, 8, 2))
 
 
+@every_unit
+def test_no_unit_of_no_channels(config: UnitConfig) -> None:
+    one = override(config, "groups=1") if config.kind == "shared" else config
+    assert one.build(1)(torch.ones(1, 1, 2)).shape == (1, 1, 2)
+    for channels in (0, -8):
+        with pytest.raises(ConfigError, match=f"channels: {channels} is too small; legal values: 1 or more"):
+            config.build(channels)
+
+
+@every_unit
+def test_a_vector_is_no_map(config: UnitConfig) -> None:
+    unit, z = built(config), draw(2, 8)
+    assert unit(z[..., None]).shape == (2, 8, 1)
+    with pytest.raises(ValueError, match=r"u: a map \(N, C, \*\) has at least one .*; this one is \(2, 8\)"):
+        unit(z)
+
+
 def test_configs_without_their_weights_know_where_they_stand() -> None:
     assert SEConfig().summary(256) == "fc 16-256"
     assert SEConfig(placement="post").summary(256) == "se post"

@@ -131,6 +131,9 @@ def test_shared_refuses_groups_that_do_not_divide() -> None:
     assert SharedConfig(groups=4).build(20).weight.shape == (5,)
     with pytest.raises(ConfigError, match="groups: 8 does not divide the 20 channels of a block"):
         SharedConfig(groups=8).build(20)
+    assert SharedExcite(9, SharedConfig(groups=3)).weight.shape == (3,)
+    with pytest.raises(ConfigError, match="groups: 3 does not divide the 10 channels of a block"):
+        SharedExcite(10, SharedConfig(groups=3))
     with pytest.raises(ConfigError, match="groups: 0 is too small; legal values: 1 or more"):
         SharedConfig(groups=0)
 
@@ -155,3 +158,11 @@ def test_each_unit_takes_each_gate(gate: str) -> None:
             "hard_sigmoid": nn.Hardsigmoid(),
         }
         assert torch.allclose(got, by_name[gate](logits), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("gate", sf.GATES)
+def test_eca_is_the_reference_bit_for_bit_by_way_of_its_module(gate: str) -> None:
+    unit, u, calls = randomised(ECAConfig(gate=gate, kernel=3).build(8)), draw(2, 8, 3, 3), []
+    unit.conv.register_forward_hook(lambda module, *_: calls.append(module))
+    assert torch.equal(unit.gate(u), sf.eca_excitation(sf.squeeze(u), unit.conv.weight, gate))
+    assert calls == [unit.conv]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from senet import ConfigError, SEConfig, SqueezeExcite
+from senet import functional as sf
 from senet.initial import stream
 
 GATES = {
@@ -149,3 +150,17 @@ def test_no_reduction_below_one(value: int) -> None:
     assert SEConfig(reduction=1).hidden(8) == 8
     with pytest.raises(ConfigError, match=f"reduction: {value} is too small; legal values: 1 or more"):
         SEConfig(reduction=value)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("squeeze", ["avg", "max"])
+@pytest.mark.parametrize("gate", GATES)
+def test_is_the_reference_bit_for_bit_by_way_of_its_modules(gate: str, squeeze: str, bias: bool) -> None:
+    unit, u = unit_and_map(32, SEConfig(reduction=4, gate=gate, squeeze=squeeze, bias=bias))
+    calls = []
+    for layer in (unit.fc1, unit.fc2):
+        layer.register_forward_hook(lambda module, *_: calls.append(module))
+    z = sf.squeeze(u, squeeze)
+    want = sf.excitation(z, unit.fc1.weight, unit.fc1.bias, unit.fc2.weight, unit.fc2.bias, gate)
+    assert torch.equal(unit.gate(u), want)
+    assert calls == [unit.fc1, unit.fc2]

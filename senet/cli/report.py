@@ -1,0 +1,90 @@
+"""What the commands print: tables, what is going to be trained, what came out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from senet.recipes.recipe import Recipe
+
+
+def data_label(recipe: Recipe) -> str:
+    """The data set's name as a part of a folder's name."""
+    return Path(recipe.data.name).name or "images"
+
+
+def announce(name: str, recipe: Recipe) -> None:
+    """Say what is going to be trained."""
+    t = recipe.train
+    unit = f", {recipe.model.se.kind} unit" if recipe.model.se else ", no attention unit"
+    print(
+        f"\n{name} on {recipe.data.name}{unit}: {t.epochs} epochs, batch {recipe.data.batch_size}, seed {t.seed}",
+        flush=True,
+    )
+
+
+def print_summary(summary: dict[str, Any], folder: Path) -> None:
+    """One run's result, and what can be done with it."""
+    epochs = summary["epochs"]
+    print(
+        f"\n{summary['model']}: test error {summary['top1_error']:.2f} % after {epochs} "
+        f"epoch{'s' * (epochs > 1)}, best {summary['best_top1_error']:.2f} % in epoch {summary['best_epoch']} ({summary['test_images']:,} images)\n"
+        f"curves      {folder}/curves.png\n"
+        f"checkpoint  {folder}/best.safetensors\n"
+        f"evaluate    senet evaluate {folder}\n"
+        f"predict     senet predict {folder} IMAGE..."
+    )
+
+
+def print_comparison(report: dict[str, Any], folder: Path) -> None:
+    """The comparison as a table."""
+    print(
+        f"\n{report['data']}, {report['epochs']} epochs, {report['train_images']:,} training and "
+        f"{report['test_images']:,} test images, {report['seeds']} seed{'s' if report['seeds'] > 1 else ''}; "
+        f"error after the last epoch\n"
+    )
+    head = ("network", "test error, %", "parameters", "multiply-adds", "ms per step", "training, s")
+    rows = []
+    for m in report["models"]:
+        spread = "" if m["error_deviation"] is None else f" ± {m['error_deviation']:.2f}"
+        rows.append(
+            (
+                m["model"],
+                f"{m['error_mean']:.2f}{spread}",
+                f"{m['params']:,}",
+                f"{m['macs'] / 1e6:,.2f} M",
+                f"{m['step_ms']:.1f}",
+                f"{m['train_seconds']:.1f}",
+            )
+        )
+    print(table([head, *rows]))
+    for d in report["differences"]:
+        interval = (
+            f"95 % interval {d['low']:+.2f} to {d['high']:+.2f}, n = {d['seeds']}"
+            if d["low"] is not None
+            else "one seed, so no interval; for one: senet compare ... --seeds 3"
+        )
+        print(
+            f"\n{d['model']} minus {d['minus']}: {d['mean']:+.2f} points of error, "
+            f"{d['step_ratio']:.2f} times the time per step\n({interval})"
+        )
+    last = report["models"][-1]["runs"][0]
+    print(
+        f"\ncurves       {folder}/curves.png\n"
+        f"checkpoints  {folder}/{last}/best.safetensors, ...\n"
+        f"evaluate     senet evaluate {folder}/{last}\n"
+        f"predict      senet predict {folder}/{last} IMAGE..."
+    )
+
+
+def table(rows: list[tuple[str, ...]], left: tuple[int, ...] = (0,)) -> str:
+    """Rows of text in columns, those of `left` to the left, the others to the right; a line under the head."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    lines.insert(1, "-" * max(map(len, lines)))
+    return "\n".join(lines)

@@ -1,0 +1,73 @@
+"""What the commands that train have in common: running, going on, and where the progress is printed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+
+from senet.cli import report
+from senet.files import free_name
+from senet.recipes.files import read_recipe
+from senet.recipes.recipe import DataRecipe, Recipe
+
+
+def folder_for(out: str, name: str) -> Path:
+    """The folder that was asked for, or a free one in runs/."""
+    return Path(out).expanduser() if out else free_name(Path("runs"), name)
+
+
+def run_one(recipe: Recipe, folder: Path, *, as_json: bool, resume: bool = False) -> int:
+    """Train one network, say what came out."""
+    from senet.data import open_data
+    from senet.training.run import train
+
+    with _progress(as_json):
+        report.announce(recipe.name, recipe)
+        data = open_data(recipe.data, recipe.train.seed, progress=True)
+        print(data.source)
+        summary = train(recipe, data, folder, resume=resume).summary
+    if as_json:
+        print(json.dumps(summary | {"folder": str(folder)}, indent=2))
+    else:
+        report.print_summary(summary, folder)
+    return 0
+
+
+def run_many(recipes: list[Recipe], seeds: int, folder: Path, *, as_json: bool, resume: bool = False) -> int:
+    """Train networks alike, print the comparison."""
+    from senet.data import Data, open_data
+    from senet.training.compare import compare
+
+    def opened(recipe: DataRecipe, seed: int) -> Data:
+        return open_data(recipe, seed, progress=True)
+
+    with _progress(as_json):
+        found = compare(recipes, seeds, opened, folder, resume=resume, announce=report.announce)
+    if as_json:
+        print(json.dumps(found | {"folder": str(folder)}, indent=2))
+    else:
+        report.print_comparison(found, folder)
+    return 0
+
+
+def go_on(folder: Path, *, as_json: bool) -> int:
+    """Go on with the run or the comparison in a folder."""
+    from senet.training import compare
+
+    if (folder / compare.PLAN).is_file():
+        recipes, seeds = compare.read_plan(folder)
+        return run_many(recipes, seeds, folder, as_json=as_json, resume=True)
+    return run_one(read_recipe(folder), folder, as_json=as_json, resume=True)
+
+
+@contextmanager
+def _progress(as_json: bool) -> Iterator[None]:
+    """Where a program reads standard output, progress goes to standard error."""
+    if not as_json:
+        yield
+        return
+    with redirect_stdout(sys.stderr):
+        yield
