@@ -27,8 +27,8 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
     """One run's result, and what can be done with it."""
     epochs = summary["epochs"]
     print(
-        f"\n{summary['model']}: test error {summary['top1_error']:.2f} % after {epochs} "
-        f"epoch{'s' * (epochs > 1)}, best {summary['best_top1_error']:.2f} % in epoch {summary['best_epoch']} ({summary['test_images']:,} images)\n"
+        f"\n{summary['model']}: test error {summary['top1_error']:.2f} % after {epochs} epoch{'s' if epochs > 1 else ''}"
+        f" ({summary['test_images']:,} images), best {summary['best_top1_error']:.2f} % in epoch {summary['best_epoch']}\n"
         f"curves      {folder}/curves.png\n"
         f"checkpoint  {folder}/best.safetensors\n"
         f"evaluate    senet evaluate {folder}\n"
