@@ -25,10 +25,11 @@ def announce(name: str, recipe: Recipe) -> None:
 
 def print_summary(summary: dict[str, Any], folder: Path) -> None:
     """One run's result, and what can be done with it."""
-    epochs = summary["epochs"]
+    epochs = f"{summary['epochs']} epoch{'s' if summary['epochs'] > 1 else ''}"
+    best = f"best {summary['best_top1_error']:.2f} % in epoch {summary['best_epoch']}"
     print(
-        f"\n{summary['model']}: test error {summary['top1_error']:.2f} % after {epochs} epoch{'s' if epochs > 1 else ''}"
-        f" ({summary['test_images']:,} images), best {summary['best_top1_error']:.2f} % in epoch {summary['best_epoch']}\n"
+        f"\n{summary['model']}: test error {summary['top1_error']:.2f} % after {epochs}, {best} "
+        f"({summary['test_images']:,} images)\n"
         f"curves      {folder}/curves.png\n"
         f"checkpoint  {folder}/best.safetensors\n"
         f"evaluate    senet evaluate {folder}\n"

@@ -19,7 +19,7 @@ def plot_curves(path: Path, runs: dict[str, list[History]]) -> None:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
@@ -55,8 +55,16 @@ def plot_curves(path: Path, runs: dict[str, list[History]]) -> None:
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(unit)
-        axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.25)
+        drawn = [row[key] for histories in runs.values() for h in histories for row in h for key in quantity]
+        falls_far = max(drawn) > 20 * min(drawn)
+        if falls_far and unit == "loss":
+            axes.set_yscale("log")
+        else:
+            # An error may reach zero, which no logarithm does.
+            axes.set_yscale("symlog" if falls_far else "linear", **({"linthresh": 1} if falls_far else {}))
+            axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.grid(alpha=0.25, which="both")
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False)
     image = BytesIO()
