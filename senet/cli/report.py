@@ -16,19 +16,20 @@ def data_label(recipe: Recipe) -> str:
 def announce(name: str, recipe: Recipe) -> None:
     """Say what is going to be trained."""
     t = recipe.train
-    unit = f", {recipe.model.se.kind} unit" if recipe.model.se else ", no attention unit"
-    print(
-        f"\n{name} on {recipe.data.name}{unit}: {t.epochs} epochs, batch {recipe.data.batch_size}, seed {t.seed}",
-        flush=True,
-    )
+    unit = f"{recipe.model.se.kind} unit" if recipe.model.se else "no attention unit"
+    length = f"{_epochs(t.epochs)}, batch {recipe.data.batch_size}, seed {t.seed}"
+    print(f"\n{name} on {recipe.data.name}, {unit}: {length}", flush=True)
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch{'s' if count > 1 else ''}"
 
 
 def print_summary(summary: dict[str, Any], folder: Path) -> None:
     """One run's result, and what can be done with it."""
-    epochs = f"{summary['epochs']} epoch{'s' if summary['epochs'] > 1 else ''}"
     best = f"best {summary['best_top1_error']:.2f} % in epoch {summary['best_epoch']}"
     print(
-        f"\n{summary['model']}: test error {summary['top1_error']:.2f} % after {epochs}, {best} "
+        f"\n{summary['model']}: test error {summary['top1_error']:.2f} % after {_epochs(summary['epochs'])}, {best} "
         f"({summary['test_images']:,} images)\n"
         f"curves      {folder}/curves.png\n"
         f"checkpoint  {folder}/best.safetensors\n"

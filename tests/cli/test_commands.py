@@ -174,6 +174,10 @@ MISTAKES = {
         r"--data.workers: has no effect with images that are in memory",
     ),
     "augmented evaluation": (["evaluate", "x", "--flip"], r"option: '--flip' is not known"),
+    "a last batch of one pixel": (
+        ["train", "resnet20", "--image-size", "4", "--batch-size", "1437", "--crop-padding", "1"],
+        r"data.batch_size: 1437 leaves a last batch of one of the 1,438 training images",
+    ),
     "gamma of one": (["train", "--kind", "plateau", "--gamma", "1"], r"schedule.gamma: 1.0 is not between 0 and 1"),
     "a rate that is none": (["train", "--lr", "nan"], r"optim.lr: 'nan' is not a number"),
     "a word behind a switch": (["train", "--flip", "perhaps"], r"model: 'perhaps' is not known"),
