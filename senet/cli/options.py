@@ -32,7 +32,8 @@ class HelpFormatter(DefaultHelpFormatter):
 
     def _get_help_string(self, action: Action) -> str:
         default = str(action.default).lower() if isinstance(action.default, bool) else action.default
-        shown = "" if default in ("", SUPPRESS) or action.nargs == 0 else f" (default: {default})"
+        is_required = not action.option_strings and default is None
+        shown = "" if is_required or default in ("", SUPPRESS) or action.nargs == 0 else f" (default: {default})"
         return f"{(action.help or '').strip()}{shown}"
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
@@ -145,9 +146,13 @@ FROM_THE_IMAGES = ("model.num_classes", "model.in_channels", "model.image_size")
 """Fields of a recipe's network that the data set decides."""
 
 ONLY_FOR_TRAINING = tuple(
-    f"data.{name}" for name in ("batch_size", "crop", "crop_padding", "crop_scale", "crop_ratio", "flip", "cutout")
+    f"data.{name}"
+    for name in (
+        *("batch_size", "crop", "crop_padding", "crop_scale", "crop_ratio", "flip", "cutout"),
+        *("val_fraction", "split_seed"),
+    )
 )
-"""Fields of the data recipe that evaluation does not use."""
+"""Fields of the data recipe that evaluation does not use, or must not change: another split holds training images."""
 
 
 def leaves(config: Any, prefix: str = "") -> list[tuple[str, Any]]:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from senet.checkpoint import KEY, header, kept_weights, read_ckpt, save
 from senet.errors import DataError, RunError, SenetError
 from senet.files import write_atomically
-from senet.images import Data
+from senet.images import Data, Split
 from senet.training import folder as run
 from senet.training.module import Classifier
 from senet.training.plots import plot_curves
@@ -147,6 +147,7 @@ class Keeper(Checkpoint):
         checkpoint[KEY] = header(pl_module.recipe, pl_module.images.classes, self.history[-1] if self.history else {})
         checkpoint["sums"] = pl_module.sums()
         checkpoint["images"] = fingerprint(pl_module.images)
+        checkpoint["skipped"] = {part: list(split.skipped) for part, split in self.parts(pl_module)}
         checkpoint["order_epoch"] = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
         checkpoint["plateau"] = pl_module.plateau.state_dict() if pl_module.plateau else None
 
@@ -159,17 +160,19 @@ class Keeper(Checkpoint):
         # Lightning tells the order its epoch only when workers may already have fetched by it.
         self.set_epoch(checkpoint["order_epoch"])
         self.plateau_state = checkpoint["plateau"]
+        for part, split in self.parts(pl_module):
+            split.skipped.extend(line for line in checkpoint["skipped"][part] if line not in split.skipped)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over the signals; write the first checkpoint, so that a run can be resumed from its first step on."""
         assert isinstance(pl_module, Classifier)
+        self.signals.take()
         # A run resumed in mid-epoch does not pass that epoch's start.
         self.clock = self.tick = time.perf_counter()
         if trainer.ckpt_path is None:
             self.keep(trainer)
         if pl_module.plateau is not None and self.plateau_state is not None:
             pl_module.plateau.load_state_dict(self.plateau_state)
-        self.signals.take()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Give the signals back."""
@@ -242,10 +245,11 @@ class Keeper(Checkpoint):
 
     def check(self, measured: dict[str, float], epoch: int) -> None:
         """Raise RunError for a loss that is no number, before it is kept; DataError where no image could be read."""
-        for part, loss in (("training", measured["train_loss"]), ("test", measured["test_loss"])):
+        for part in ("train", "test"):
+            loss = measured[f"{part}_loss"]
             if math.isfinite(loss):
                 continue
-            if not measured["test_images"] or not measured["train_images"]:
+            if not measured[f"{part}_images"]:
                 raise DataError(f"none of the {part} images can be read")
             raise RunError(
                 f"epoch {epoch}: the {part} loss is {loss}; try a lower optim.lr. "
@@ -274,6 +278,11 @@ class Keeper(Checkpoint):
             raise Interrupted(self.signals.signum, self.signals.going_on)
 
     @staticmethod
+    def parts(pl_module: Classifier) -> list[tuple[str, Split]]:
+        """The two parts of the images by name."""
+        return [("train", pl_module.images.train), ("test", pl_module.images.val)]
+
+    @staticmethod
     def recipe(pl_module: pl.LightningModule) -> Any:
         """The recipe of a module."""
         assert isinstance(pl_module, Classifier)
@@ -281,7 +290,7 @@ class Keeper(Checkpoint):
 
 
 class Progress(Callback):
-    """A bar within each epoch where somebody watches, and a line after it."""
+    """A bar within each epoch, where somebody watches."""
 
     def __init__(self) -> None:
         self.bar: tqdm[Any] | None = None

@@ -173,6 +173,7 @@ MISTAKES = {
         ["train", "--workers", "3"],
         r"--data.workers: has no effect with images that are in memory",
     ),
+    "evaluation on another split": (["evaluate", "x", "--split-seed", "1"], r"option: '--split_seed' is not known"),
     "augmented evaluation": (["evaluate", "x", "--flip"], r"option: '--flip' is not known"),
     "a last batch of one pixel": (
         ["train", "resnet20", "--image-size", "4", "--batch-size", "1437", "--crop-padding", "1"],

@@ -287,3 +287,15 @@ def test_an_interrupted_comparison_names_its_own_folder(
     report = compare(recipes, seeds, opened(0), folder, resume=True)
     unbroken = compare([plain, recipe], 1, opened(0), tmp_path / "unbroken")
     assert [m["errors"] for m in report["models"]] == [m["errors"] for m in unbroken["models"]]
+
+
+def test_images_left_out_before_the_interruption_are_still_named(
+    recipe: Recipe, open_small: Any, tmp_path: Path
+) -> None:
+    data = open_small(recipe)
+    data.train.skipped.append("a.png: broken")
+    interrupt(data, 3, "SIGTERM")
+    with pytest.raises(Interrupted):
+        train(recipe, data, tmp_path / "run", quiet=True)
+    result = train(recipe, open_small(recipe), tmp_path / "run", quiet=True, resume=True)
+    assert result.summary["skipped_images"] == ["a.png: broken"]
