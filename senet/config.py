@@ -56,6 +56,11 @@ class Kind:
                 raise ConfigError(f"{cls.key}: the name {kind!r} is taken by {taken.__module__}.{taken.__qualname__}")
             cls.kind, cls.kinds[kind] = kind, cls
 
+    @classmethod
+    def known(cls) -> dict[str, type[Any]]:
+        """Every kind by its name; a family whose members are in files not yet imported imports them here."""
+        return cls.kinds
+
 
 @dataclass(frozen=True, kw_only=True)
 class UnitConfig(Kind, key="unit"):
@@ -102,7 +107,7 @@ def check_at_least(config: object, low: float, *names: str, path: str = "") -> N
 def check_concrete(path: str, value: object) -> None:
     """Raise ConfigError, naming the concrete ones, for a config of a class that is no kind, such as `UnitConfig()`."""
     if isinstance(value, Kind) and not hasattr(value, "kind"):
-        names = ", ".join(cls.__name__ for cls in value.kinds.values())
+        names = ", ".join(cls.__name__ for cls in value.known().values())
         raise ConfigError(f"{path}: {type(value).__name__} is abstract; legal values: {names}")
 
 
@@ -148,10 +153,10 @@ def from_dict(cls: type[C], data: Any, *, path: str = "") -> C:
         raise ConfigError(f"{path or cls.__name__}: {data!r} is not a mapping of fields")
     data = dict(data)
     if issubclass(cls, Kind):
-        name = data.pop(cls.key, getattr(cls, "kind", None))
-        if name not in list(cls.kinds):
-            raise unknown(_join(path, cls.key), name, cls.kinds)
-        cls = cls.kinds[name]
+        name, known = data.pop(cls.key, getattr(cls, "kind", None)), cls.known()
+        if name not in list(known):
+            raise unknown(_join(path, cls.key), name, known)
+        cls = known[name]
     types_ = field_types(cls)
     for name in data:
         if name not in types_:

@@ -24,17 +24,21 @@ class ResidualSpec:
     """What one block is built from.
 
     in_channels, mid, out: channels before, inside and after the block.
+    first: channels after a bottleneck's first 1x1; 0: `mid`.
     stride, groups: of its 3x3 convolution.  stride_on: which convolution of a bottleneck carries the stride.
-    shortcut: where the shape changes, a 1x1 convolution (option B) or zero channels and subsampling (option A).
+    shortcut: where the shape changes, a convolution (option B) or zero channels and subsampling (option A).
+    projection: kernel of that convolution where it has a stride; without one it is 1x1.
     """
 
     in_channels: int
     mid: int
     out: int
+    first: int = 0
     stride: int = 1
     groups: int = 1
     stride_on: str = "1x1"
     shortcut: str = "projection"
+    projection: str = "1x1"
     se: UnitConfig | None = None
 
 
@@ -58,11 +62,11 @@ class ZeroPad(nn.Module):
 
 
 class Projection(nn.Module):
-    """Option B: 1x1 convolution with the block's stride, batch norm. `(N, C, H, W) -> (N, out, H/stride, W/stride)`."""
+    """Option B: convolution with the block's stride, batch norm. `(N, C, H, W) -> (N, out, H/stride, W/stride)`."""
 
-    def __init__(self, in_channels: int, out: int, stride: int) -> None:
+    def __init__(self, in_channels: int, out: int, stride: int, kernel: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out, 1, stride, bias=False)
+        self.conv = nn.Conv2d(in_channels, out, kernel, stride, kernel // 2, bias=False)
         self.norm = nn.BatchNorm2d(out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,7 +79,8 @@ def shortcut_of(spec: ResidualSpec) -> nn.Module:
     if spec.stride == 1 and spec.in_channels == spec.out:
         return nn.Identity()
     if spec.shortcut == "projection":
-        return Projection(spec.in_channels, spec.out, spec.stride)
+        kernel = 3 if spec.projection == "3x3" and spec.stride > 1 else 1
+        return Projection(spec.in_channels, spec.out, spec.stride, kernel)
     if spec.out < spec.in_channels:
         raise ConfigError(f"shortcut: 'zero_pad' cannot go from {spec.in_channels} to {spec.out} channels")
     return ZeroPad(spec.in_channels, spec.out, spec.stride)
@@ -145,9 +150,10 @@ class Bottleneck(ResidualBlock):
     def __init__(self, spec: ResidualSpec) -> None:
         super().__init__(spec)
         first, second = (spec.stride, 1) if spec.stride_on == "1x1" else (1, spec.stride)
-        self.conv1 = nn.Conv2d(spec.in_channels, spec.mid, 1, first, bias=False)
-        self.norm1 = nn.BatchNorm2d(spec.mid)
-        self.conv2 = nn.Conv2d(spec.mid, spec.mid, 3, second, 1, groups=spec.groups, bias=False)
+        width = spec.first or spec.mid
+        self.conv1 = nn.Conv2d(spec.in_channels, width, 1, first, bias=False)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, spec.mid, 3, second, 1, groups=spec.groups, bias=False)
         self.norm2 = nn.BatchNorm2d(spec.mid)
         self.conv3 = nn.Conv2d(spec.mid, spec.out, 1, bias=False)
         self.norm = nn.BatchNorm2d(spec.out)

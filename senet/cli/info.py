@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from senet.cli import options
 from senet.cli.line import Line
@@ -14,7 +14,12 @@ from senet.models.registry import canonical_name, get_net
 DESCRIPTION = """Parameters, multiply-adds, SE's share of both, and a table by stage like the paper's Table 1.
 
 Multiply-adds are those of convolutions and fully connected layers, the SE units' included. Fields of the network can
-be set: --se.reduction 8, --stride-on 3x3, --num-classes 10, --se eca."""
+be set: --se.reduction 8, --stride-on 3x3, --num-classes 10, --se eca.
+
+faster_rcnn_fpn_NETWORK is that network as the trunk of a Faster R-CNN with a feature pyramid (Table 7), 81 classes, one
+image of 800 x 1344 pixels and 1000 boxes."""
+
+DETECTOR = "faster_rcnn_fpn_"
 
 
 def run(argv: list[str]) -> int:
@@ -23,22 +28,34 @@ def run(argv: list[str]) -> int:
     words = line.words
     if len(words) != 1 and not line.asks_help:
         raise ConfigError("name one network, for example: senet info se_resnet50; the names: senet models")
-    name = canonical_name(words[0]) if words else "se_resnet50"
+    word = words[0] if words else "se_resnet50"
+    is_detector = word.lower().startswith(DETECTOR)
+    name = canonical_name(word[len(DETECTOR) :] if is_detector else word)
     kind = line.value("se", "model.se") or ""
-    shown = options.ModelOnly(options.with_unit(get_net(name), kind))
-    if shown.model != get_net(name):
-        name = f"{name}+{kind}"
+    net = replace(get_net(name), num_classes=81) if is_detector else get_net(name)
+    shown = options.ModelOnly(options.with_unit(net, kind))
+    name = f"{DETECTOR * is_detector}{name}{f'+{kind}' if shown.model != net else ''}"
     parser = options.Parser("info", "MODEL", DESCRIPTION)
     parser.add_argument("MODEL", nargs="?", default="", help="name of the network, see: senet models")
     parser.option("se", default="", metavar="UNIT", help="attention unit: se, no_squeeze, eca, shared or none")
     parser.option("json", action="store_true", help="print JSON")
     options.add_fields(parser, shown)
     found = parser.read(line.argv, shown)
+    if "model.se_at" in found["named"] and shown.model.se is None:
+        raise ConfigError("--se-at: has no effect, the network has no attention unit; choose one with --se")
+    for path in ("model.image_size", "model.dropout"):
+        if is_detector and path in found["named"]:
+            raise ConfigError(f"--{path}: has no effect on a detector")
     net = options.apply(shown, found["fields"]).model
 
-    from senet.models.describe import describe
+    if is_detector:
+        from senet.detection.faster_rcnn import describe_detector
 
-    cost = describe(net)
+        cost = describe_detector(net, num_classes=net.num_classes)
+    else:
+        from senet.models.describe import describe
+
+        cost = describe(net)
     if found["json"]:
         values = asdict(cost) | {
             "model": name,

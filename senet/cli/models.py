@@ -7,7 +7,7 @@ import json
 from senet.cli import options
 from senet.cli.line import Line
 from senet.errors import ConfigError
-from senet.models.registry import list_models, nets
+from senet.models.registry import list_models, nets, plain_twin
 
 DESCRIPTION = """List the networks, with parameters and multiply-adds at their own image size and number of classes."""
 
@@ -26,7 +26,7 @@ def run(argv: list[str]) -> int:
 
     rows = []
     if not found["json"]:
-        print(f"{'network':<22}{'parameters':>12}{'multiply-adds':>16}{'classes':>9}{'pixels':>8}")
+        print(f"{'network':<26}{'parameters':>12}{'multiply-adds':>16}{'classes':>9}{'pixels':>8}")
     for name in names:
         net, cost = nets()[name], describe(nets()[name])
         rows.append(
@@ -37,11 +37,12 @@ def run(argv: list[str]) -> int:
                 "num_classes": net.num_classes,
                 "image_size": net.image_size,
                 "se": net.se.kind if net.se else None,
+                "plain_twin": plain_twin(name),
             }
         )
         if not found["json"]:
             macs = f"{cost.macs / 1e6:,.1f} M"
-            print(f"{name:<22}{cost.params:>12,}{macs:>16}{net.num_classes:>9}{net.image_size:>8}", flush=True)
+            print(f"{name:<26}{cost.params:>12,}{macs:>16}{net.num_classes:>9}{net.image_size:>8}", flush=True)
     if found["json"]:
         print(json.dumps(rows, indent=2))
     return 0

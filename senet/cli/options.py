@@ -72,7 +72,7 @@ class Parser(ArgumentParser):
             self.explain(str(error), base)
         given = [token[2:].partition("=")[0] for token in argv if token.startswith("--")]
         return {
-            **{k: v for k, v in vars(found.clone(with_meta=False)).items() if k not in SECTIONS},
+            **{k: v for k, v in vars(found.clone(with_meta=False)).items() if k in self.own or k not in SECTIONS},
             "fields": {path: found[path] for path in fields},
             "named": [name for name in given if name in fields],
         }
@@ -172,8 +172,7 @@ def leaves(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
 
 def _is_table(hint: Any) -> bool:
     """Rows of a network's table, or an absent unit: not for options."""
-    inner = [a for a in get_args(hint) if a is not type(None) and a is not Ellipsis]
-    return any(dataclasses.is_dataclass(a) for a in inner)
+    return any(dataclasses.is_dataclass(a) or _is_table(a) for a in get_args(hint))
 
 
 def add_fields(parser: Parser, base: Any) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from senet.cli import options, report, running
 from senet.cli.line import Line, common_options
 from senet.errors import ConfigError
-from senet.models.registry import nets
+from senet.models.registry import plain_twin
 from senet.recipes.files import read_recipe
 from senet.recipes.recipe import Recipe
 
@@ -55,7 +55,8 @@ def _base(line: Line) -> Recipe:
 
 def twins(recipe: Recipe) -> list[Recipe]:
     """The recipe's plain twin and itself; ConfigError where it has no unit."""
-    plain = recipe.name.partition("+")[0].removeprefix("se_")
-    if recipe.model.se is None or plain not in nets():
+    base = recipe.name.partition("+")[0]
+    plain = plain_twin(base) or base
+    if recipe.model.se is None:
         raise ConfigError("--se: a pair needs an attention unit; for the plain network alone name it as MODEL")
     return [replace(recipe, name=plain, model=replace(recipe.model, se=None)), recipe]

@@ -35,7 +35,7 @@ _SMALL = 4000
 def load_image(source: str | Path | Image.Image, recipe: DataRecipe) -> Tensor:
     """One image as evaluation sees it: `(C, S, S)` uint8.
 
-    The shorter side goes to `recipe.resize` (bilinear, antialiased) and the centre is cut out; where the recipe keeps
+    The shorter side goes to `recipe.resize` (`recipe.interpolation`, antialiased) and the centre is cut out; where the recipe keeps
     images in memory the shorter side goes to S itself. The paper's evaluation: arXiv:1709.01507v4, section 5.1.
 
     Raises DataError for a file that is not an image, and ConfigError where `recipe.resize` is smaller than S.
@@ -43,7 +43,7 @@ def load_image(source: str | Path | Image.Image, recipe: DataRecipe) -> Tensor:
     >>> load_image(Image.new("RGB", (640, 480)), DataRecipe(image_size=224, mean=(0.0,) * 3, std=(1.0,) * 3)).shape
     torch.Size([3, 224, 224])
     """
-    image = fit(read(source, recipe.channels), evaluation_side(recipe), recipe.image_size)
+    image = fit(read(source, recipe.channels), evaluation_side(recipe), recipe)
     return torch.from_numpy(pixels(image)).permute(2, 0, 1)
 
 
@@ -108,16 +108,17 @@ def _converted(image: Image.Image, channels: int) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def fit(image: Image.Image, side: int, size: int) -> Image.Image:
-    """The shorter side scaled to `side` pixels (bilinear, antialiased), then the central `size` x `size`.
+def fit(image: Image.Image, side: int, recipe: DataRecipe) -> Image.Image:
+    """The shorter side scaled to `side` pixels (antialiased), then the central square of the recipe's size.
 
     An image that already has the size stays untouched.
     """
+    size = recipe.image_size
     width, height = image.size
     shorter = min(width, height)
     if shorter != side:
         width, height = int(side * width / shorter), int(side * height / shorter)
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        image = image.resize((width, height), Image.Resampling[recipe.interpolation.upper()])
     if (width, height) == (size, size):
         return image
     left, top = round((width - size) / 2), round((height - size) / 2)
@@ -168,7 +169,7 @@ def _read_chunk(
     side = evaluation_side(recipe)
     for i in range(start, min(start + _CHUNK, len(sources))):
         try:
-            store[i] = pixels(fit(read(sources[i], recipe.channels), side, recipe.image_size))
+            store[i] = pixels(fit(read(sources[i], recipe.channels), side, recipe))
         except DataError as error:
             if recipe.on_bad_image == "error":
                 raise

@@ -222,7 +222,7 @@ class FileSplit(Split):
     def _crop(self, image: Image.Image, epoch: int, index: int) -> Image.Image:
         recipe, size = self.recipe, self.recipe.image_size
         if self.seed is None or recipe.crop != "resized":
-            return fit(image, self.side, size)
+            return fit(image, self.side, recipe)
         box = draw_boxes(recipe, image.height, image.width, 1, stream(self.seed, "box", epoch, index))
         top, left, height, width = box[0].tolist()
         part = image.crop((left, top, left + width, top + height))

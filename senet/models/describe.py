@@ -154,12 +154,12 @@ def _count(network: Network, height: int, width: int) -> tuple[Row, ...]:
         )
     head = Row(
         part="head",
-        layers=f"mean, fc {net.num_classes}" if net.num_classes else "mean",
+        layers=net.layers("head") + (f", fc {net.num_classes}" if net.num_classes else ""),
         channels=net.num_classes or network.num_features,
         height=1,
         width=1,
-        params=_size(network.classifier),
-        macs=macs("classifier"),
+        params=_size(network.head) + _size(network.classifier),
+        macs=macs("head") + macs("classifier"),
         se_params=0,
         se_macs=0,
     )

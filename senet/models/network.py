@@ -9,11 +9,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from senet import functional as sf
 from senet.blocks.residual import Basic, Bottleneck, ResidualSpec
 from senet.errors import ConfigError
 from senet.initial import draw_
-from senet.models.net import Net, ResidualNet, StageMap
+from senet.models.net import Net, Preprocessing, ResidualNet, StageMap
 
 BLOCKS = {"basic": Basic, "bottleneck": Bottleneck}
 
@@ -24,7 +23,14 @@ class StemBlock(nn.Module):
     def __init__(self, net: ResidualNet) -> None:
         super().__init__()
         stem = net.stem
-        self.conv = nn.Conv2d(net.in_channels, stem.width, stem.kernel, stem.stride, stem.kernel // 2, bias=False)
+        channels, stride, before = net.in_channels, stem.stride, OrderedDict[str, nn.Module]()
+        for i, width in enumerate(stem.before, start=1):
+            before[f"conv{i}"] = nn.Conv2d(channels, width, stem.kernel, stride, stem.kernel // 2, bias=False)
+            before[f"norm{i}"] = nn.BatchNorm2d(width)
+            before[f"relu{i}"] = nn.ReLU(inplace=True)
+            channels, stride = width, 1
+        self.before = nn.Sequential(before)
+        self.conv = nn.Conv2d(channels, stem.width, stem.kernel, stride, stem.kernel // 2, bias=False)
         self.norm = nn.BatchNorm2d(stem.width)
         self.pool = {
             "ceil": nn.MaxPool2d(3, 2, ceil_mode=True),
@@ -34,7 +40,7 @@ class StemBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The first feature map."""
-        return self.pool(F.relu(self.norm(self.conv(x)), inplace=True))
+        return self.pool(F.relu(self.norm(self.conv(self.before(x))), inplace=True))
 
 
 def residual_features(net: ResidualNet) -> nn.Sequential:
@@ -49,9 +55,11 @@ def residual_features(net: ResidualNet) -> nn.Sequential:
                 mid=row.mid,
                 out=row.out,
                 stride=row.stride if i == 0 else 1,
+                first=net.first_width(row),
                 groups=row.groups,
                 stride_on=net.stride_on,
                 shortcut=net.shortcut,
+                projection=net.projection,
                 se=net.unit_in(number),
             )
             blocks[f"block{i + 1}"] = BLOCKS[row.block](spec)
@@ -71,14 +79,18 @@ class Network(nn.Module):
     net: the table; an SE network and its plain twin are of this one class and differ in `net.se`.
     features: `nn.Sequential` of `stem` and `stage2`, `stage3`, ... to the last feature map.
     classifier: `nn.Linear`, or `nn.Identity` where num_classes is 0.
-    num_features: channels of the last map, so the length of the pooled features.
+    head: from the last map to the classifier's input; the mean over space, unless the network has hidden layers there.
+    num_features: the classifier's inputs, by default the channels of the last map.
+    preprocessing: how loaded weights want their images; None where the weights were drawn.
     """
 
     def __init__(self, net: Net) -> None:
         super().__init__()
         self.net = net
+        self.preprocessing: Preprocessing | None = None
         self.features = net.build_features()
-        self.num_features = net.maps[-1].channels
+        self.head = net.build_head()
+        self.num_features = net.num_features
         self.dropout = nn.Dropout(net.dropout)
         self.classifier = self._classifier(net.num_classes)
 
@@ -96,15 +108,15 @@ class Network(nn.Module):
         return feature_info(self.net.maps)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The last feature map: `(N, in_channels, H, W) -> (N, num_features, h, w)`."""
+        """The last feature map: `(N, in_channels, H, W) -> (N, C, h, w)`."""
         return self.features(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Mean over space and classifier: `(N, num_features, h, w) -> (N, num_classes)`.
+        """The head, by default the mean over space, and the classifier: `(N, C, h, w) -> (N, num_classes)`.
 
         pre_logits: stop before the classifier, `(N, num_features)`.
         """
-        x = self.dropout(sf.squeeze(x))
+        x = self.dropout(self.head(x))
         return x if pre_logits else self.classifier(x)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -3,26 +3,48 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cache
-from typing import TYPE_CHECKING, Literal, TypedDict, overload
+from typing import Literal, TypedDict
 
-from senet.config import UnitConfig, check_concrete, named_values
+from senet.config import UnitConfig, named_values
 from senet.errors import ConfigError, unknown
-from senet.models.net import Net, with_fields
+from senet.models.net import Net
 
-if TYPE_CHECKING:
-    import torch
-    from typing_extensions import Unpack
-
-    from senet.models.network import Network, StageMaps
-
-FAMILIES = ("resnet", "resnext", "cifar")
+FAMILIES = (
+    "resnet",
+    "resnext",
+    "senet154",
+    "vgg",
+    "inception",
+    "inception_resnet",
+    "mobile",
+    "cifar",
+    "preact",
+    "shake",
+)
 """The families' files, in the order of `list_models()`."""
 
 
+SHORT = {
+    "resnext50": "resnext5032x4d",
+    "resnext101": "resnext10132x4d",
+    "vgg16": "vgg16bn",
+    "inceptionv2": "bninception",
+    "mobilenetv1": "mobilenet",
+    "mobilenetv1100": "mobilenet",
+    "shufflenet": "shufflenetg3",
+    "shufflenet1xg3": "shufflenetg3",
+    "wideresnet168": "wrn168",
+    "shakeshake": "shakeshake262x96d",
+    "shakeeven": "shakeeven292x4x64d",
+}
+"""What people call some networks, without separators and without "se"."""
+
+
 class NetFields(TypedDict, total=False):
-    """The fields of a network that `create_model` can change; what they mean is said in `Net` and `ResidualNet`."""
+    """The fields of a network that `create_model` can change; what they mean is said in `Net` and in its family."""
 
     num_classes: int
     in_channels: int
@@ -32,6 +54,15 @@ class NetFields(TypedDict, total=False):
     pool: Literal["ceil", "pad", "none"]
     stride_on: Literal["1x1", "3x3"]
     shortcut: Literal["projection", "zero_pad"]
+    projection: Literal["1x1", "3x3"]
+    first_1x1: Literal["full", "half"]
+    se_at: str
+    conv_bias: bool
+    layout: Literal["slim", "figures"]
+    shake: Literal["shake", "even"]
+    stem_width: int
+    hidden: int
+    groups: int
 
 
 @cache
@@ -58,79 +89,23 @@ def canonical_name(name: str) -> str:
         raise ConfigError(f"model: {name!r} is not a network's name, a string (create_model also takes a Net)")
     word = re.sub(r"[-_. ]+", "", name.lower()).removeprefix("legacy").removeprefix("cifar")
     known = {known.replace("_", ""): known for known in nets()}
-    word = {"seresnext50": "seresnext5032x4d", "seresnext101": "seresnext10132x4d"}.get(word, word)
-    word = {"resnext50": "resnext5032x4d", "resnext101": "resnext10132x4d"}.get(word, word)
+    prefix = "se" * word.startswith("se")
+    word = prefix + SHORT.get(word.removeprefix(prefix), word.removeprefix(prefix))
     if word not in known:
         raise unknown("model", name, nets(), kind="models")
     return known[word]
 
 
+def plain_twin(name: str) -> str | None:
+    """The name of an SE network's plain twin, the same table with `se=None`; None for a plain network.
+
+    >>> plain_twin("se_resnet50"), plain_twin("senet154"), plain_twin("resnet50")
+    ('resnet50', 'senet154_plain', None)
+    """
+    net = get_net(name)
+    return next(n for n, other in nets().items() if other == replace(net, se=None)) if net.se else None
+
+
 def get_net(name: str) -> Net:
     """The table of a network by name or alias; ConfigError for an unknown one."""
     return nets()[canonical_name(name)]
-
-
-@overload
-def create_model(
-    model: str | Net,
-    *,
-    seed: int = ...,
-    device: str | torch.device = ...,
-    features_only: Literal[False] = ...,
-    **fields: Unpack[NetFields],
-) -> Network: ...
-@overload
-def create_model(
-    model: str | Net,
-    *,
-    seed: int = ...,
-    device: str | torch.device = ...,
-    features_only: Literal[True],
-    out_stages: tuple[int, ...] = ...,
-    **fields: Unpack[NetFields],
-) -> StageMaps: ...
-def create_model(
-    model: str | Net,
-    *,
-    seed: int = 0,
-    device: str | torch.device = "cpu",
-    features_only: bool = False,
-    out_stages: tuple[int, ...] = (),
-    **fields: object,
-) -> Network | StageMaps:
-    """A network with freshly drawn weights, in training mode.
-
-    model: a name of `list_models()`, an alias such as "seresnet50", or a `Net`.
-    seed: of the weights. They are drawn by name, so twins of one seed share every common weight, and the global
-        random state is left alone.
-    device: where the weights live; "meta" makes none.
-    features_only: return the stages' maps instead of logits, as `StageMaps`; `out_stages` chooses (default: all).
-        There is no head then, so neither `num_classes` nor `dropout`.
-    fields: of the network's table, for example `num_classes=10, in_channels=1, se=SEConfig(reduction=8), se=None,
-        shortcut="projection", stride_on="3x3", pool="pad", dropout=0.2`.
-
-    Raises ConfigError for an unknown name, field or value, or one that would have no effect.
-
-    >>> model = create_model("se_resnet20", num_classes=100)
-    >>> sum(p.numel() for p in model.parameters())
-    277945
-    """
-    import torch
-
-    from senet.initial import draw_
-    from senet.models.network import Network, StageMaps
-
-    check_concrete("model", model)
-    net = with_fields(model if isinstance(model, Net) else get_net(model), fields)
-    if out_stages and not features_only:
-        raise ConfigError("out_stages: needs features_only=True")
-    for name in ("num_classes", "dropout"):
-        if features_only and name in fields:
-            raise ConfigError(f"{name}: has no effect with features_only=True, which has no classifier")
-    # Made without memory, so that no library draws weights that ours replace.
-    with torch.device("meta"):
-        module = StageMaps(net, out_stages or net.stage_numbers) if features_only else Network(net)
-    if torch.device(device).type != "meta":
-        module.to_empty(device=device)
-        draw_(module, seed)
-    return module

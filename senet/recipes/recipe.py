@@ -34,6 +34,7 @@ class DataRecipe:
     flip: mirror half of the training images.
     cutout: side in pixels of the square that is blanked in each training image (arXiv:1708.04552); 0 for none.
     resize: shorter side before the central crop in evaluation, for images that are not in memory.
+    interpolation: of the resizing in evaluation, "bilinear" or "bicubic", both antialiased.
     mean, std: of each channel, in pixel values 0 to 255; their length is the number of channels (1 grey, 3 RGB).
     """
 
@@ -54,6 +55,7 @@ class DataRecipe:
     flip: bool = False
     cutout: int = 0
     resize: int = 256
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     mean: tuple[float, ...] = (127.5,)
     std: tuple[float, ...] = (127.5,)
 

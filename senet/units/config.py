@@ -47,10 +47,12 @@ class ReducingConfig(UnitConfig):
 class SEConfig(ReducingConfig, kind="se"):
     """The squeeze-and-excitation unit of arXiv:1709.01507v4, section 3, and the choices of section 6.
 
-    reduction: r of Eq. 3 and Table 10; the hidden width is `hidden(C) = max(1, C // r)`, never rounded to 8.
+    reduction: r of Eq. 3 and Table 10; the hidden width is `hidden(C) = max(1, C // r)`.
     squeeze: Table 11.  gate: Table 12.
     bias: biases on both fully connected layers. Every released network has them (the default); the paper's
         ablations (sections 6 and 7) do not.
+    round_to: the hidden width is rounded to a multiple of this, at least one: 8 in timm's and mmpretrain's networks,
+        1 (not rounded) in the paper's.
 
     >>> SEConfig(reduction=4).hidden(64)
     16
@@ -59,6 +61,18 @@ class SEConfig(ReducingConfig, kind="se"):
     squeeze: Squeeze = "avg"
     gate: Gate = "sigmoid"
     bias: bool = True
+    round_to: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, 1, "round_to")
+
+    def hidden(self, channels: int) -> int:
+        """Width of the first layer, C/r of Eq. 3, rounded."""
+        if self.round_to == 1:
+            return super().hidden(channels)
+        nearest = int(channels / self.reduction + self.round_to / 2) // self.round_to
+        return max(1, nearest) * self.round_to
 
     def summary(self, channels: int) -> str:
         """Table 1's notation: the widths of the two layers, where the unit sits on `channels` channels."""

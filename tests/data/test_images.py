@@ -38,6 +38,16 @@ def test_load_image_equals_torchvision(
     assert torch.equal(ours, expected)
 
 
+def test_bicubic(tmp_path: Path, save_image: SaveImage) -> None:
+    save_image(tmp_path / "a.png", 40, 31, 0)
+    with Image.open(tmp_path / "a.png") as image:
+        resized = tv.resize(image, 30, interpolation=tv.InterpolationMode.BICUBIC)  # type: ignore[arg-type]
+        expected = tv.pil_to_tensor(tv.center_crop(resized, 24))  # type: ignore[arg-type]
+    ours = load_image(tmp_path / "a.png", replace(FILES, interpolation="bicubic"))
+    assert torch.equal(ours, expected)
+    assert not torch.equal(ours, load_image(tmp_path / "a.png", FILES))
+
+
 def test_an_image_of_the_right_size_is_untouched(tmp_path: Path) -> None:
     array = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
     Image.fromarray(array).save(tmp_path / "a.png")

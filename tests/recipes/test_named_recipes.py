@@ -99,7 +99,7 @@ def test_recipe_for_takes_the_recipes_unit_along() -> None:
     ("asked", "message"),
     [
         ({"recipe": "imagnet"}, r"recipe: 'imagnet' is not known \(did you mean 'imagenet'\?\)"),
-        ({"model": "vgg16"}, "model: 'vgg16' is not known"),
+        ({"model": "vgg11"}, "model: 'vgg11' is not known"),
     ],
 )
 def test_recipe_for_refuses(asked: dict[str, str], message: str) -> None:

@@ -10,7 +10,6 @@ import torch
 
 from senet import (
     ECAConfig,
-    Net,
     Network,
     NoSqueezeConfig,
     SEConfig,
@@ -20,14 +19,11 @@ from senet import (
     get_net,
     list_models,
 )
+from senet.models.registry import plain_twin
+from tests.models.small import FAMILIES, small
 
-TWINS = [name for name in list_models() if name.startswith("se_")]
+TWINS = [name for name in list_models() if get_net(name).se is not None]
 UNITS = [SEConfig(), NoSqueezeConfig(), ECAConfig(), SharedConfig(), SEConfig(placement="pre", stages=(2, 3))]
-
-
-def one_block_each(net: Net) -> Net:
-    """The same kinds of layers at a fraction of the time."""
-    return net.depths(*(1 for _ in net.stages))
 
 
 def tensors(model: Network) -> dict[str, torch.Tensor]:
@@ -46,13 +42,12 @@ def assert_twins(plain: Network, twin: Network) -> None:
 
 def test_every_se_network_has_a_twin_and_every_twin_an_se_network() -> None:
     plain = [name for name in list_models() if name not in TWINS]
-    assert [f"se_{name}" for name in plain if f"se_{name}" in TWINS] == [f"se_{name}" for name in plain]
-    assert len(TWINS) == len(plain)
+    assert sorted(plain_twin(name) or "" for name in TWINS) == sorted(plain)
 
 
 @pytest.mark.parametrize("name", TWINS)
 def test_the_tables_differ_in_one_field(name: str) -> None:
-    twin, plain = get_net(name), get_net(name.removeprefix("se_"))
+    twin, plain = get_net(name), get_net(plain_twin(name) or "")
     assert type(twin) is type(plain)
     assert [f.name for f in fields(twin) if getattr(twin, f.name) != getattr(plain, f.name)] == ["se"]
     assert plain.se is None
@@ -61,10 +56,10 @@ def test_the_tables_differ_in_one_field(name: str) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("name", TWINS)
-def test_shared_weights_are_equal_bit_for_bit(name: str, seed: int) -> None:
-    twin, plain = get_net(name), get_net(name.removeprefix("se_"))
-    assert_twins(create_model(one_block_each(plain), seed=seed), create_model(one_block_each(twin), seed=seed))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shared_weights_are_equal_bit_for_bit(family: str, seed: int) -> None:
+    plain = small(FAMILIES[family])
+    assert_twins(create_model(plain, seed=seed), create_model(plain, seed=seed, se=SEConfig()))
 
 
 @pytest.mark.parametrize("name", ["se_resnet50", "se_resnet18", "se_resnet110"])

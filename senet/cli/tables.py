@@ -1,0 +1,87 @@
+"""`senet tables`: our figures beside the paper's."""
+
+from __future__ import annotations
+
+import json
+from itertools import groupby
+
+from senet.cli import options
+from senet.cli.line import Line
+from senet.cli.report import table
+from senet.errors import unknown
+from senet.paper import Printed, agrees, complexity
+
+DESCRIPTION = """Our figures beside the paper's.
+
+complexity: parameters and multiply-adds of Tables 2, 3, 10, 13, 15 and 16. Ours count convolutions and fully connected
+layers, the SE units' included; the paper's figures follow no single rule. What cannot be reproduced says why."""
+
+TABLES = ("complexity",)
+
+TITLES = {
+    2: "ImageNet networks",
+    3: "mobile networks",
+    10: "reduction ratio of SE-ResNet-50",
+    13: "SE in single stages of ResNet-50",
+    15: "SE inside the bottleneck",
+    16: "with and without the squeeze",
+}
+
+
+def run(argv: list[str]) -> int:
+    """The command."""
+    parser = options.Parser("tables", "complexity", DESCRIPTION)
+    parser.add_argument("WHAT", nargs="?", default="complexity", help="complexity")
+    parser.option("json", action="store_true", help="print JSON")
+    found = parser.read(Line.of(argv).argv)
+    if found["WHAT"] not in TABLES:
+        raise unknown("tables", found["WHAT"], TABLES, kind="tables")
+
+    rows = [_compare(printed) for printed in complexity()]
+    if found["json"]:
+        print(json.dumps(rows, indent=2))
+        return 0
+    for number, group in groupby(rows, key=lambda row: row["table"]):
+        _print_table(number, list(group))
+    return 0
+
+
+def _compare(printed: Printed) -> dict[str, object]:
+    """One row: ours, the paper's, and the gap in percent."""
+    from senet.models.describe import describe
+
+    cost = describe(printed.net)
+    row: dict[str, object] = {"table": printed.table, "row": printed.row, "params": cost.params, "macs": cost.macs}
+    for name, ours, theirs, unit, note in (
+        ("params", cost.params, printed.params, 1e6, printed.params_note),
+        ("macs", cost.macs, printed.macs, printed.unit, printed.macs_note),
+    ):
+        if theirs is not None:
+            row[f"paper_{name}"] = theirs
+            row[f"{name}_gap_percent"] = 100 * (ours / unit / theirs - 1)
+            row[f"{name}_agree"] = agrees(ours / unit, theirs)
+            row[f"{name}_note"] = note
+    return row | {"macs_unit": printed.unit}
+
+
+def _print_table(number: int, rows: list[dict[str, object]]) -> None:
+    """A table as the paper has it, and below it what does not agree."""
+    letter = "M" if rows[0]["macs_unit"] == 1e6 else "G"
+    params, macs = (any(f"paper_{name}" in row for row in rows) for name in ("params", "macs"))
+    columns = ["network"]
+    columns += ["parameters", "paper, M", "gap"] if params else []
+    columns += ["multiply-adds", f"paper, {letter}", "gap"] if macs else []
+    lines, notes = [tuple(columns)], dict[str, None]()
+    for row in rows:
+        cells = [str(row["row"])]
+        for name, shown in (("params", params), ("macs", macs)):
+            if shown:
+                cells += [f"{row[name]:,}", f"{row[f'paper_{name}']:g}", f"{row[f'{name}_gap_percent']:+.2f} %"]
+                if row[f"{name}_note"]:
+                    cells[-1] += " *"
+                    notes[str(row[f"{name}_note"])] = None
+        lines.append(tuple(cells))
+    print(f"Table {number}, {TITLES[number]}\n\n{table(lines, left=(0,))}")
+    for note in notes:
+        print(f"* {note}")
+    print()

@@ -1,0 +1,144 @@
+"""Shake-Shake for CIFAR, arXiv:1705.07485, and its SE twins: two residual branches, mixed at random in training.
+
+Expected error in percent, plain and SE, with Cutout (Tables 4 and 5 of arXiv:1709.01507v4): Shake-Shake 26 2x96d on
+CIFAR-10 2.56, 2.12; Shake-Even 29 2x4x64d on CIFAR-100 15.85 (which its original reports without Cutout), 15.41.
+
+The paper does not say where the unit sits: at the end of each branch (the default: each is a residual branch) or once,
+on the mixture, `se_at="mixed"`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from senet.config import check_at_least
+from senet.errors import ConfigError
+from senet.models.net import Net, Stage, StageMap, slash
+from senet.units.config import SEConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShakeNet(Net, kind="shake"):
+    """Two branches per block, mixed by a weight per image: drawn in training, one half in evaluation.
+
+    stem_width: channels of the first 3x3 convolution; batch norm, and before bottlenecks ReLU, follow it.
+    stages: one row per stage, of one kind of block: "basic" as in the 26-layer network (ReLU first), "bottleneck" as in
+        the 29-layer one (ResNeXt, stride in the 3x3, ReLU last).
+    shake: the weights of the gradients in training, drawn again ("shake") or one half ("even").
+    se_at: the unit's place, "each_branch" at the end of both branches or "mixed" once after the mixing; always before
+        the sum.
+    """
+
+    num_classes: int = 10
+    image_size: int = 32
+    stem_width: int = 16
+    stages: tuple[Stage, ...]
+    shake: Literal["shake", "even"] = "shake"
+    se_at: Literal["each_branch", "mixed"] = "each_branch"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, 1, "stem_width")
+        if not self.stages:
+            raise ConfigError("stages: () must have at least one row")
+        if len({row.block for row in self.stages}) > 1:
+            raise ConfigError("stages: 'basic' and 'bottleneck' rows do not mix; one begins with its ReLU, one ends so")
+        channels = self.stem_width
+        for i, row in enumerate(self.stages):
+            path = f"stages[{i}]"
+            check_at_least(row, 1, "depth", "mid", "out", "stride", "groups", path=path)
+            if row.groups > 1 and row.block == "basic":
+                raise ConfigError(f"{path}.groups: {row.groups} has no effect in basic blocks; legal values: 1")
+            if row.mid % row.groups:
+                raise ConfigError(f"{path}.groups: {row.groups} does not divide {row.mid} channels")
+            if row.block == "basic" and row.out % 2 and (row.stride > 1 or row.out != channels):
+                raise ConfigError(f"{path}.out: {row.out} is odd; the shortcut joins two halves")
+            channels = row.out
+
+    @property
+    def maps(self) -> tuple[StageMap, ...]:
+        """One per row; of basic blocks the sums, before the ReLU of what follows."""
+        maps, stride = [], 1
+        for number, row in enumerate(self.stages, start=2):
+            stride *= row.stride
+            maps.append(StageMap(stage=number, channels=row.out, stride=stride))
+        return tuple(maps)
+
+    def depths(self, *depths: int) -> ShakeNet:
+        """The same table with other numbers of blocks."""
+        if len(depths) != len(self.stages):
+            raise ConfigError(f"depths: {depths!r} must name {len(self.stages)} stages")
+        return replace(self, stages=tuple(replace(row, depth=d) for row, d in zip(self.stages, depths, strict=True)))
+
+    def layers(self, part: str) -> str:
+        """Table 1's notation: `[2 (3x3 96, 3x3 96, fc 6-96)] x 4`."""
+        if not part.startswith("stage"):
+            return {"stem": f"3x3 {self.stem_width}", "last": "ReLU", "head": "mean"}[part]
+        number = int(part.removeprefix("stage"))
+        row = self.stages[self.stage_numbers.index(number)]
+        groups = f" g={row.groups}" if row.groups > 1 else ""
+        convs = f"1x1 {row.mid}, 3x3 {row.mid}{groups}, 1x1" if row.block == "bottleneck" else f"3x3 {row.mid}, 3x3"
+        unit = self.unit_words(number, row.out)
+        each, mixed = (unit, "") if self.se_at == "each_branch" else ("", unit)
+        return f"[2 ({convs} {row.out}{each}){mixed}] x {row.depth}{slash(row.stride)}"
+
+    def build_features(self) -> nn.Sequential:
+        """Stem, stages, and the ReLU after the last sum where the blocks do not end in one."""
+        from torch import nn
+
+        from senet.blocks.shake import ShakeBasic, ShakeBottleneck, ShakeSpec
+
+        is_basic = self.stages[0].block == "basic"
+        channels = self.stem_width
+        stem: OrderedDict[str, nn.Module] = OrderedDict(
+            conv=nn.Conv2d(self.in_channels, channels, 3, padding=1, bias=False), norm=nn.BatchNorm2d(channels)
+        )
+        if not is_basic:
+            stem["relu"] = nn.ReLU(inplace=True)
+        parts: OrderedDict[str, nn.Module] = OrderedDict(stem=nn.Sequential(stem))
+        for number, row in zip(self.stage_numbers, self.stages, strict=True):
+            stage: OrderedDict[str, nn.Module] = OrderedDict()
+            for i in range(row.depth):
+                spec = ShakeSpec(
+                    in_channels=channels,
+                    mid=row.mid,
+                    out=row.out,
+                    stride=row.stride if i == 0 else 1,
+                    groups=row.groups,
+                    shake=self.shake,
+                    se=self.unit_in(number),
+                    se_at=self.se_at,
+                )
+                stage[f"block{i + 1}"] = (ShakeBasic if is_basic else ShakeBottleneck)(spec)
+                channels = row.out
+            parts[f"stage{number}"] = nn.Sequential(stage)
+        if is_basic:
+            parts["last"] = nn.ReLU()
+        return nn.Sequential(parts)
+
+
+shake_shake_26_2x96d = ShakeNet(
+    stages=(
+        Stage(block="basic", depth=4, mid=96, out=96),
+        Stage(block="basic", depth=4, mid=192, out=192, stride=2),
+        Stage(block="basic", depth=4, mid=384, out=384, stride=2),
+    ),
+)
+shake_even_29_2x4x64d = ShakeNet(
+    stem_width=64,
+    stages=(
+        Stage(block="bottleneck", depth=3, mid=256, out=256, groups=4),
+        Stage(block="bottleneck", depth=3, mid=512, out=512, stride=2, groups=4),
+        Stage(block="bottleneck", depth=3, mid=1024, out=1024, stride=2, groups=4),
+    ),
+    shake="even",
+    num_classes=100,
+)
+
+se_shake_shake_26_2x96d = replace(shake_shake_26_2x96d, se=SEConfig())
+se_shake_even_29_2x4x64d = replace(shake_even_29_2x4x64d, se=SEConfig())
