@@ -16,12 +16,10 @@ def table() -> str:
     """The rows, from `senet models --json`."""
     line = [sys.executable, "-m", "senet", "models", "--json"]
     rows = json.loads(subprocess.run(line, capture_output=True, text=True, check=True).stdout)
-    names = {row["model"] for row in rows}
     lines = ["| network | parameters | multiply-adds | image | plain twin |", "|---|--:|--:|--:|---|"]
     for row in rows:
         macs = f"{row['macs'] / 1e9:.4f} G" if row["macs"] >= 1e9 else f"{row['macs'] / 1e6:.3f} M"
-        twin = row["model"].removeprefix("se_")
-        twin = f"`{twin}`" if row["se"] and twin in names else ""
+        twin = f"`{row['plain_twin']}`" if row["plain_twin"] else ""
         lines.append(f"| `{row['model']}` | {row['params']:,} | {macs} | {row['image_size']} | {twin} |")
     return "\n".join(lines)
 

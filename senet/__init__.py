@@ -19,20 +19,24 @@ if TYPE_CHECKING:
     from senet.config import from_dict as from_dict
     from senet.config import override as override
     from senet.config import to_dict as to_dict
+    from senet.create import create_model as create_model
     from senet.errors import CheckpointError as CheckpointError
     from senet.errors import ConfigError as ConfigError
     from senet.errors import DataError as DataError
     from senet.errors import MissingExtraError as MissingExtraError
     from senet.errors import RunError as RunError
     from senet.errors import SenetError as SenetError
+    from senet.health.doctor import doctor as doctor
+    from senet.health.report import Finding as Finding
+    from senet.health.report import Report as Report
     from senet.insert import Site as Site
     from senet.insert import insert_ as insert_
     from senet.models.describe import Description as Description
     from senet.models.describe import describe as describe
     from senet.models.net import Net as Net
+    from senet.models.net import Preprocessing as Preprocessing
     from senet.models.network import Network as Network
     from senet.models.network import StageMaps as StageMaps
-    from senet.models.registry import create_model as create_model
     from senet.models.registry import get_net as get_net
     from senet.models.registry import list_models as list_models
     from senet.recipes.recipe import Recipe as Recipe
@@ -45,18 +49,28 @@ if TYPE_CHECKING:
     from senet.units.se import SqueezeExcite as SqueezeExcite
     from senet.units.shared import SharedExcite as SharedExcite
     from senet.units.unit import Unit as Unit
+    from senet.weights.export import state_as as state_as
+    from senet.weights.hub import from_pretrained as from_pretrained
+    from senet.weights.hub import push_to_hub as push_to_hub
+    from senet.weights.hub import save_pretrained as save_pretrained
+    from senet.weights.ledger import Ledger as Ledger
+    from senet.weights.load import identify as identify
+    from senet.weights.load import load_weights_ as load_weights_
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "senet.checkpoint": ("load", "save"),
     "senet.config": ("UnitConfig", "from_dict", "override", "to_dict"),
+    "senet.create": ("create_model",),
     "senet.errors": ("CheckpointError", "ConfigError", "DataError", "MissingExtraError", "RunError", "SenetError"),
+    "senet.health.doctor": ("doctor",),
+    "senet.health.report": ("Finding", "Report"),
     "senet.insert": ("Site", "insert_"),
     "senet.models.describe": ("Description", "describe"),
-    "senet.models.net": ("Net",),
+    "senet.models.net": ("Net", "Preprocessing"),
     "senet.models.network": ("Network", "StageMaps"),
-    "senet.models.registry": ("create_model", "get_net", "list_models"),
+    "senet.models.registry": ("get_net", "list_models"),
     "senet.recipes.recipe": ("Recipe",),
     "senet.units.config": ("ECAConfig", "NoSqueezeConfig", "SEConfig", "SharedConfig"),
     "senet.units.eca": ("ECA",),
@@ -64,6 +78,10 @@ _HOMES = {
     "senet.units.se": ("SqueezeExcite",),
     "senet.units.shared": ("SharedExcite",),
     "senet.units.unit": ("Unit",),
+    "senet.weights.export": ("state_as",),
+    "senet.weights.hub": ("from_pretrained", "push_to_hub", "save_pretrained"),
+    "senet.weights.ledger": ("Ledger",),
+    "senet.weights.load": ("identify", "load_weights_"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -2,81 +2,147 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from itertools import chain
+from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
+from torch.nn.modules.conv import _ConvNd
+from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.hooks import RemovableHandle
 
 from senet import functional as sf
 from senet.config import UnitConfig, check_concrete
 from senet.errors import ConfigError
 from senet.initial import draw_
+from senet.trace import CONVOLUTIONS, PERMUTES, Call, Sum, Trace, trace
 from senet.units.unit import Unit
 
 CHILD = "se"
 """Name under which a unit is added to the module whose output it gates."""
 
+PLACES = ("residual", "concat", "conv", "auto")
+"""What `where` can say instead of names."""
+
+AFFINE = {"add", "sub", "mul", "div", "neg", "clone", "_to_copy"}
+"""Elementwise operations that are no activation."""
+
 
 @dataclass(frozen=True)
 class Site:
-    """Where a unit went: the module's name, its channels, the unit's parameters."""
+    """Where a unit goes: the module's name, the map's channels, and what the unit costs.
+
+    params: the unit's parameters.  macs: the multiply-adds that it adds per image of the example's size, those of its
+    convolutions and linear layers (`torch.utils.flop_counter` over two).
+    """
 
     name: str
     channels: int
     params: int
+    macs: int
 
 
 class InsertedUnit(nn.Module):
     """A unit that begins as the identity: `(N, C, *) -> (N, C, *)`.
 
-    The unit's last layer is zero, so its gates are gate(0), and what multiplies the map is `2 s` where gate(0) is a
-    half (sigmoid, hard sigmoid) and `1 + s` where it is zero (tanh): exactly one, with a gradient in every gate.
+    The unit's last layer is zero, so its gates are gate(0), and what multiplies the map is `s / gate(0)`, which is
+    `2 s` for the sigmoid and the hard sigmoid, or `1 + s` where gate(0) is zero (tanh): exactly one. These gates are
+    steepest at zero, so the last layer learns from the first step on, and the layers before it from the second.
+
+    A state dict that holds nothing of this unit, such as the network's own from before, makes it the identity again.
     """
 
-    def __init__(self, unit: Unit) -> None:
+    handle: RemovableHandle
+
+    def __init__(self, unit: Unit, site: Site, seed: int) -> None:
         super().__init__()
-        self.unit = unit
-        self.starts_at_half = unit.zero_() == 0.5
+        self.unit, self.site, self.seed = unit, site, seed
+        self.start = self.reset_()
+        self.register_load_state_dict_pre_hook(_reset_unless_loaded)
+
+    def reset_(self) -> float:
+        """Draw the weights as at insertion, in place, and return the gates: gate(0)."""
+        draw_(self.unit, self.seed, f"{self.site.name}.{CHILD}.unit")
+        return self.unit.zero_()
 
     def forward(self, u: Tensor) -> Tensor:
         """The map times its gates."""
         s = self.unit.gate(u)
-        s = 2 * s if self.starts_at_half else 1 + s
+        s = s / self.start if self.start else 1 + s
         return sf.scale(u, s) if s.dim() == 2 else u * s
+
+
+def _reset_unless_loaded(
+    unit: InsertedUnit, state: dict[str, Any], prefix: str, metadata: dict[str, Any], *_: object
+) -> None:
+    if any(key.startswith(prefix) for key in state):
+        return
+    if metadata.get("assign_to_params_buffers") and any(p.is_meta for p in unit.parameters()):
+        unit.to_empty(device="cpu")
+    unit.reset_()
+    state.update({prefix + key: value for key, value in unit.state_dict().items()})
 
 
 class _Gate:
     """The forward hook of a site: named, so that the network still pickles."""
 
-    def __call__(self, module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-        return getattr(module, CHILD)(output)
+    def __init__(self, unit: InsertedUnit) -> None:
+        self.unit = unit
+
+    def __call__(self, _module: nn.Module, _inputs: object, output: Tensor) -> Any:
+        if isinstance(output, Proxy):
+            # To `torch.fx` the unit is one layer, as convolutions are: its checks read shapes, which a proxy has not.
+            tracer: Any = output.tracer
+            return tracer.create_proxy("call_module", tracer.path_of_module(self.unit), (output,), {})
+        return self.unit(output)
 
 
 def insert_(
     model: nn.Module,
     config: UnitConfig,
-    where: str | Iterable[str] | Callable[[str, nn.Module], bool],
+    where: str | Iterable[str] | Callable[[str, nn.Module], bool] = "residual",
     *,
+    example: Tensor | tuple[Any, ...] | None = None,
+    dry_run: bool = False,
     seed: int = 0,
 ) -> list[Site]:
-    """Add a unit behind convolutions or norms of any network, in place; return where.
+    """Add a unit behind modules of any network, in place; return where, in the order in which they run.
 
-    The network's outputs do not move at all until the units learn, and its parameters keep their names; the units' are
-    new, under `<site>.se.unit.`.
+    The network's outputs do not move at all until the units learn, and its parameters keep their names; a state dict
+    from before still loads. The units' parameters are new, under `<site>.se.unit.`; where the site is a container (a
+    Sequential, DenseNet's block) under the nearest module around it that is none, as `se_<site>.unit.`. The network is
+    run before and after, to find the places and to see each unit run (`senet.trace`).
+    Make its optimizer afterwards. `remove_` takes the units out.
 
-    where: names of modules as in `model.named_modules()`, shell patterns allowed ("layer*.bn3" is the end of every
-        residual branch of torchvision's ResNet-50: the paper's standard place), or a function of name and module.
+    where: a word, names, or a function of name and module.
+        "residual": the end of every residual branch, before the sum (arXiv:1709.01507v4, section 3.3). That is behind
+            the module which made what is added, else the first that passed it on (a drop path); if it was made outside
+            modules (scaling), behind the nearest one before it from which only elementwise operations and permutations
+            lead to the sum. Sums of tokens or of maps with channels last are not among them.
+        "concat": every module whose output is maps joined along channels: Inception modules, DenseNet's blocks.
+        "conv": behind the activation that follows each convolution with a kernel above 1, as in the paper's VGG; where
+            the activation is no module of its own that runs once, behind the norm or the convolution before it. Behind
+            a depthwise convolution that a 1x1 follows, the place is the latter's, as in the paper's MobileNet.
+        "auto": "residual", and "concat" outside residual branches; "conv" in a network of neither.
+        Names are those of `model.named_modules()`, shell patterns allowed ("layer*.bn3"); one that is spelled like a
+        word above goes in a list.
+    example: what the network is called with to find the places, see `senet.trace.trace`.
+    dry_run: change nothing.
+    seed: of the units' weights, drawn by name.
 
-    Raises ConfigError where nothing matches, a match is not a convolution or a norm, has a unit already or channels
-    that the unit cannot take, or the gate has no gradient at zero ("relu"); nothing is changed then.
+    Raises ConfigError where nothing is found; where a module is called other than once, gives no map (N, C, *), has a
+    unit already or channels that the unit cannot take; or the gate has no gradient at zero ("relu"). Nothing is
+    changed then.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU())
     >>> from senet import SEConfig
-    >>> insert_(net, SEConfig(), "0")
-    [Site(name='0', channels=32, params=162)]
+    >>> insert_(net, SEConfig(), "conv")
+    [Site(name='1', channels=32, params=162, macs=128)]
     """
     check_concrete("config", config)
     if getattr(config, "gate", None) == "relu":
@@ -85,39 +151,232 @@ def insert_(
         )
     if config.placement != "standard" or config.stages is not None:
         raise ConfigError("placement, stages: have no effect on insertion, where `where` says it; leave them out")
-    patterns = [where] if isinstance(where, str) else where
-    if callable(patterns):
-        found = {name: m for name, m in model.named_modules() if patterns(name, m)}
-    else:
-        found = {}
-        for pattern in patterns:
-            matches = {name: m for name, m in model.named_modules() if fnmatchcase(name, pattern)}
-            if not matches:
-                raise ConfigError(f"where: no module is called {pattern!r}")
-            found |= matches
-    if not found:
-        raise ConfigError("where: no module matches")
-    widths = {name: _channels(name, module) for name, module in found.items()}
+    modules = dict(model.named_modules())
+    word = where if isinstance(where, str) and where in PLACES else None
+    named = [] if word else _named(modules, where)
+    t = trace(model, example)
+    names = set(_placed(modules, t, word) if word else named)
+    calls = [_call(modules, t, name) for name in modules if name in names]
+    calls.sort(key=lambda call: call.output)  # type: ignore[arg-type, return-value]
+    cost = cache(partial(_cost, config))
+    sites = [Site(call.name, call.shape[1], *cost(call.shape[1:])) for call in calls]  # type: ignore[index]
+    holders = [_holder(modules, site.name) for site in sites]
+    if dry_run:
+        return sites
     # All are built before the first is attached, so that one that cannot be leaves the network as it was.
-    units = {}
-    for name, module in found.items():
-        unit = config.build(widths[name])
-        draw_(unit, seed, f"{name}.{CHILD}.unit")
-        like = next(chain(module.parameters(), model.parameters()), torch.empty(()))
-        units[name] = InsertedUnit(unit).to(like.device, like.dtype).train(module.training)  # type: ignore[arg-type]
-    for name, unit in units.items():
-        found[name].add_module(CHILD, unit)
-        found[name].register_forward_hook(_Gate())
-    return [Site(name, widths[name], sum(p.numel() for p in unit.parameters())) for name, unit in units.items()]
+    units = []
+    for site, call in zip(sites, calls, strict=True):
+        unit = InsertedUnit(config.build(site.channels), site, seed)  # type: ignore[arg-type]
+        units.append(unit.to(call.device, call.dtype).train(modules[site.name].training))
+    for unit, (holder, child) in zip(units, holders, strict=True):
+        holder.add_module(child, unit)
+        unit.handle = modules[unit.site.name].register_forward_hook(_Gate(unit))
+    try:
+        _check_runs(model, units, example)
+    except BaseException:
+        _take_out(model, units)
+        raise
+    _forget_compiled()
+    return sites
 
 
-def _channels(name: str, module: nn.Module) -> int:
-    if hasattr(module, CHILD):
-        raise ConfigError(f"where: {name!r} has a unit already")
-    # What convolutions, batch and instance norms, and group norms call it.
-    words = ("out_channels", "num_features", "num_channels")
-    width = next((getattr(module, word) for word in words if hasattr(module, word)), None)
-    # A norm without parameters has a weight, None; a network that has `num_features` has no weight of its own.
-    if not isinstance(width, int) or not hasattr(module, "weight"):
-        raise ConfigError(f"where: {name!r} is a {type(module).__name__}; a unit goes behind a convolution or a norm")
-    return width
+def remove_(model: nn.Module) -> list[Site]:
+    """Take every unit that `insert_` added out of a network again, in place; return where they were.
+
+    The parameters and their names are then those from before, and the outputs are what these parameters give.
+
+    Raises ConfigError where there is none.
+    """
+    units = [m for m in model.modules() if isinstance(m, InsertedUnit)]
+    if not units:
+        raise ConfigError("model: has no unit from insert_, so there is nothing to remove")
+    _take_out(model, units)
+    _forget_compiled()
+    return [unit.site for unit in units]
+
+
+def _take_out(model: nn.Module, units: list[InsertedUnit]) -> None:
+    names = {module: name for name, module in model.named_modules()}
+    for unit in units:
+        unit.handle.remove()
+        holder, _, child = names[unit].rpartition(".")
+        delattr(model.get_submodule(holder), child)
+
+
+def _forget_compiled() -> None:
+    """What `torch.compile` made of a network does not look whether a module has got a hook or lost one since."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
+
+
+def _unit_behind(module: nn.Module) -> InsertedUnit | None:
+    return next((hook.unit for hook in module._forward_hooks.values() if isinstance(hook, _Gate)), None)
+
+
+def _holder(modules: dict[str, nn.Module], site: str) -> tuple[nn.Module, str]:
+    """The module that gets a site's unit as a child, and the child's name.
+
+    That is the site itself, or the nearest module around it that is no container, which takes every child for a step.
+    """
+    name, child = site, CHILD
+    while isinstance(modules[name], (nn.Sequential, nn.ModuleDict, nn.ModuleList)):
+        if not name:
+            raise ConfigError(f"where: {site!r} is a container within containers alone; name the last module within it")
+        name = name.rpartition(".")[0]
+        child = f"{CHILD}_{site[len(name) :].strip('.').replace('.', '_')}"
+    if hasattr(modules[name], child):
+        raise ConfigError(f"where: {name!r}, a {type(modules[name]).__name__}, has something else called {child!r}")
+    return modules[name], child
+
+
+def _check_runs(model: nn.Module, units: list[InsertedUnit], example: Tensor | tuple[Any, ...] | None) -> None:
+    """Raise ConfigError unless the network runs and calls each new unit once."""
+    names = {m: name for name, m in model.named_modules()}
+    try:
+        calls = trace(model, example).calls
+    except ConfigError as error:
+        raise ConfigError(f"where: the network does not run with units there ({error.__cause__})") from error
+    for unit in units:
+        if len(calls.get(names[unit], ())) != 1:
+            raise ConfigError(f"where: {unit.site.name!r} takes every child for one of its steps; name one of them")
+
+
+def _named(modules: dict[str, nn.Module], where: str | Iterable[str] | Callable[[str, nn.Module], bool]) -> list[str]:
+    if callable(where):
+        names = [name for name, module in modules.items() if where(name, module)]
+    else:
+        names = []
+        for pattern in [where] if isinstance(where, str) else where:
+            matches = [name for name in modules if fnmatchcase(name, pattern)]
+            if not matches:
+                raise ConfigError(f"where: no module is called {pattern!r}; other legal values: {', '.join(PLACES)}")
+            names += matches
+    if not names:
+        raise ConfigError("where: no module matches")
+    return names
+
+
+def _placed(modules: dict[str, nn.Module], t: Trace, where: str) -> list[str]:
+    """The modules at the places that a word of `PLACES` means."""
+    sums = [s for s in t.sums if t.nodes[s.branch].axis in (1, None)]
+    joins = [c for c in t.concats if c.module is not None]
+    convs = [name for name, calls in t.calls.items() if _is_spatial(modules[name], calls[0], t)]
+    if where == "auto":
+        inside = frozenset[int]().union(*map(t.branch_of, sums))
+        joins = [c for c in joins if c.out not in inside]
+    names = []
+    if where in ("residual", "auto"):
+        names += [_end_of_branch(modules, t, s) for s in sums]
+    if where in ("concat", "auto"):
+        names += [_first(modules, t, [c.out]) or str(c.module) for c in joins]
+    if where == "conv" or (where == "auto" and not names and not t.sums):
+        names += [_behind(modules, t, name) for name in convs]
+    if not names:
+        others = f" (and {len(t.sums) - len(sums)} with channels last)" if len(t.sums) > len(sums) else ""
+        counts = f"residual: {len(sums)}{others}, concat: {len(joins)}, conv: {len(convs)}"
+        raise ConfigError(f"where: {where!r} finds nothing in this network; {counts}")
+    return names
+
+
+def _is_spatial(module: nn.Module, call: Call, t: Trace) -> bool:
+    """Whether a module is a convolution over the example's space: those of ECA, over channels, are not."""
+    if not isinstance(module, _ConvNd) or max(module.kernel_size) == 1:
+        return False
+    return call.shape is not None and len(call.shape) == len(t.nodes[0].shape)
+
+
+def _first(modules: dict[str, nn.Module], t: Trace, path: Iterable[int]) -> str | None:
+    """The first module on a path of nodes that runs once and gives a map (N, C, *)."""
+    for n in path:
+        # The output of a module that has a unit is its unit's.
+        maker = t.nodes[n].module
+        unit = _unit_behind(modules[maker])
+        if unit and any(modules[t.nodes[c].module] is unit for c in t.consumers(n)):
+            return maker
+        if t.nodes[n].axis in (1, None):
+            for name in t.modules_at(n):
+                if len(t.calls[name]) == 1 and not isinstance(modules[name], InsertedUnit):
+                    return name
+    return None
+
+
+def _end_of_branch(modules: dict[str, nn.Module], t: Trace, s: Sum) -> str:
+    name = _first(modules, t, _backwards(t, s))
+    if name is None:
+        raise ConfigError(
+            f"where: the residual branch in {s.module!r} ends in no module that runs once and gives a map (N, C, *); "
+            "say where by names"
+        )
+    return name
+
+
+def _backwards(t: Trace, s: Sum) -> Iterator[int]:
+    """The nodes of a branch from its end, as far as elementwise operations and permutations lead."""
+    branch, n = t.branch_of(s), s.branch
+    while n in branch:
+        yield n
+        node = t.nodes[n]
+        if len(node.inputs) != 1 or not (node.pointwise or node.op in PERMUTES):
+            return
+        (n,) = node.inputs
+
+
+def _behind(modules: dict[str, nn.Module], t: Trace, name: str) -> str:
+    """The last module of a convolution, its norm and its activation."""
+    conv: Any = modules[name]
+    call, *more = t.calls[name]
+    if more or call.output is None:
+        return name
+    path = _onwards(t, call.output)
+    after = t.consumers(path[-1])
+    if conv.groups == conv.in_channels > 1 and len(after) == 1 and t.nodes[after[0]].op in CONVOLUTIONS:
+        pointwise = modules[t.nodes[after[0]].module]
+        if isinstance(pointwise, _ConvNd) and max(pointwise.kernel_size) == 1:
+            path = _onwards(t, after[0])
+    return _first(modules, t, reversed(path)) or name
+
+
+def _onwards(t: Trace, n: int) -> list[int]:
+    """A node and what follows it up to its activation: norms, elementwise operations."""
+    path = [n]
+    while len(after := t.consumers(n)) == 1:
+        node = t.nodes[n := after[0]]
+        is_norm = "_norm" in node.op
+        if not (is_norm or node.pointwise) or len(node.inputs) != 1 or node.shape != t.nodes[path[0]].shape:
+            break
+        path.append(n)
+        if not is_norm and node.op.rstrip("_") not in AFFINE:
+            break
+    return path
+
+
+def _call(modules: dict[str, nn.Module], t: Trace, name: str) -> Call:
+    """The one call of a module that can take a unit; ConfigError for another."""
+    module, calls = modules[name], t.calls.get(name, ())
+    output = calls[0].output if calls else None
+    shape = () if output is None else t.nodes[output].shape
+    if isinstance(module, (Unit, InsertedUnit)):
+        wrong = "is a unit itself"
+    elif _unit_behind(module):
+        wrong = "has a unit already"
+    elif len(calls) != 1:
+        wrong = f"is called {len(calls)} times"
+    elif output is None or len(shape) < 3:
+        wrong = f"gives {shape}" if output is not None else "gives no tensor made from the example"
+    elif t.nodes[output].axis not in (1, None):
+        wrong = f"gives {shape} with channels in dimension {t.nodes[output].axis}"
+    else:
+        return calls[0]
+    raise ConfigError(
+        f"where: {name!r}, a {type(module).__name__}, {wrong}; a unit goes behind a module that is called once and "
+        "gives one map (N, C, *)"
+    )
+
+
+def _cost(config: UnitConfig, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Parameters and multiply-adds of a unit on a map (C, *)."""
+    with torch.device("meta"):
+        unit, u = config.build(shape[0]), torch.empty(1, *shape)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        unit(u)
+    return sum(p.numel() for p in unit.parameters()), counter.get_total_flops() // 2

@@ -18,6 +18,9 @@ COMMANDS = {
     "predict": "name what is in images",
     "models": "list the networks",
     "info": "what a network is made of and what it costs",
+    "doctor": "whether a trained network's units are alive and in their place",
+    "convert": "other libraries' weights into ours, and back",
+    "tables": "our figures beside the paper's",
 }
 
 USAGE = """usage: senet COMMAND [...]

@@ -26,13 +26,19 @@ FLOORS = {
     "device": 1,
     "units": 2,
     "blocks": 3,
+    "trace": 2,
     "insert": 3,
     "models": 4,
+    "weights": 4,
     "recipes": 5,
     "checkpoint": 5,
+    "create": 5,
+    "paper": 5,
+    "health": 5,
     "data": 6,
     "training": 6,
     "evaluation": 6,
+    "detection": 6,
     "cli": 7,
     "__main__": 8,
 }
@@ -47,17 +53,23 @@ OUTSIDE = {
     "device": {"torch"},
     "units": {"torch"},
     "blocks": {"torch"},
+    "trace": {"torch"},
     "insert": {"torch"},
     "models": {"torch"},
+    "weights": {"torch", "safetensors", "huggingface_hub", "google"},
     "recipes": {"yaml"},
     "checkpoint": {"torch", "safetensors"},
+    "create": {"torch"},
+    "paper": set(),
+    "health": {"torch"},
     "data": {"torch", "numpy", "torchvision", "PIL", "tqdm"},
     "training": {"torch", "lightning", "torchdata", "torchvision", "matplotlib", "scipy", "tqdm", "tensorboard"},
     "evaluation": {"torch", "tqdm"},
+    "detection": {"torch", "torchvision"},
     "cli": {"jsonargparse", "torch"},
     "__main__": set(),
 }
-NEIGHBOURS = {("config", "errors"), ("files", "errors"), ("checkpoint", "recipes")}
+NEIGHBOURS = {("config", "errors"), ("files", "errors"), ("checkpoint", "recipes"), ("weights", "models")}
 """Who may look at whom on one floor; on floor 6 nobody does."""
 
 ONLY_FOR_TYPES = {"torch", "typing_extensions"}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import senet
+from senet.models.registry import FAMILIES
 
 ROOT = Path(senet.__file__).parent
 HEAVY = ("torch", "torchvision", "lightning", "torchdata", "safetensors", "matplotlib", "scipy", "numpy", "PIL")
@@ -33,7 +34,8 @@ MODULES = [
     "models",
     "models.net",
     "models.registry",
-    *(f"models.{name}" for name in ("resnet", "resnext", "cifar")),
+    *(f"models.{name}" for name in FAMILIES),
+    "paper",
     *sorted(f"recipes.{p.stem}" for p in (ROOT / "recipes").glob("*.py") if p.stem != "__init__"),
     "cli",
     *sorted(f"cli.{p.stem}" for p in (ROOT / "cli").glob("*.py") if p.stem != "__init__"),
@@ -87,6 +89,19 @@ def test_networks_and_recipes_can_be_read_without_torch() -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{len(senet.list_models())} ablation 8\n"
+
+
+def test_a_written_table_finds_its_family_in_a_fresh_process() -> None:
+    done = without_torch(
+        "import senet\n"
+        "print(type(senet.from_dict(senet.Net, {'family': 'inception_resnet'})).__name__)\n"
+        "try: senet.from_dict(senet.Net, {'family': 'vit'})\n"
+        "except senet.ConfigError as error: print(error)"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second = done.stdout.splitlines()
+    assert first == "InceptionResNet"
+    assert second.startswith("family: 'vit' is not known; legal values: residual, ")
 
 
 @pytest.mark.parametrize(

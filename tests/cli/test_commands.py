@@ -128,6 +128,7 @@ def test_models_and_info(senet: Call) -> None:
             "num_classes": 1000,
             "image_size": 224,
             "se": "se",
+            "plain_twin": "resnext50_32x4d",
         }
     ]
     info = json.loads(senet("info", "seresnet50", "--json")[1])
@@ -142,7 +143,7 @@ MISTAKES = {
     "unknown command": (["trian"], r"command: 'trian' is not known \(did you mean 'train'\?\)"),
     "unknown model": (["train", "se_resnt20"], r"model: 'se_resnt20' is not known \(did you mean 'se_resnet20'\?\)"),
     "unknown model in info": (["info", "vgg"], r"model: 'vgg' is not known"),
-    "no such pattern": (["models", "vgg*"], r"no network is called 'vgg\*'"),
+    "no such pattern": (["models", "vit*"], r"no network is called 'vit\*'"),
     "two models to train": (["train", "resnet20", "resnet32"], r"one network at a time; for several: senet compare"),
     "one model to compare": (["compare", "resnet20"], r"name two or more networks"),
     "one model twice": (

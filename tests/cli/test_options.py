@@ -7,11 +7,13 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
+from senet import SEConfig, get_net
 from senet.cli import options
 from senet.config import to_dict
 from senet.errors import ConfigError
 from senet.recipes.recipe import Recipe
 from senet.recipes.registry import recipe_for
+from tests.models.small import FAMILIES
 
 BASE = recipe_for("digits")
 FIELDS = dict(options.leaves(BASE))
@@ -28,6 +30,8 @@ TOGETHER = {
     "model.se.placement": ("pre", []),
     "data.name": ("cifar10", []),
 }
+WITH_BOTTLENECKS = {"model.first_1x1"}
+WIDTHS = {"model.stem": "32,32,96", "model.stem_width": "12"}
 
 
 def parse(*argv: str, base: Recipe = BASE) -> Recipe:
@@ -37,9 +41,9 @@ def parse(*argv: str, base: Recipe = BASE) -> Recipe:
     return options.apply(base, parser.read(list(argv), base)["fields"])
 
 
-def other_value(path: str, hint: Any) -> str:
+def other_value(path: str, hint: Any, base: Recipe = BASE) -> str:
     """A legal value that is not the default, as text."""
-    value = options.value_at(BASE, path)
+    value = options.value_at(base, path)
     if get_origin(hint) is Literal:
         return next(str(v) for v in get_args(hint) if v != value)
     if hint is bool:
@@ -65,10 +69,21 @@ def test_there_are_the_fields_we_think_there_are() -> None:
 @pytest.mark.parametrize("path", FIELDS)
 def test_every_field_can_be_set(path: str) -> None:
     text, beside = TOGETHER.get(path, (other_value(path, FIELDS[path]), []))
-    recipe = parse(f"--{path}", text, *beside)
-    assert options.value_at(recipe, path) != options.value_at(BASE, path)
-    others = {p for p in FIELDS if options.value_at(recipe, p) != options.value_at(BASE, p)} - {path}
+    base = replace(BASE, model=get_net("se_resnet50")) if path in WITH_BOTTLENECKS else BASE
+    recipe = parse(f"--{path}", text, *beside, base=base)
+    assert options.value_at(recipe, path) != options.value_at(base, path)
+    others = {p for p in FIELDS if options.value_at(recipe, p) != options.value_at(base, p)} - {path}
     assert len(others) == len(beside) // 2, "setting one field changed others"
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"basic", "bottleneck", "grouped", "senet154", "cifar"}))
+def test_every_field_of_every_family_can_be_set(family: str) -> None:
+    base = replace(BASE, model=replace(FAMILIES[family], se=SEConfig()))
+    for path, hint in options.leaves(base):
+        # A width must fit the groups, and a stage must exist; the families' own tests have those.
+        if path.startswith("model.") and path not in ("model.groups", "model.se.stages", "model.se.placement"):
+            recipe = parse(f"--{path}", WIDTHS.get(path) or other_value(path, hint, base), base=base)
+            assert options.value_at(recipe, path) != options.value_at(base, path), path
 
 
 @pytest.mark.parametrize("path", [p for p, h in FIELDS.items() if h is not str])

@@ -1,0 +1,112 @@
+"""A network by name, its weights drawn, or another's loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, overload
+
+from senet.config import check_concrete
+from senet.errors import ConfigError
+from senet.models.net import Net, with_fields
+from senet.models.registry import get_net
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from typing_extensions import Unpack
+
+    from senet.models.network import Network, StageMaps
+    from senet.models.registry import NetFields
+
+
+@overload
+def create_model(
+    model: str | Net,
+    *,
+    weights: str | Path | Mapping[str, Tensor] | None = ...,
+    seed: int = ...,
+    device: str | torch.device = ...,
+    features_only: Literal[False] = ...,
+    **fields: Unpack[NetFields],
+) -> Network: ...
+@overload
+def create_model(
+    model: str | Net,
+    *,
+    weights: str | Path | Mapping[str, Tensor] | None = ...,
+    seed: int = ...,
+    device: str | torch.device = ...,
+    features_only: Literal[True],
+    out_stages: tuple[int, ...] = ...,
+    **fields: Unpack[NetFields],
+) -> StageMaps: ...
+def create_model(
+    model: str | Net,
+    *,
+    weights: str | Path | Mapping[str, Tensor] | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    features_only: bool = False,
+    out_stages: tuple[int, ...] = (),
+    **fields: object,
+) -> Network | StageMaps:
+    """A network in training mode, with freshly drawn weights or with those of a file.
+
+    model: a name of `list_models()`, an alias such as "seresnet50", or a `Net`.
+    weights: what `load_weights_` reads: a file or folder, "timm:seresnet50.a1_in1k", "hf:owner/name", or tensors by
+        name. The network becomes the function that they stand for, and the account of it is printed. With `num_classes`
+        the file's classifier may have other classes; ours then stays as drawn.
+    seed: of the weights that are drawn. They are drawn by name, so twins of one seed share every common weight, and
+        the global random state is left alone.
+    device: where the weights live; "meta" makes none.
+    features_only: return the stages' maps instead of logits, as `StageMaps`; `out_stages` chooses (default: all).
+        There is no head then, so neither `num_classes` nor `dropout`.
+    fields: of the network's table, for example `num_classes=10, in_channels=1, se=SEConfig(reduction=8), se=None,
+        shortcut="projection", stride_on="3x3", pool="pad", dropout=0.2`.
+
+    Raises ConfigError for an unknown name, field or value, or one that would have no effect, and CheckpointError for
+    weights that are not this network's.
+
+    >>> model = create_model("se_resnet20", num_classes=100)
+    >>> sum(p.numel() for p in model.parameters())
+    277945
+    """
+    import torch
+
+    from senet.initial import draw_
+    from senet.models.network import Network, StageMaps
+
+    check_concrete("model", model)
+    net = with_fields(model if isinstance(model, Net) else get_net(model), fields)
+    if out_stages and not features_only:
+        raise ConfigError("out_stages: needs features_only=True")
+    for name in ("num_classes", "dropout"):
+        if features_only and name in fields:
+            raise ConfigError(f"{name}: has no effect with features_only=True, which has no classifier")
+    is_meta = torch.device(device).type == "meta"
+    if is_meta and weights is not None:
+        raise ConfigError("weights: have no effect with device='meta', which holds none")
+    stages = out_stages or net.stage_numbers
+    # Made without memory, so that no library draws weights that ours replace.
+    with torch.device("meta"):
+        module = StageMaps(net, stages) if features_only else Network(net)
+    if is_meta:
+        return module
+    if weights is None or isinstance(module, Network):
+        module.to_empty(device=device)
+        draw_(module, seed)
+    if weights is None:
+        return module
+
+    from senet.weights.load import load_weights_
+
+    if isinstance(module, Network):
+        load_weights_(module, weights, allow=("classifier",) if "num_classes" in fields else ())
+        return module
+    whole = create_model(net, weights=weights, seed=seed, device=device, num_classes=0)
+    with torch.device("meta"):
+        module = StageMaps(whole.net, stages)
+    wanted = module.state_dict().keys()
+    module.load_state_dict({name: t for name, t in whole.state_dict().items() if name in wanted}, assign=True)
+    return module

@@ -1,0 +1,83 @@
+"""Units on the wrong side of a residual sum."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from senet.health.report import Finding
+from senet.health.watch import Subject
+from senet.models.network import Network, StageMaps
+from senet.trace import Sum, Trace, trace
+from senet.units.unit import Unit
+
+LINEAR = ("add", "sub", "mul", "div", "clone", "_to_copy")
+"""Elementwise operations that do not bend a map."""
+
+
+def misplaced(model: nn.Module, subjects: list[Subject], image: Tensor) -> list[Finding]:
+    """Units that gate the shortcut of a residual block, or its sum, where no config of ours says so.
+
+    Raises ConfigError where the network does not run on the image in evaluation mode.
+    """
+    meant = {u for m in model.modules() if _is_elsewhere(m) for u in m.modules() if isinstance(u, Unit)}
+    checked = [s for s in subjects if s.runs and (s.inserted or s.unit not in meant)]
+    # The layers of units are none of those that tell a branch from a shortcut.
+    units = [(s.sites[0], _same) for s in checked if s.unit]
+    layers = [(m, _weightless) for s in checked if not s.unit for m in s.layers]
+    handles = [m.register_forward_hook(hook) for m, hook in units + layers]
+    try:
+        t = trace(model, image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    names = {m: name for name, m in model.named_modules()}
+    sums = [
+        (s.out, t.ancestors(s.branch) | {s.branch}, t.ancestors(s.shortcut) | {s.shortcut})
+        for s in t.sums
+        if _is_bent(t, s)
+    ]
+    findings = []
+    for s in checked:
+        calls = t.calls.get(names[s.sites[0] if s.unit else s.layers[-1]], ())
+        node = calls[0].output if calls else None
+        if node is not None and (where := _place(t, node, sums)):
+            message = f"it gates the {where} of a residual block; move it to the end of the branch, before the sum"
+            findings.append(Finding(kind="wrong-branch", unit=s.name, message=message))
+    return findings
+
+
+def _is_elsewhere(m: nn.Module) -> bool:
+    """Whether this is a unit or a network of ours whose config names another place than the standard one."""
+    if isinstance(m, Unit):
+        return getattr(getattr(m, "config", None), "placement", "standard") != "standard"
+    # Where a table has places of its own, the standard one is its default.
+    return isinstance(m, (Network, StageMaps)) and getattr(m.net, "se_at", None) != getattr(type(m.net), "se_at", None)
+
+
+def _same(_unit: nn.Module, args: tuple[Tensor, ...], _out: object) -> Tensor:
+    return args[0].clone()
+
+
+def _weightless(_layer: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
+    return torch.zeros(out.shape, dtype=out.dtype, device=out.device) + args[0].sum()
+
+
+def _is_bent(t: Trace, s: Sum) -> bool:
+    """Whether a branch has an activation; without one it is a part of a convolution, as in RepVGG."""
+    nodes = [t.nodes[n] for n in t.branch_of(s)]
+    return any(node.pointwise and node.op.rstrip("_") not in LINEAR for node in nodes)
+
+
+def _place(t: Trace, node: int, sums: list[tuple[int, frozenset[int], frozenset[int]]]) -> str | None:
+    """What a unit gates of a residual block, if not the branch; `sums` are nodes, each with the pasts of its sides."""
+    for _, branch, shortcut in sums:
+        if (node in branch) != (node in shortcut):
+            return None if node in branch else "shortcut"
+    # On the trunk: right behind a sum, or is there a layer or a join in between?
+    past = t.ancestors(node)
+    latest = max((out for out, _, _ in sums if out in past), default=None)
+    if latest is None:
+        return None
+    between = (t.nodes[n] for n in past if n > latest and latest in t.ancestors(n))
+    return None if any(n.layer or n.op == "cat" for n in between) else "sum"

@@ -1,0 +1,363 @@
+"""What one forward pass of any network did, found by running it once: which modules ran, what was summed and joined.
+
+Nothing is read from the source and nothing is traced symbolically, so it works for anyone's code: a dispatch mode sees
+each operation as it runs, and hooks see each module's call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from senet.errors import ConfigError
+
+CONVOLUTIONS = {"convolution", "_convolution", "deform_conv2d"}
+PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "mkldnn_linear"}
+PERMUTES = {"permute", "transpose", "t", "movedim", "contiguous", "detach", "alias"}
+VIEWS = {"view", "_unsafe_view", "_reshape_alias", "reshape"}
+# Elementwise functions that torch does not tag as such.
+POINTWISE = {"hardswish", "hardswish_", "_prelu_kernel", "rrelu", "log_sigmoid_forward", "_to_copy"}
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One version of one tensor that depends on the example; its number is its place in `Trace.nodes`.
+
+    op: the operation that made it, "convolution", "add_"; "example" for what the network was given.
+    inputs: the numbers of what it was made from, parameters and constants left out.
+    module: the innermost module that was running; "" for the network itself.
+    weights: whether it also read a tensor that does not depend on the example, such as a parameter.
+    layer: a convolution or a matrix product with weights.
+    pointwise: each element from the elements at its own place alone.
+    axis: where its channels are, as far as its layers say; None: they do not.
+    """
+
+    op: str
+    inputs: tuple[int, ...]
+    shape: tuple[int, ...]
+    module: str = ""
+    weights: bool = False
+    layer: bool = False
+    pointwise: bool = False
+    axis: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a module: nodes it was given and the one it returned.
+
+    output, shape, dtype, device: of the tensor it returned; None where that was no tensor, and `output` also where it
+    does not depend on the example.
+    """
+
+    name: str
+    inputs: tuple[int, ...]
+    output: int | None = None
+    shape: tuple[int, ...] | None = None
+    dtype: torch.dtype | None = None
+    device: torch.device | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """A residual sum, `out = branch + shortcut`, in node numbers.
+
+    branch_module, shortcut_module: the modules whose outputs they are; None where no module's is.
+    module: the innermost module that added.
+    """
+
+    branch: int
+    shortcut: int
+    out: int
+    branch_module: str | None
+    shortcut_module: str | None
+    module: str
+
+
+@dataclass(frozen=True, slots=True)
+class Concat:
+    """Maps joined along their channels, in node numbers; `module`: whose output the result is, or None."""
+
+    parts: tuple[int, ...]
+    out: int
+    module: str | None
+
+
+class Trace:
+    """What one forward pass did.
+
+    nodes: every tensor that depends on the example, in the order in which they were made.
+    outputs: those of them that the network returned, in any nest of tuples, lists and dicts.
+    calls: of each module that ran, by its name in `model.named_modules()`, in the order in which they returned.
+    sums: the residual sums of two maps of one shape, of at least three dimensions. One that the other was made from is
+        the shortcut. Where neither was, the shortcut is the one behind at most one layer (a projection, counted from
+        where the two parted) if the other is behind more, and if what is behind a layer goes nowhere but into the sum;
+        a sum of equals or of a feature pyramid's levels is none, and neither is adding a parameter.
+    concats: maps joined along axis 1.
+    """
+
+    def __init__(self, recorder: _Recorder, outputs: Iterable[int]) -> None:
+        self.nodes = tuple(recorder.nodes)
+        self.outputs = tuple(outputs)
+        self.calls: dict[str, tuple[Call, ...]] = {}
+        self._at: dict[int, list[str]] = {}
+        for call in recorder.calls:
+            self.calls[call.name] = (*self.calls.get(call.name, ()), call)
+            if call.output is not None:
+                self._at.setdefault(call.output, []).append(call.name)
+        # A node and all that it was made from, as the bits of a whole number.
+        self._past: list[int] = []
+        for n, node in enumerate(self.nodes):
+            self._past.append(1 << n)
+            for i in node.inputs:
+                self._past[n] |= self._past[i]
+        # What leads to no output, such as the mean that a norm also gives, consumes nothing.
+        live = 0 if self.outputs else -1
+        for n in self.outputs:
+            live |= self._past[n]
+        self._consumers: list[list[int]] = [[] for _ in self.nodes]
+        for n in _bits(live & (1 << len(self.nodes)) - 1):
+            for i in set(self.nodes[n].inputs):
+                self._consumers[i].append(n)
+        self.sums = tuple(s for n in range(len(self.nodes)) if (s := self._residual(n)))
+        self.concats = tuple(Concat(parts, out, self.module_at(out)) for parts, out in recorder.joined)
+
+    def ancestors(self, node: int) -> frozenset[int]:
+        """The nodes that this one was made from, itself left out."""
+        return frozenset(_bits(self._past[node] & ~(1 << node)))
+
+    def consumers(self, node: int) -> tuple[int, ...]:
+        """The nodes that were made from this one itself, on the way to an output."""
+        return tuple(self._consumers[node])
+
+    def modules_at(self, node: int) -> tuple[str, ...]:
+        """The modules whose output is this node: the innermost one that made it, then those that passed it on."""
+        names = self._at.get(node, [])
+        made = [name for name in names if name == self.nodes[node].module]
+        return tuple(dict.fromkeys([*made, *names]))
+
+    def module_at(self, node: int) -> str | None:
+        """The first of `modules_at`, or None."""
+        return next(iter(self.modules_at(node)), None)
+
+    def branch_of(self, s: Sum) -> frozenset[int]:
+        """The nodes of a sum's branch that are not in its shortcut's past."""
+        return frozenset(_bits(self._past[s.branch] & ~self._past[s.shortcut]))
+
+    def _residual(self, out: int) -> Sum | None:
+        node = self.nodes[out]
+        if node.op not in ("add", "add_") or len(node.inputs) != 2 or len(node.shape) < 3:
+            return None
+        a, b = node.inputs
+        if self.nodes[a].shape != self.nodes[b].shape:
+            return None
+        only_a, only_b = self._past[a] & ~self._past[b], self._past[b] & ~self._past[a]
+        if not only_a or not only_b:
+            # An activation written by hand, x + 0.04 x^3, has no weights.
+            if not any(self.nodes[n].weights for n in _bits(only_a | only_b)):
+                return None
+            branch, shortcut = (a, b) if only_a else (b, a)
+        else:
+            depth = self._depths(only_a) | self._depths(only_b)
+            shortcut, branch = sorted((a, b), key=depth.__getitem__)
+            leaks = (c != out and c not in depth for n in depth if depth[n] for c in self._consumers[n])
+            if depth[shortcut] == depth[branch] or depth[shortcut] > 1 or any(leaks):
+                return None
+        return Sum(branch, shortcut, out, self.module_at(branch), self.module_at(shortcut), node.module)
+
+    def _depths(self, among: int) -> dict[int, int]:
+        """Layers on the longest path to each node of a set; what computes the gates of a map is not on its path."""
+        depth: dict[int, int] = {}
+        for n in _bits(among):
+            here = self.nodes[n]
+            gated = here.op in ("mul", "mul_")
+            before = [i for i in here.inputs if not gated or self.nodes[i].shape == here.shape]
+            depth[n] = here.layer + max((depth.get(i, 0) for i in before), default=0)
+        return depth
+
+
+def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> Trace:
+    """Run a network once in eval mode, without gradients, and say what it did.
+
+    Training flags, buffers and the random state are as before when this returns or raises, and no hook stays. Models
+    on the meta device need no arithmetic.
+
+    example: what the model is called with, a tensor or a tuple of arguments. None: zeros `(1, C, size, size)` for its
+        first convolution's C channels; size is the `image_size` of a network of ours, else 224 (32 in 3-D).
+
+    Raises ConfigError where the network cannot run on the example, or there is no convolution to take it from.
+
+    >>> t = trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), torch.zeros(1, 3, 8, 8))
+    >>> [node.op for node in t.nodes], t.calls["1"][0].shape
+    (['example', 'convolution', 'relu'], (1, 8, 6, 6))
+    """
+    args = _example(model) if example is None else example if isinstance(example, tuple) else (example,)
+    recorder = _Recorder()
+    with _untouched(model), torch.no_grad():
+        handles = []
+        for name, module in model.named_modules():
+            before, after = partial(recorder.enter, name), partial(recorder.leave, name)
+            handles.append(module.register_forward_pre_hook(before, prepend=True, with_kwargs=True))
+            handles.append(module.register_forward_hook(after))
+        try:
+            for t in _tensors(args):
+                recorder.add(t, Node("example", (), tuple(t.shape), axis=1 if t.dim() > 2 else None))
+            with recorder:
+                out = model(*args)
+        except Exception as error:
+            shapes = ", ".join(str(tuple(t.shape)) for t in _tensors(args))
+            raise ConfigError(
+                f"example: the network does not run on {shapes}: {error}; give one that it takes"
+            ) from error
+        finally:
+            for handle in handles:
+                handle.remove()
+    return Trace(recorder, (n for t in _tensors(out) if (n := recorder.of(t)) is not None))
+
+
+class _Recorder(TorchDispatchMode):
+    """Numbers every tensor that depends on the example, each time it is made or written to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nodes: list[Node] = []
+        self.calls: list[Call] = []
+        self.joined: list[tuple[tuple[int, ...], int]] = []
+        self.running: list[Call] = []
+        self.number: dict[int, int] = {}
+        self.written: dict[int, int] = {}
+        # An id belongs to one tensor as long as that lives.
+        self.alive: list[Tensor] = []
+
+    def add(self, t: Tensor, node: Node) -> int:
+        """Give a tensor a new number."""
+        self.nodes.append(node)
+        self.alive.append(t)
+        self.number[id(t)] = len(self.nodes) - 1
+        return len(self.nodes) - 1
+
+    def of(self, t: Tensor) -> int | None:
+        """A tensor's number; None where it does not depend on the example."""
+        n, written = self.number.get(id(t)), self.written.get(t.untyped_storage()._cdata, -1)
+        if written <= (-1 if n is None else n):
+            return n
+        # Another view of its memory has been written to since.
+        inputs = (written,) if n is None else (n, written)
+        axis = None if n is None else self.nodes[n].axis
+        return self.add(t, Node("alias", inputs, tuple(t.shape), self.module, axis=axis))
+
+    @property
+    def module(self) -> str:
+        """The innermost module that runs."""
+        return self.running[-1].name if self.running else ""
+
+    def enter(self, name: str, _module: nn.Module, args: Any, kwargs: Any) -> None:
+        """A module begins."""
+        self.running.append(Call(name, tuple(n for t in _tensors((args, kwargs)) if (n := self.of(t)) is not None)))
+
+    def leave(self, name: str, _module: nn.Module, _args: Any, out: Any) -> None:
+        """A module returns."""
+        # One whose error the network caught never left.
+        while (call := self.running.pop()).name != name:
+            pass
+        if isinstance(out, Tensor):
+            call = Call(name, call.inputs, self.of(out), tuple(out.shape), out.dtype, out.device)
+        self.calls.append(call)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        read = list(_tensors((args, kwargs)))
+        inputs = tuple(n for t in read if (n := self.of(t)) is not None)
+        out = func(*args, **kwargs)
+        if not inputs:
+            return out
+        op = func.overloadpacket.__name__
+        weights = len(inputs) < len(read)
+        layer = weights and op in CONVOLUTIONS | PRODUCTS
+        pointwise = torch.Tag.pointwise in func.tags or op in POINTWISE
+        written = {id(t): t for t in _written(func, args, kwargs)}
+        for t in ({id(t): t for t in _tensors(out)} | written).values():
+            axis = self.axis(op, args, inputs, tuple(t.shape), layer)
+            n = self.add(t, Node(op, inputs, tuple(t.shape), self.module, weights, layer, pointwise, axis))
+            if id(t) in written:
+                self.written[t.untyped_storage()._cdata] = n
+            if op == "cat" and len(inputs) > 1 and t.dim() > 2 and args[1:] in ((1,), (1 - t.dim(),)):
+                self.joined.append((inputs, n))
+        return out
+
+    def axis(self, op: str, args: Any, inputs: tuple[int, ...], shape: tuple[int, ...], layer: bool) -> int | None:
+        """Where the channels of an operation's result are."""
+        if op in CONVOLUTIONS or "batch_norm" in op or "group_norm" in op:
+            return 1
+        if layer or ("layer_norm" in op and len(args[1]) == 1):
+            return len(shape) - 1
+        sources = [self.nodes[i] for i in inputs]
+        source = next((s for s in sources if s.shape == shape), sources[0])
+        axis, dims = source.axis, len(source.shape)
+        if axis is None:
+            return None
+        if op == "permute":
+            return [d % dims for d in args[1]].index(axis)
+        if op == "transpose":
+            one, other = (d % dims for d in args[1:3])
+            return {one: other, other: one}.get(axis, axis)
+        if op in VIEWS:
+            if source.shape[: axis + 1] == shape[: axis + 1]:
+                return axis
+            return len(shape) - 1 if axis == dims - 1 and source.shape[-1:] == shape[-1:] else None
+        return axis if len(shape) == dims else None
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+
+
+def _written(func: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:
+    """The tensors that an operation writes to."""
+    for i, arg in enumerate(func._schema.arguments):
+        if arg.alias_info is not None and arg.alias_info.is_write:
+            yield from _tensors(args[i] if i < len(args) else kwargs.get(arg.name))
+
+
+def _bits(numbers: int) -> Iterable[int]:
+    while numbers:
+        low = numbers & -numbers
+        yield low.bit_length() - 1
+        numbers ^= low
+
+
+def _example(model: nn.Module) -> tuple[Tensor]:
+    first = next((m for m in model.modules() if isinstance(m, _ConvNd)), None)
+    if first is None:
+        raise ConfigError("example: the network has no convolution to take a shape from; give one")
+    weight, space = first.weight, first.weight.dim() - 2
+    size = getattr(getattr(model, "net", None), "image_size", 224 if space < 3 else 32)
+    return (torch.zeros(1, first.in_channels, *[size] * space, dtype=weight.dtype, device=weight.device),)
+
+
+@contextmanager
+def _untouched(model: nn.Module) -> Iterator[None]:
+    """In eval mode, on copies of the buffers; at the end everything is as it was."""
+    training = {module: module.training for module in model.modules()}
+    buffers = [(m, name, b) for m in training for name, b in m._buffers.items() if b is not None]
+    devices = {t.device.index for t in model.parameters() if t.device.type == "cuda"}
+    try:
+        with torch.random.fork_rng(devices=[d for d in devices if d is not None]):
+            model.eval()
+            for module, name, b in buffers:
+                module._buffers[name] = b.clone()
+            yield
+    finally:
+        for module, name, b in buffers:
+            module._buffers[name] = b
+        for module, flag in training.items():
+            module.training = flag

@@ -1,0 +1,101 @@
+"""Weights by a short name: from the Hugging Face Hub into its cache on this machine, with their hash checked."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from pathlib import Path
+
+from senet.errors import CheckpointError, ConfigError
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""Files of a repository or folder that hold its weights, the first one that is there."""
+
+REPOSITORIES = {"hf": "{}", "timm": "timm/{}"}
+"""What stands before the colon of a spec, and the repository it means."""
+
+HASH = "#sha256="
+
+
+def is_spec(source: object) -> bool:
+    """Whether this is text for `fetch`, such as "timm:seresnet50.a1_in1k", and no mere path."""
+    return isinstance(source, str) and (source.partition(":")[0] in REPOSITORIES or HASH in source)
+
+
+def fetch(spec: str | Path) -> Path:
+    """The folder on this machine that holds what a spec names: weights and, where there is one, their config.json.
+
+    spec: "timm:seresnet50.ra2_in1k", a repository of timm's, or "hf:owner/name", any other; then, where wanted,
+        "@revision" (a branch, tag or commit) and "#sha256=" with the first 8 or more digits of the weights' hash.
+        Also a path, which is returned as it is once the hash is checked.
+
+    What is in the Hub's cache is not fetched again; with `HF_HUB_OFFLINE=1` nothing is asked of the network.
+    Raises CheckpointError where there is no such repository, revision or file, where it is neither within reach nor in
+    the cache, and where the hash differs; ConfigError for a spec that is none.
+    """
+    text, has_hash, digest = str(spec).partition(HASH)
+    digest = digest.lower()
+    if has_hash and (not 8 <= len(digest) <= 64 or not set(digest) <= set("0123456789abcdef")):
+        raise ConfigError(f"spec: {str(spec)!r} must end in 8 to 64 hexadecimal digits")
+    path = _download(text) if is_spec(text) else Path(text).expanduser()
+    if has_hash:
+        file = next((path / name for name in WEIGHTS if (path / name).is_file()), path)
+        found = _sha256(file)
+        if not found.startswith(digest):
+            raise CheckpointError(
+                f"{file}: not used, for its sha256 is {found}, not {digest}; to fetch it anew, delete it"
+            )
+    return path
+
+
+def _download(spec: str) -> Path:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    kind, _, rest = spec.partition(":")
+    name, _, wanted = rest.partition("@")
+    repository, revision, is_local = REPOSITORIES[kind].format(name), wanted or None, False
+    for file in ("config.json", *WEIGHTS):
+        try:
+            path = Path(huggingface_hub.hf_hub_download(repository, file, revision=revision, local_files_only=is_local))
+        except errors.LocalEntryNotFoundError:
+            # The network will not be there for the next file either, and asking takes half a minute.
+            is_local = True
+        except errors.EntryNotFoundError:
+            continue
+        except errors.HFValidationError as error:
+            raise ConfigError(f"spec: {spec!r} names no repository; it is like 'hf:owner/name@revision'") from error
+        except errors.GatedRepoError as error:
+            raise CheckpointError(f"{spec}: {repository} asks for a login and a permission: hf auth login") from error
+        except errors.RepositoryNotFoundError as error:
+            raise CheckpointError(f"{spec}: the Hub has no repository {repository}, or it is private") from error
+        except errors.RevisionNotFoundError as error:
+            raise CheckpointError(f"{spec}: {repository} has no revision {wanted!r}") from error
+        # The HTTP library's error is not the same in all versions of the client.
+        except (errors.HTTPError, OSError) as error:  # pyright: ignore[reportPrivateImportUsage]
+            raise CheckpointError(f"{spec}: cannot be fetched: {first_line(error)}") from error
+        else:
+            if file in WEIGHTS:
+                return path.parent
+            # All files of one commit, whatever is pushed meanwhile.
+            revision = path.parent.name
+    if not is_local:
+        raise CheckpointError(f"{spec}: {repository} has neither {' nor '.join(WEIGHTS)}")
+    constants = huggingface_hub.constants
+    why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} cannot be reached"
+    raise CheckpointError(f"{spec}: is not in the cache {constants.HF_HUB_CACHE}, and {why}")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, or its type."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def _sha256(path: Path) -> str:
+    digest = sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    return digest.hexdigest()

@@ -1,0 +1,34 @@
+"""The names of moskomule/senet.pytorch: torchvision's, and units of two linear layers without biases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from senet.models.net import Net, Preprocessing
+from senet.weights.convention import Convention, Settled, Shape
+from senet.weights.residual import layer_key, settle_residual
+
+CIFAR = Preprocessing(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010), image_size=32, resize=32)
+
+
+def _sees(shapes: Mapping[str, Shape]) -> bool:
+    return "layer1.0.se.fc.0.weight" in shapes and "layer4.0.conv1.weight" in shapes
+
+
+def _sees_cifar(shapes: Mapping[str, Shape]) -> bool:
+    return "layer1.0.se.fc.0.weight" in shapes and "layer4.0.conv1.weight" not in shapes
+
+
+def _key(name: str, net: Net) -> str:
+    return layer_key("moskomule", name, net, unit=("se.fc.0", "se.fc.2"))
+
+
+def _settle(net: Net, shapes: Mapping[str, Shape]) -> Settled:
+    settled = settle_residual("moskomule", _key, net, shapes, pool="pad", stride_on="3x3", bias=False, units=(True,))
+    return settled, ()
+
+
+RESIDUAL = Convention(name="moskomule", sees=_sees, key=_key, settle=_settle, conv_units=False)
+CIFAR_RESIDUAL = Convention(
+    name="moskomule", sees=_sees_cifar, key=_key, settle=_settle, preprocessing=CIFAR, conv_units=False
+)

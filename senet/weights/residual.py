@@ -1,0 +1,156 @@
+"""What several libraries say alike of units and of residual networks: `layer1.0.conv1`, and what shapes tell."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Literal
+
+from senet.errors import CheckpointError
+from senet.models.net import Net, ResidualNet
+from senet.units.config import SEConfig
+from senet.weights.convention import Settled, Shape, no_names, refusal, shapes_of
+
+Key = Callable[[str, Net], str]
+
+IN_A_BLOCK = {
+    "conv1": "conv1",
+    "norm1": "bn1",
+    "conv2": "conv2",
+    "norm2": "bn2",
+    "conv3": "conv3",
+    "shortcut.conv": "downsample.0",
+    "shortcut.norm": "downsample.1",
+}
+
+
+def layer_key(
+    convention: str,
+    name: str,
+    net: Net,
+    *,
+    stem: Callable[[str, int, int], str] | None = None,
+    unit: tuple[str, str] = ("se.fc1", "se.fc2"),
+    root: str = "",
+    head: str = "fc",
+) -> str:
+    """The name of a parameter of a residual network in the libraries that count `layer1.0`, after torchvision.
+
+    stem: what `stem_layer` gives -> theirs; None: `conv1`, `bn1`, and a stem of several convolutions is unknown.
+    unit: their names of a unit's two layers.
+    root, head: what is before every name but the classifier's, and the classifier's.
+    Raises CheckpointError for a network that is not residual, or a unit that has no two layers.
+    """
+    module, _, leaf = name.rpartition(".")
+    if module == "classifier":
+        return f"{head}.{leaf}"
+    if not isinstance(net, ResidualNet):
+        raise no_names(convention, net)
+    _, part, *inner = module.split(".", 3)
+    if part == "stem":
+        kind, index, count = stem_layer(".".join(inner), net)
+        if stem is None and count > 1:
+            raise CheckpointError(f"{convention}: has no names for a stem of {count} convolutions")
+        return root + (stem(kind, index, count) if stem else {"conv": "conv1", "norm": "bn1"}[kind]) + f".{leaf}"
+    number, block, child = int(part.removeprefix("stage")) - 1, int(inner[0].removeprefix("block")) - 1, inner[1]
+    last = "bn2" if net.stages[number - 1].block == "basic" else "bn3"
+    names = IN_A_BLOCK | {"norm": last, "se.fc1": unit[0], "se.fc2": unit[1]}
+    if child not in names:
+        raise no_names(convention, net)
+    return f"{root}layer{number}.{block}.{names[child]}.{leaf}"
+
+
+def stem_layer(name: str, net: ResidualNet) -> tuple[str, int, int]:
+    """Of "before.norm1" or "conv" in our stem: "conv" or "norm", its number, the number of convolutions there."""
+    count = len(net.stem.before) + 1
+    before, _, layer = name.rpartition(".")
+    return (layer[:-1], int(layer[-1]), count) if before else (layer, count, count)
+
+
+def settle_residual(
+    convention: str,
+    key: Key,
+    net: Net,
+    shapes: Mapping[str, Shape],
+    *,
+    pool: Literal["ceil", "pad"],
+    stride_on: Literal["1x1", "3x3"],
+    round_to: int = 1,
+    bias: bool = True,
+    units: tuple[bool, ...] = (True, False),
+) -> ResidualNet:
+    """The table of a library's residual network: `pool` and `stride_on` as given, the rest as the shapes say.
+
+    round_to, bias: of its units.  units: whether its networks have units, or may.
+    Raises CheckpointError for a network that is not residual, or whose units are none of theirs.
+    """
+    if not isinstance(net, ResidualNet):
+        raise no_names(convention, net)
+    if not shapes and (net.se is not None) not in units:
+        raise refusal(convention, "se", net.se, None if net.se else SEConfig(round_to=round_to, bias=bias))
+    strided = key(f"features.stage{net.stage_numbers[-1]}.block1.shortcut.conv.weight", net)
+    projection = net.projection
+    if strided in shapes:
+        projection = "3x3" if shapes[strided][-1] == 3 else "1x1"
+    return replace(
+        net,
+        pool=net.pool if net.pool == "none" else pool,
+        stride_on=stride_on if any(row.block == "bottleneck" for row in net.stages) else net.stride_on,
+        shortcut="projection",
+        projection=projection,
+        se=settle_unit(convention, key, net, shapes, round_to=round_to, bias=bias),
+    )
+
+
+def refuse_blur(net: Net, name: str) -> Settled:
+    """The table as it is; CheckpointError where timm's network blurs as it strides, which its name alone tells."""
+    if found := re.search(r"resnex?t(blur|aa)", name):
+        raise CheckpointError(f"{name!r} blurs where it strides ({found[1]}), which no table here can do")
+    return net, ()
+
+
+def settle_unit(
+    convention: str, key: Key, net: Net, shapes: Mapping[str, Shape], *, round_to: int = 1, bias: bool = True
+) -> SEConfig | None:
+    """The unit of a library's networks: biases and rounding of the hidden widths as the shapes say.
+
+    round_to, bias: what the library builds, which counts where there are no shapes.
+    Raises CheckpointError for a unit that the library does not have, and hidden widths that no rounding explains.
+    """
+    se = net.se
+    if se is None:
+        return None
+    if not isinstance(se, SEConfig):
+        raise no_names(convention, net)
+    for field, theirs in {"placement": "standard", "squeeze": "avg", "gate": "sigmoid"}.items():
+        if getattr(se, field) != theirs:
+            raise refusal(convention, f"se.{field}", getattr(se, field), theirs)
+    if not shapes:
+        return replace(se, round_to=round_to, bias=bias, stages=None)
+    return unit_by_shapes(convention, key, net, shapes, se, round_to=round_to)
+
+
+def unit_by_shapes(
+    convention: str, key: Key, net: Net, shapes: Mapping[str, Shape], se: SEConfig, *, round_to: int = 1
+) -> SEConfig:
+    """The unit with the biases and the rounding that the shapes show; as it is where they show no unit.
+
+    round_to: the library's rounding, preferred to none where the unit's own does not explain the hidden widths.
+    Raises CheckpointError where none does.
+    """
+    channels = {n.removesuffix(".weight"): s[1] for n, s in shapes_of(net).items() if n.endswith(".se.fc1.weight")}
+    theirs = {layer: shapes.get(key(f"{layer}.weight", net), ()) for layer in channels}
+    hidden = {layer: shape[0] for layer, shape in theirs.items() if shape}
+    if not hidden:
+        return se
+    se = replace(se, bias=any(key(f"{layer}.bias", net) in shapes for layer in hidden))
+    for rounding in dict.fromkeys((se.round_to, round_to, 1)):
+        rounded = replace(se, round_to=rounding)
+        if all(rounded.hidden(channels[layer]) == width for layer, width in hidden.items()):
+            return rounded
+    layer = next(layer for layer, width in hidden.items() if se.hidden(channels[layer]) != width)
+    raise CheckpointError(
+        f"{convention}: {hidden[layer]} hidden units over {channels[layer]} channels in {layer}, which "
+        f"se.reduction={se.reduction} gives with no rounding"
+    )

@@ -1,0 +1,100 @@
+"""The names of timm: ResNet, SE-ResNet, their ResNeXts and SENet-154; VGG; Inception-ResNet-v2.
+
+Its residual networks pool with padding, stride in the 3x3, and round hidden widths to a multiple of 8; those it calls
+`legacy_*` are Cadene's, and have their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from senet.blocks.vgg import GRID
+from senet.errors import CheckpointError
+from senet.models.net import Net, Preprocessing, ResidualNet
+from senet.weights.convention import Convention, Settled, Shape
+from senet.weights.inception_resnet import inception_resnet_key, settle_inception_resnet
+from senet.weights.residual import layer_key, refuse_blur, settle_residual
+from senet.weights.torchvision import settle_vgg, vgg_key
+
+BICUBIC = Preprocessing(interpolation="bicubic")
+
+
+def _stem(kind: str, number: int, count: int) -> str:
+    if kind == "norm" and number == count:
+        return "bn1"
+    # Convolution, batch norm, ReLU, again and again in one sequence.
+    return f"conv1.{3 * (number - 1) + (kind == 'norm')}" if count > 1 else "conv1"
+
+
+def _sees(shapes: Mapping[str, Shape]) -> bool:
+    stem = "conv1.weight" in shapes or "conv1.0.weight" in shapes
+    return stem and "layer4.0.conv1.weight" in shapes and "layer1.0.se.fc.0.weight" not in shapes
+
+
+def _key(name: str, net: Net) -> str:
+    return layer_key("timm", name, net, stem=_stem)
+
+
+def _settle(net: Net, shapes: Mapping[str, Shape]) -> Settled:
+    if any(len(shape) == 4 for name, shape in shapes.items() if name.endswith(".downsample.1.weight")):
+        raise CheckpointError(
+            "timm: averages in the shortcuts (its networks named *d and *t), which no table here can have"
+        )
+    if isinstance(net, ResidualNet) and "conv1.0.weight" in shapes and not net.stem.before:
+        raise CheckpointError("timm: three 3x3 convolutions in the stem, and one in this network: stem.before is ()")
+    return settle_residual("timm", _key, net, shapes, pool="pad", stride_on="3x3", round_to=8), ()
+
+
+def _sees_vgg(shapes: Mapping[str, Shape]) -> bool:
+    return "pre_logits.fc1.weight" in shapes and "features.1.running_mean" in shapes
+
+
+def _key_vgg(name: str, net: Net) -> str:
+    return vgg_key("timm", name, net, ("pre_logits.fc1", "pre_logits.fc2", "head.fc"))
+
+
+def _settle_vgg(net: Net, shapes: Mapping[str, Shape]) -> Settled:
+    note = "timm's hidden layers are convolutions: the same as ours up to 224 pixels"
+    return settle_vgg("timm", net, shapes), (note,) if shapes else ()
+
+
+def _permute_vgg(name: str, tensor: Tensor, inverse: bool) -> Tensor:
+    """Its hidden layers are convolutions of 7x7 and 1x1."""
+    if name not in ("head.fc1.weight", "head.fc2.weight"):
+        return tensor
+    if not inverse:
+        return tensor.flatten(1)
+    grid = GRID if name == "head.fc1.weight" else 1
+    return tensor.reshape(len(tensor), -1, grid, grid)
+
+
+def _sees_inception(shapes: Mapping[str, Shape]) -> bool:
+    return "conv2d_1a.conv.weight" in shapes and "classif.weight" in shapes
+
+
+def _key_inception(name: str, net: Net) -> str:
+    return inception_resnet_key("timm", name, net, head="classif")
+
+
+def _settle_inception(net: Net, shapes: Mapping[str, Shape]) -> Settled:
+    return settle_inception_resnet("timm", net, shapes), ()
+
+
+HALVES = (0.5, 0.5, 0.5)
+INCEPTION = Preprocessing(mean=HALVES, std=HALVES, image_size=299, resize=333, interpolation="bicubic")
+
+RESIDUAL = Convention(
+    name="timm",
+    sees=_sees,
+    key=_key,
+    settle=_settle,
+    preprocessing=BICUBIC,
+    images_vary="size, crop and interpolation of the images vary among timm's weights: these are the usual ones",
+    by_file=refuse_blur,
+)
+VGG = Convention(name="timm", sees=_sees_vgg, key=_key_vgg, settle=_settle_vgg, permute=_permute_vgg)
+INCEPTION_RESNET = Convention(
+    name="timm", sees=_sees_inception, key=_key_inception, settle=_settle_inception, preprocessing=INCEPTION
+)

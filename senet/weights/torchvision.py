@@ -1,0 +1,78 @@
+"""The names of torchvision: ResNet, ResNeXt and VGG with batch norm. timm's plain ResNets are the same networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from senet.models.net import Net
+from senet.models.vgg import VGGNet
+from senet.weights.convention import Convention, Settled, Shape, no_names, refusal
+from senet.weights.residual import layer_key, refuse_blur, settle_residual
+
+
+def _sees(shapes: Mapping[str, Shape]) -> bool:
+    plain = not any(".se." in name for name in shapes)
+    return plain and "conv1.weight" in shapes and "layer4.0.conv1.weight" in shapes
+
+
+def _key(name: str, net: Net) -> str:
+    return layer_key("torchvision", name, net)
+
+
+def _settle(net: Net, shapes: Mapping[str, Shape]) -> Settled:
+    return settle_residual("torchvision", _key, net, shapes, pool="pad", stride_on="3x3", units=(False,)), ()
+
+
+def _sees_vgg(shapes: Mapping[str, Shape]) -> bool:
+    return "features.1.running_mean" in shapes and "classifier.6.weight" in shapes
+
+
+def features(module: str, net: VGGNet) -> str:
+    """ "features.stage1.block2.norm" -> "features.4": convolution, batch norm, ReLU, and a pooling after each stage."""
+    _, stage, block, layer = module.split(".")
+    stages, blocks = int(stage.removeprefix("stage")) - 1, int(block.removeprefix("block")) - 1
+    before = sum(3 * row.depth + 1 for row in net.stages[:stages])
+    return f"features.{before + 3 * blocks + (layer == 'norm')}"
+
+
+def vgg_key(convention: str, name: str, net: Net, head: tuple[str, str, str]) -> str:
+    """The name of a parameter of VGG with batch norm, in torchvision and timm, which have no units in it.
+
+    head: their names of the three fully connected layers.
+    """
+    if not isinstance(net, VGGNet):
+        raise no_names(convention, net)
+    module, _, leaf = name.rpartition(".")
+    if ".se." in name:
+        return name
+    names = ("head.fc1", "head.fc2", "classifier")
+    return f"{head[names.index(module)] if module in names else features(module, net)}.{leaf}"
+
+
+def settle_vgg(convention: str, net: Net, shapes: Mapping[str, Shape]) -> Net:
+    """Biases on the convolutions as the shapes say; without shapes, as the libraries build it."""
+    if not isinstance(net, VGGNet):
+        raise no_names(convention, net)
+    if not shapes and net.se:
+        raise refusal(convention, "se", net.se, None)
+    return replace(net, conv_bias="features.0.bias" in shapes if shapes else True)
+
+
+def _key_vgg(name: str, net: Net) -> str:
+    return vgg_key("torchvision", name, net, ("classifier.0", "classifier.3", "classifier.6"))
+
+
+def _settle_vgg(net: Net, shapes: Mapping[str, Shape]) -> Settled:
+    return settle_vgg("torchvision", net, shapes), ()
+
+
+RESIDUAL = Convention(
+    name="torchvision",
+    sees=_sees,
+    key=_key,
+    settle=_settle,
+    images_vary="these images are those of torchvision's V1 weights; V2 weights resize to 232 pixels, timm's vary",
+    by_file=refuse_blur,
+)
+VGG = Convention(name="torchvision", sees=_sees_vgg, key=_key_vgg, settle=_settle_vgg)

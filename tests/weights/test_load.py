@@ -1,0 +1,421 @@
+"""Loading: all or nothing, in place, with an account; what must be refused is, and leaves the model as it was."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from senet import ECAConfig, SEConfig, create_model, insert_
+from senet.checkpoint import header
+from senet.config import to_dict
+from senet.errors import CheckpointError, ConfigError
+from senet.models.net import Preprocessing, ResidualNet, Stage, Stem
+from senet.models.network import Network
+from senet.recipes.recipe import DataRecipe, Recipe
+from senet.weights.export import state_as
+from senet.weights.load import become_, changes, detect, identify, load_weights_
+from tests.weights.sources import equal, random_
+
+TINY = ResidualNet(
+    stem=Stem(width=8, kernel=7, stride=2),
+    stages=(
+        Stage(block="bottleneck", depth=1, mid=4, out=16),
+        Stage(block="bottleneck", depth=1, mid=8, out=32, stride=2),
+        Stage(block="bottleneck", depth=12, mid=8, out=32, stride=2),
+        Stage(block="bottleneck", depth=1, mid=8, out=32, stride=2),
+    ),
+    se=SEConfig(),
+    num_classes=7,
+)
+ALL = len(create_model(TINY, device="meta").state_dict())
+
+
+def tiny(seed: int = 0, **fields) -> Network:
+    return random_(create_model(TINY, **fields), seed)
+
+
+def cadene(**fields) -> dict[str, Tensor]:
+    """A source with names, and random numbers, of its own."""
+    return {name: t.clone() for name, t in state_as(tiny(seed=1, **fields), "cadene").items()}
+
+
+def load(model: Network, source, **options):
+    return load_weights_(model, source, quiet=True, **options)
+
+
+def snapshot(model: Network):
+    return model.net, model.preprocessing, list(model.modules()), {n: t.clone() for n, t in model.state_dict().items()}
+
+
+def assert_untouched(model: Network, before) -> None:
+    net, preprocessing, modules, state = before
+    assert (model.net, model.preprocessing) == (net, preprocessing)
+    assert [id(m) for m in model.modules()] == [id(m) for m in modules]
+    assert equal(dict(model.state_dict()), state)
+
+
+def test_every_block_of_two_digits_is_found_and_written_back():
+    source, model = cadene(), tiny()
+    ledger = load(model, source)
+    assert ("layer3.11.conv1.weight", "features.stage4.block12.conv1.weight") in ledger.renamed
+    assert len(ledger.renamed) == ALL == len(source)
+    assert equal(state_as(model, "cadene"), source)
+
+
+def test_a_loader_that_forgets_two_digit_blocks_is_found_out():
+    # MONAI's fault: layer3.10 and layer3.11 keep the names of before.
+    source = {
+        name.replace("layer3.1", "l3.1") if name.startswith(("layer3.10", "layer3.11")) else name: t
+        for name, t in cadene().items()
+    }
+    model = tiny()
+    before = snapshot(model)
+    each = 3 + 3 * 5 + 4
+    missing = rf"{2 * each} of {ALL} tensors missing \(features.stage4.block11.*, \.\.\.\)"
+    with pytest.raises(CheckpointError, match=rf"{missing}, {2 * each} of {ALL} unused \(l3.10"):
+        load(model, source)
+    assert_untouched(model, before)
+
+
+FAULTS = {
+    "missing": (lambda s: s.pop("layer1.0.bn1.running_mean"), "features.stage2.block1.norm1.running_mean"),
+    "unused": (
+        lambda s: s.update({"layer1.1.conv1.weight": torch.ones(1)}),
+        r"1 of \d+ unused \(layer1.1.conv1.weight",
+    ),
+    "shape": (
+        lambda s: s.update({"layer0.conv1.weight": torch.ones(8, 1, 7, 7)}),
+        r"1 of another shape \(features.stem.conv.weight is \(8, 1, 7, 7\) there and \(8, 3, 7, 7\) here\)",
+    ),
+    "names": (
+        lambda s: s.clear() or s.update({"a.weight": torch.ones(1)}),
+        r"names of no known convention \(a.weight\)",
+    ),
+    "nothing": (lambda s: s.clear(), "holds no weights"),
+    "no tensor": (lambda s: s.update({"epoch": 3}), "'epoch' is a int"),
+    "nested nothing": (lambda s: s.update({"state_dict": {}}), "holds no weights"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_partial_load_is_refused_and_changes_nothing(fault):
+    # The model would also have to become another table.
+    source, model = cadene(), tiny(pool="pad", stride_on="3x3")
+    before = snapshot(model)
+    spoil, says = FAULTS[fault]
+    spoil(source)
+    with pytest.raises(CheckpointError, match=says):
+        load(model, source)
+    assert_untouched(model, before)
+
+
+def test_other_classes_need_permission_and_keep_the_models_values():
+    source, model = cadene(num_classes=1000), tiny()
+    with pytest.raises(
+        CheckpointError, match=r"2 of another shape \(classifier.weight is \(1000, 32\) there and \(7, 32\) here"
+    ):
+        load(model, source)
+    kept = model.classifier.weight.clone()
+    ledger = load(model, source, allow="classifier")
+    assert torch.equal(model.classifier.weight, kept)
+    assert ledger.missing == ("classifier.weight", "classifier.bias")
+    assert ledger.unused == ("last_linear.weight", "last_linear.bias")
+    assert "classifier.bias is (1000,) there and (7,) here; kept as it was" in ledger.notes
+    assert torch.equal(model.features.stem.conv.weight, source["layer0.conv1.weight"])
+
+
+def test_a_network_without_classifier_takes_one_with_permission():
+    model = tiny(num_classes=0)
+    with pytest.raises(CheckpointError, match=r"2 of \d+ unused"):
+        load(model, cadene())
+    assert load(model, cadene(), allow=["classifier"]).unused == ("last_linear.weight", "last_linear.bias")
+
+
+def test_plain_weights_into_an_se_network_with_a_pattern():
+    plain = create_model(replace(TINY, se=None), pool="pad", stride_on="3x3", seed=1)
+    source, model = state_as(plain, "torchvision"), tiny(pool="pad", stride_on="3x3")
+    with pytest.raises(CheckpointError, match=r"60 of \d+ tensors missing"):
+        load(model, source)
+    ledger = load(model, source, allow=["features.*.se"])
+    assert len(ledger.missing) == 60
+    assert not ledger.settled
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"allow": ["clasifier"]}, "allow: 'clasifier' names no tensor"),
+        ({"convention": "tim"}, "convention: 'tim' is not known.*'timm'"),
+    ],
+)
+def test_an_option_without_effect_is_refused(options, says):
+    with pytest.raises(ConfigError, match=says):
+        load(tiny(), cadene(), **options)
+
+
+def test_the_wrong_convention_is_refused_and_the_right_one_taken():
+    with pytest.raises(CheckpointError, match="these are the names of cadene, not of timm"):
+        load(tiny(), cadene(), convention="timm")
+    assert load(tiny(), cadene(), convention="cadene").convention == "cadene"
+
+
+def test_one_of_two_conventions_that_share_names_can_be_asked_for():
+    plain = state_as(create_model(replace(TINY, se=None), pool="pad", stride_on="3x3"), "torchvision")
+    shapes = {name: tuple(t.shape) for name, t in plain.items()}
+    assert detect(shapes).name == "torchvision"
+    assert detect(shapes, "timm").name == "timm"
+
+
+def test_a_unit_that_a_library_does_not_have_is_refused():
+    for se, says in ((ECAConfig(), "ECAConfig units"), (SEConfig(gate="tanh"), "se.gate is 'tanh'")):
+        with pytest.raises(CheckpointError, match=says):
+            load(create_model(replace(TINY, se=se)), cadene())
+
+
+def test_a_model_that_is_no_longer_its_table_is_refused():
+    model = create_model(replace(TINY, se=None))
+    insert_(model, SEConfig(), "features.stage2.block1.conv3")
+    with pytest.raises(ConfigError, match="is no longer what its table says"):
+        load(model, cadene())
+    with pytest.raises(ConfigError, match="meta device"):
+        load(create_model(TINY, device="meta"), cadene())
+
+
+def test_an_optimiser_still_holds_the_parameters_that_became_another_function():
+    model = tiny(pool="pad", stride_on="3x3", se=SEConfig(bias=False))
+    parameters = dict(model.named_parameters())
+    optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
+    model.features.stem.eval()
+    ledger = load(model.train(), cadene())
+    assert ledger.settled == ("se.bias: False -> True", "pool: pad -> ceil", "stride_on: 3x3 -> 1x1")
+    now = dict(model.named_parameters())
+    assert all(now[name] is p for name, p in parameters.items())
+    assert {name.rpartition(".")[2] for name in now.keys() - parameters.keys()} == {"bias"}
+    model(torch.randn(2, 3, 64, 64)).sum().backward()
+    before = now["features.stem.conv.weight"].clone()
+    optimiser.step()
+    assert not torch.equal(now["features.stem.conv.weight"], before)
+
+
+def test_becoming_another_table_keeps_modes_types_and_frozen_parameters():
+    model = tiny().double().train()
+    model.features.stage2.eval()
+    model.features.stem.conv.weight.requires_grad_(False)
+    become_(model, replace(TINY, se=SEConfig(reduction=8)))
+    assert model.training
+    assert model.features.stage3.training
+    assert not model.features.stage2.block1.training
+    assert not model.features.stem.conv.weight.requires_grad
+    assert model.features.stage2.block1.se.fc1.weight.dtype == torch.float64
+    assert model.features.stage2.block1.se.fc1.weight.abs().max() > 0
+    assert model.net.se == SEConfig(reduction=8)
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "prefix"),
+    [
+        ("state_dict", "module."),
+        ("model", "_orig_mod."),
+        ("state_dict", "model."),
+        ("model_state_dict", "module._orig_mod."),
+    ],
+)
+def test_wrapped_weights_are_unwrapped(wrapper, prefix):
+    source, model = cadene(), tiny()
+    ledger = load(model, {wrapper: {prefix + name: t for name, t in source.items()}, "epoch": 3})
+    assert f"taken from {wrapper!r}" in ledger.notes
+    assert equal(state_as(model, "cadene"), source)
+
+
+def test_of_two_sets_the_moving_average_is_taken():
+    model, average = tiny(), cadene()
+    latest = {name: t + 1 for name, t in average.items()}
+    ledger = load(model, {"state_dict": latest, "state_dict_ema": average})
+    assert ledger.notes[0] == "taken from 'state_dict_ema'"
+    assert equal(state_as(model, "cadene"), average)
+
+
+def test_absent_counters_other_types_and_what_is_not_finite_are_noted():
+    source = {name: t.half() for name, t in cadene().items() if not name.endswith("num_batches_tracked")}
+    source["layer1.0.conv1.weight"][0, 0] = float("nan")
+    model = tiny()
+    ledger = load(model, source)
+    norms = sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    assert f"{norms} num_batches_tracked are absent, and 0 here" in ledger.notes
+    assert "cast from torch.float16" in ledger.notes
+    assert "1 tensors hold NaN or infinity (layer1.0.conv1.weight)" in ledger.notes
+    assert model.features.stem.norm.num_batches_tracked == 0
+    assert model.features.stem.conv.weight.dtype == torch.float32
+
+
+def test_the_ledger_is_printed_unless_quiet(capsys):
+    ledger = load_weights_(tiny(pool="pad"), cadene())
+    assert capsys.readouterr().out == f"{ledger}\n"
+    assert str(ledger).splitlines()[:3] == [
+        "a mapping: weights under the names of cadene",
+        f"  {ALL} tensors loaded: {ALL} renamed, 30 reshaped, 0 permuted; 0 missing, 0 unused",
+        "  settled: pool: pad -> ceil",
+    ]
+    assert len(ledger.table().splitlines()) == ALL
+    assert "reshaped  layer1.0.se_module.fc1.weight" in ledger.table()
+    load(tiny(), cadene())
+    assert not capsys.readouterr().out
+
+
+# Files
+
+
+class Hostile:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_hostile_pickle_is_refused_and_not_executed(tmp_path):
+    model = tiny()
+    before = snapshot(model)
+    torch.save({"state_dict": cadene(), "args": Hostile(tmp_path / "executed")}, tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match="refused, for it holds objects that could run code"):
+        load(model, tmp_path / "weights.pth")
+    assert not (tmp_path / "executed").exists()
+    assert_untouched(model, before)
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+def test_files_are_read_whole_or_not_at_all(tmp_path, name):
+    path, source = tmp_path / name, cadene()
+    if path.suffix == ".pth":
+        torch.save(source, path)
+    else:
+        save_file({n: t.contiguous() for n, t in source.items()}, path)
+    model = tiny()
+    assert load(model, path).source == str(path)
+    assert equal(state_as(model, "cadene"), source)
+    path.write_bytes(path.read_bytes()[:-5000])
+    with pytest.raises(CheckpointError, match=f"{name}: (cannot be read|damaged)"):
+        load(model, path)
+
+
+@pytest.mark.parametrize(("name", "content"), [("none.pth", None), ("text.pth", b"hello"), ("empty.safetensors", b"")])
+def test_what_is_no_file_of_weights_is_refused(tmp_path, name, content):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=name):
+        load(tiny(), tmp_path / name)
+    with pytest.raises(CheckpointError, match=r"none of model\.safetensors"):
+        load(tiny(), tmp_path)
+
+
+def hub_folder(tmp_path: Path, source: dict[str, Tensor], name: str, **pretrained) -> Path:
+    save_file({n: t.contiguous() for n, t in source.items()}, tmp_path / "model.safetensors")
+    config = {"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2], "input_size": [3, 288, 288], "crop_pct": 0.95}
+    text = json.dumps({"architecture": name, "pretrained_cfg": config | {"interpolation": "bicubic"} | pretrained})
+    (tmp_path / "config.json").write_text(text)
+    return tmp_path
+
+
+def test_timms_config_says_how_images_are_wanted(tmp_path):
+    model = tiny()
+    ledger = load(model, hub_folder(tmp_path, cadene(), "legacy_seresnet50"))
+    # 288 / 0.95 = 303.2
+    want = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2), image_size=288, resize=303, interpolation="bicubic")
+    assert model.preprocessing == ledger.preprocessing == want
+    assert "images: 303 -> 288 pixels, bicubic" in str(ledger)
+
+
+def test_what_a_config_says_in_other_terms_is_noted(tmp_path):
+    ledger = load(tiny(), hub_folder(tmp_path, cadene(), "legacy_seresnet50", interpolation="lanczos"))
+    assert any("'lanczos' is not known" in note for note in ledger.notes)
+    assert ledger.preprocessing == Preprocessing()
+
+
+def test_a_network_whose_name_alone_says_that_it_blurs_is_refused(tmp_path):
+    plain = create_model(replace(TINY, se=None), pool="pad", stride_on="3x3")
+    folder = hub_folder(tmp_path, state_as(plain, "timm"), "resnet50")
+    assert load(plain, folder).notes == ()
+    assert "timm's vary" in load(plain, folder / "model.safetensors").notes[0]
+    hub_folder(tmp_path, state_as(plain, "timm"), "resnetblur50")
+    with pytest.raises(CheckpointError, match="'resnetblur50' blurs where it strides"):
+        load(plain, folder)
+
+
+# Our own files
+
+
+def own_file(path: Path, net: ResidualNet, **data) -> Path:
+    model = random_(create_model(net), 1)
+    recipe = Recipe(name="x", model=net, data=DataRecipe(mean=(255.0,) * 3, std=(51.0,) * 3, image_size=224, **data))
+    text = header(recipe, tuple("abcdefg"), {})
+    if path.suffix == ".ckpt":
+        state = {f"{part}{n}": t for part in ("network.", "average.module.") for n, t in model.state_dict().items()}
+        torch.save({"senet": text, "state_dict": state | {"network.classifier.bias": torch.zeros(7)}}, path)
+    else:
+        save_file(dict(model.state_dict()), path, metadata={"senet": text})
+    return path
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "last.ckpt"])
+def test_our_own_file_says_its_table_and_its_images(tmp_path, name):
+    written = replace(TINY, pool="pad", stride_on="3x3", se=SEConfig(gate="tanh", reduction=8))
+    path = own_file(tmp_path / name, written, resize=256)
+    model = tiny()
+    ledger = load(model, path)
+    assert ledger.convention == "senet"
+    assert model.net == written
+    assert set(ledger.settled) == {
+        "pool: ceil -> pad",
+        "stride_on: 1x1 -> 3x3",
+        "se.gate: sigmoid -> tanh",
+        "se.reduction: 16 -> 8",
+    }
+    assert equal(dict(model.state_dict()), dict(random_(create_model(written), 1).state_dict()))
+    assert model.preprocessing == Preprocessing(mean=(1.0,) * 3, std=(0.2,) * 3, image_size=224, resize=256)  # type: ignore[arg-type]
+    assert load(tiny(), tmp_path).renamed == ()
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        (TINY.depths(1, 1, 1, 1), "senet: stages is"),
+        (replace(TINY, se=ECAConfig()), "senet: se is SEConfig"),
+        (replace(TINY, se=None), "60 of .* missing"),
+        (replace(TINY, num_classes=9), r"2 of another shape \(classifier.weight is \(9, 32\)"),
+    ],
+)
+def test_our_own_file_of_another_network_is_refused(tmp_path, written, says):
+    path = own_file(tmp_path / "best.safetensors", written)
+    model = tiny()
+    before = snapshot(model)
+    with pytest.raises(CheckpointError, match=says):
+        load(model, path)
+    assert_untouched(model, before)
+
+
+def test_our_names_without_a_table_are_taken_at_the_models_word(tmp_path):
+    ledger = load(tiny(), tiny(seed=1, se=SEConfig(bias=False)).state_dict())
+    assert ledger.settled == ("se.bias: True -> False",)
+    assert ledger.notes[0].startswith("the file does not say its table")
+    assert len(ledger.loaded) == len(create_model(TINY, se=SEConfig(bias=False)).state_dict())
+
+
+def test_changes_are_told_by_path():
+    assert changes(TINY, replace(TINY, pool="none", se=None)) == (
+        f"se: {to_dict(TINY.se)} -> None",
+        "pool: ceil -> none",
+    )
+    assert changes(TINY, TINY) == ()
+
+
+def test_a_mapping_of_ours_is_identified_whatever_its_classes():
+    state = create_model("se_resnet20", num_classes=33, in_channels=1).state_dict()
+    assert identify(state) == ("se_resnet20", "senet")
