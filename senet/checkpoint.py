@@ -23,8 +23,9 @@ from torch import Tensor
 from senet.config import from_dict, to_dict
 from senet.errors import CheckpointError, ConfigError
 from senet.files import write_atomically
+from senet.models.net import Preprocessing
 from senet.models.network import Network
-from senet.recipes.recipe import Recipe
+from senet.recipes.recipe import DataRecipe, Recipe
 
 KEY = "senet"
 VERSION = 1
@@ -71,13 +72,13 @@ def save(
 
 
 def find(path: str | Path) -> Path:
-    """The checkpoint a path means: the file itself, or in a run folder the best one, else the last.
+    """The checkpoint a path means: the file itself, or in a run folder the best one, else the last; or a Hub folder's.
 
     Raises CheckpointError where there is none.
     """
     path = Path(path)
     if path.is_dir():
-        for name in ("best.safetensors", "last.ckpt"):
+        for name in ("best.safetensors", "last.ckpt", "model.safetensors"):
             if (path / name).is_file():
                 return path / name
         inner = sorted(p.parent.name for p in path.glob("*/best.safetensors"))
@@ -109,7 +110,23 @@ def load(path: str | Path) -> Checkpoint:
     outputs = recipe.model.num_classes
     if outputs and len(classes) != outputs:
         raise CheckpointError(f"{path}: names {len(classes)} classes, but its network has {outputs} outputs")
-    return Checkpoint(rebuild(recipe, state, path), recipe, classes, measurements)
+    model = rebuild(recipe, state, path)
+    model.preprocessing = preprocessing_of(recipe.data)
+    return Checkpoint(model, recipe, classes, measurements)
+
+
+def preprocessing_of(data: DataRecipe) -> Preprocessing | None:
+    """How images are prepared for evaluation, on the scale of 0 to 1; None where they are not RGB."""
+    if data.channels != 3:
+        return None
+    mean, std = ((a / 255, b / 255, c / 255) for a, b, c in (data.mean, data.std))
+    return Preprocessing(
+        mean=mean,
+        std=std,
+        image_size=data.image_size,
+        resize=data.image_size if data.is_in_memory else data.resize,
+        interpolation=data.interpolation,
+    )
 
 
 def rebuild(recipe: Recipe, state: Mapping[str, Tensor], path: Path) -> Network:

@@ -104,6 +104,19 @@ def test_any_memory_format_is_written(model: Network, recipe: Recipe, tmp_path: 
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
 
 
+def test_the_network_knows_how_its_images_are_prepared(tmp_path: Path) -> None:
+    recipe = recipe_for("cifar10")
+    save(tmp_path / "a.safetensors", create_model(recipe.model), recipe=recipe, classes=tuple("0123456789"))
+    p = load(tmp_path / "a.safetensors").model.preprocessing
+    assert p is not None
+    assert p.mean == pytest.approx((125.3 / 255, 123.0 / 255, 113.9 / 255))
+    # Images in memory are resized to what the network sees.
+    assert (p.image_size, p.resize) == (32, 32)
+    digits = replace(get_recipe("digits"), model=replace(get_recipe("digits").model, in_channels=1))
+    save(tmp_path / "b.safetensors", create_model(digits.model), recipe=digits, classes=tuple("0123456789"))
+    assert load(tmp_path / "b.safetensors").model.preprocessing is None
+
+
 def test_others_can_read_the_file(file: Path, model: Network, recipe: Recipe) -> None:
     """Plain safetensors under the network's own names, with JSON in the header."""
     assert load_file(file).keys() == model.state_dict().keys()

@@ -125,7 +125,6 @@ def write_checkpoint(path: Path, name: str, model: Network, classes: tuple[str, 
         # As they were before they were divided by 255.
         mean, std = (tuple(round(255 * value, 6) for value in values) for values in (wanted.mean, wanted.std))
         data = replace(data, mean=mean, std=std, image_size=wanted.image_size, resize=wanted.resize)
-        if wanted.interpolation != "bilinear":
-            notes.append(f"{wanted.interpolation} resizing is wanted, and senet resizes bilinearly")
+        data = replace(data, interpolation=wanted.interpolation)
     save(path, model, recipe=Recipe(name=name, model=net, data=data), classes=classes)
     return tuple(notes)

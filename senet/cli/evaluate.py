@@ -39,10 +39,12 @@ def run(argv: list[str]) -> int:
     from senet.data import open_data
     from senet.device import pick_device
     from senet.evaluation.accuracy import evaluate
+    from senet.weights.ilsvrc import named
 
     device = pick_device(found["device"], field="--device")
     data = open_data(recipe.data, recipe.train.seed, progress=True)
-    if data.classes != checkpoint.classes:
+    # ImageNet's folders are called by synset, its classes in words.
+    if named(data.classes) != named(checkpoint.classes):
         raise DataError(classes_differ(checkpoint.classes, data.classes))
     measured = evaluate(
         checkpoint.model, data.val, batch_size=recipe.data.eval_batch_size, device=device, progress=not found["json"]

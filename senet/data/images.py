@@ -35,8 +35,8 @@ _SMALL = 4000
 def load_image(source: str | Path | Image.Image, recipe: DataRecipe) -> Tensor:
     """One image as evaluation sees it: `(C, S, S)` uint8.
 
-    The shorter side goes to `recipe.resize` (`recipe.interpolation`, antialiased) and the centre is cut out; where the recipe keeps
-    images in memory the shorter side goes to S itself. The paper's evaluation: arXiv:1709.01507v4, section 5.1.
+    The shorter side goes to `recipe.resize` (antialiased) and the centre is cut out; where the recipe keeps images in
+    memory the shorter side goes to S itself. The paper's evaluation: arXiv:1709.01507v4, section 5.1.
 
     Raises DataError for a file that is not an image, and ConfigError where `recipe.resize` is smaller than S.
 

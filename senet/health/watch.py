@@ -79,9 +79,8 @@ class Subject:
     back: bool | None = None
     reached: set[str] = field(default_factory=set)
 
-    def measure(self, u: Tensor, gate: Tensor) -> None:
-        """Keep what matters of a product of a map (N, C, *) and gates; RuntimeError where their shapes do not fit."""
-        s = gate.detach().expand(torch.broadcast_shapes(u.shape, gate.shape))
+    def measure(self, u: Tensor, s: Tensor) -> None:
+        """Keep what matters of a product of a map and gates, both (N, C, *)."""
         # Along an axis where one value is repeated, the step in memory is zero.
         self.width = s.shape[1] if s.stride(1) or s.shape[1] == 1 else 1
         s = s[(slice(None), slice(None), *(slice(None) if step else slice(1) for step in s.stride()[2:]))]
@@ -297,12 +296,14 @@ class Watch(TorchDispatchMode):
             if s is None or u.dim() < 2:
                 continue
             try:
-                s.measure(u, gate)
+                shape = torch.broadcast_shapes(u.shape, gate.shape)
             except RuntimeError:
                 # The product itself will raise.
-                self.stopped = s, f"its gates are {tuple(gate.shape)}"
-                s.given = u
-            return
+                self.stopped, s.given = (s, f"its gates are {tuple(gate.shape)}"), u
+                return
+            # A mask of dropped paths is no map.
+            if shape == u.shape:
+                s.measure(u, gate.detach().expand(shape))
 
     def whose(self, u: Tensor, gate: Tensor) -> Subject | None:
         """The subject whose gates multiply `u` here: ours multiplies what it was given."""

@@ -75,7 +75,7 @@ def list_models(pattern: str = "*") -> list[str]:
     """Names of the networks that match a shell pattern, in the order of the families.
 
     >>> list_models("se_resnext*")
-    ['se_resnext50_32x4d', 'se_resnext101_32x4d']
+    ['se_resnext50_32x4d', 'se_resnext101_32x4d', 'se_resnext152_64x4d']
     """
     return [name for name in nets() if fnmatchcase(name, pattern)]
 

@@ -169,6 +169,7 @@ class _Carrier(
             "name": "imagenet" if self.model.num_classes == 1000 else "images",
             "image_size": p.image_size,
             "resize": p.resize,
+            "interpolation": p.interpolation,
             "mean": [255 * value for value in p.mean],
             "std": [255 * value for value in p.std],
         }
