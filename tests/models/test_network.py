@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from senet import ConfigError, ECAConfig, Network, SEConfig, StageMaps, create_model, get_net, list_models
+from tests.models.small import FAMILIES, pixels, small
 
 # Every warning is an error here; torch's own, from inside its tracers, are not ours to fix.
 quiet = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning:torch")
@@ -138,6 +139,19 @@ def test_feature_info_is_what_comes_out(name: str) -> None:
     network = create_model(name, device="meta")
     for entry in info:
         assert isinstance(network.get_submodule(entry["module"]), nn.Sequential)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_any_channels_any_classes_any_size(family: str) -> None:
+    net = small(FAMILIES[family])
+    side = pixels(net)
+    model = create_model(net, in_channels=5, num_classes=0, se=SEConfig(), device="meta").eval()
+    out = model(torch.empty(2, 5, side, side + 11, device="meta"))
+    assert out.shape == (2, model.num_features)
+    model.reset_classifier(7)
+    assert model(torch.empty(2, 5, side + 2, side, device="meta")).shape == (2, 7)
+    last = model.forward_features(torch.empty(2, 5, side, side, device="meta"))
+    assert model.forward_head(last, pre_logits=True).shape == (2, model.num_features)
 
 
 def test_feature_info_of_resnet50() -> None:
