@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from senet.health.report import Report as Report
     from senet.insert import Site as Site
     from senet.insert import insert_ as insert_
+    from senet.insert import remove_ as remove_
     from senet.models.describe import Description as Description
     from senet.models.describe import describe as describe
     from senet.models.net import Net as Net
@@ -66,7 +67,7 @@ _HOMES = {
     "senet.errors": ("CheckpointError", "ConfigError", "DataError", "MissingExtraError", "RunError", "SenetError"),
     "senet.health.doctor": ("doctor",),
     "senet.health.report": ("Finding", "Report"),
-    "senet.insert": ("Site", "insert_"),
+    "senet.insert": ("Site", "insert_", "remove_"),
     "senet.models.describe": ("Description", "describe"),
     "senet.models.net": ("Net", "Preprocessing"),
     "senet.models.network": ("Network", "StageMaps"),

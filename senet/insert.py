@@ -176,7 +176,9 @@ def insert_(
     except BaseException:
         _take_out(model, units)
         raise
-    _forget_compiled()
+    # What `torch.compile` made of the network before does not look whether a module has got a hook since.
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
     return sites
 
 
@@ -191,7 +193,6 @@ def remove_(model: nn.Module) -> list[Site]:
     if not units:
         raise ConfigError("model: has no unit from insert_, so there is nothing to remove")
     _take_out(model, units)
-    _forget_compiled()
     return [unit.site for unit in units]
 
 
@@ -201,12 +202,6 @@ def _take_out(model: nn.Module, units: list[InsertedUnit]) -> None:
         unit.handle.remove()
         holder, _, child = names[unit].rpartition(".")
         delattr(model.get_submodule(holder), child)
-
-
-def _forget_compiled() -> None:
-    """What `torch.compile` made of a network does not look whether a module has got a hook or lost one since."""
-    if "torch._dynamo" in sys.modules:
-        torch.compiler.reset()
 
 
 def _unit_behind(module: nn.Module) -> InsertedUnit | None:

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from senet.errors import ConfigError
 
 CONVOLUTIONS = {"convolution", "_convolution", "deform_conv2d"}
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "mkldnn_linear"}
-PERMUTES = {"permute", "transpose", "t", "movedim", "contiguous", "detach", "alias"}
+PERMUTES = {"permute", "transpose", "detach", "alias"}
 VIEWS = {"view", "_unsafe_view", "_reshape_alias", "reshape"}
 # Elementwise functions that torch does not tag as such.
 POINTWISE = {"hardswish", "hardswish_", "_prelu_kernel", "rrelu", "log_sigmoid_forward", "_to_copy"}
@@ -188,8 +188,8 @@ class Trace:
 def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> Trace:
     """Run a network once in eval mode, without gradients, and say what it did.
 
-    Training flags, buffers and the random state are as before when this returns or raises, and no hook stays. Models
-    on the meta device need no arithmetic.
+    Training flags, buffers, the example and the random state are as before when this returns or raises, and no hook
+    stays. Models on the meta device need no arithmetic.
 
     example: what the model is called with, a tensor or a tuple of arguments. None: zeros `(1, C, size, size)` for its
         first convolution's C channels; size is the `image_size` of a network of ours, else 224 (32 in 3-D).
@@ -209,6 +209,8 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> 
             handles.append(module.register_forward_pre_hook(before, prepend=True, with_kwargs=True))
             handles.append(module.register_forward_hook(after))
         try:
+            # Networks may write to what they are given.
+            args = tree_map_only(Tensor, Tensor.clone, args)
             for t in _tensors(args):
                 recorder.add(t, Node("example", (), tuple(t.shape), axis=1 if t.dim() > 2 else None))
             with recorder:
@@ -328,7 +330,7 @@ def _written(func: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:
             yield from _tensors(args[i] if i < len(args) else kwargs.get(arg.name))
 
 
-def _bits(numbers: int) -> Iterable[int]:
+def _bits(numbers: int) -> Iterator[int]:
     while numbers:
         low = numbers & -numbers
         yield low.bit_length() - 1

@@ -85,6 +85,7 @@ def test_every_network_of_ours_is_healthy_as_drawn(name: str) -> None:
         ("timm", "efficientnet_b0", 16),
         ("timm", "regnety_002", 13),
         ("timm", "ecaresnet26t", 8),
+        ("timm", "cspnext_tiny", 4),
         ("timm", "ese_vovnet19b_slim_dw", 4),
         ("timm", "repvit_m1", 10),
         ("torchvision", "efficientnet_b0", 16),
@@ -141,9 +142,19 @@ def test_what_only_looks_like_a_unit_is_none() -> None:
             u = self.expand(torch.relu(self.reduce(x)))
             return x + u * torch.ones(1, 32, 1, 1) * torch.ones(len(x), 1, 1, 1)
 
+    # At 3 pixels the maps have one place, as gates have.
     for size in (8, 3):
-        model = nn.Sequential(nn.Conv2d(3, 32, 3), Narrow(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
-        assert doctor(model, images(size)).units == ()
+        parts = (nn.Conv2d(3, 32, 3), Narrow(), Gated(32), Narrow(), nn.Conv2d(32, 32, 1), Gated(32))
+        report = doctor(nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)), images(size))
+        assert [u.name for u in report.units] == ["2", "5"]
+        # Which is right: the first one follows the sum of a block.
+        assert kinds(report) == [("wrong-branch", "2")]
+
+
+def test_images_that_are_all_alike_say_nothing_of_the_gates() -> None:
+    report = doctor(create_model("se_resnet20"), images(16, n=1).expand(4, -1, -1, -1))
+    assert kinds(report) == []
+    assert any("its squeeze hardly differs between these images" in note for note in report.notes)
 
 
 def test_the_row_of_a_unit_is_hand_arithmetic() -> None:
@@ -274,6 +285,15 @@ def test_a_detached_gate_of_another() -> None:
     assert kinds(doctor(resnet(unit=Detached(128)), images())) == [("no-gradient", "layer2.0.bn2.1")]
 
 
+def test_a_saturated_loss_hides_no_gradient() -> None:
+    head = nn.Linear(32, 1)
+    nn.init.constant_(head.bias, -1e4)
+    report = doctor(
+        nn.Sequential(nn.Conv2d(3, 32, 3), Gated(32), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head), images()
+    )
+    assert (report.healthy, report.notes) == (True, ())
+
+
 def test_an_output_that_no_loss_reaches() -> None:
     class Dropped(nn.Module):
         def __init__(self) -> None:
@@ -338,10 +358,8 @@ def test_everything_is_as_it_was() -> None:
     before = copy.deepcopy(model)
     buffers = [id(b) for b in model.buffers()]
     state = torch.get_rng_state()
-    with torch.no_grad():
-        report = doctor(model, images(16))
+    assert doctor(model, images(16)).healthy
     assert torch.equal(torch.get_rng_state(), state)
-    assert str(doctor(model, images(16))) == str(report)
     assert all(
         torch.equal(a, b) for a, b in zip(model.state_dict().values(), before.state_dict().values(), strict=True)
     )
@@ -350,9 +368,20 @@ def test_everything_is_as_it_was() -> None:
     assert torch.equal(model.classifier.weight.grad, torch.ones_like(model.classifier.weight))
     assert all(p.grad is None for n, p in model.named_parameters() if n != "classifier.weight")
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    # Nor where the pass stops.
     model.features.stage3.block2.se = SEConfig().build(64)
-    doctor(model, images(16))
+    assert not doctor(model, images(16)).healthy
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_report_depends_on_the_network_and_the_images_alone(mode: Callable) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.Dropout(), Gated(32), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    report = doctor(model, images(8))
+    assert report.healthy
+    torch.manual_seed(7)
+    with mode():
+        assert doctor(model, images(8)) == report
 
 
 def test_the_network_is_judged_in_its_own_mode() -> None:

@@ -117,6 +117,7 @@ def test_networks_of_others(network: str) -> None:
     with torch.device("meta"):
         auto = insert_(make(), SEConfig(bias=False), "auto", example=x.to("meta"), dry_run=True)
     assert sites == planned == auto
+    assert not any(module.training for module in model.modules())
     assert [site.name for site in sites] == names
     assert [site.channels for site in sites] == channels
     assert [site.params for site in sites] == [site.macs for site in sites] == [fc(c) for c in channels]
@@ -159,7 +160,7 @@ def light_densenet() -> nn.Module:
     return tv.DenseNet(8, (1, 1, 2, 2), 16)
 
 
-@pytest.mark.parametrize("make", [tv.mobilenet_v2, light_densenet, NETWORKS["regnetx_002"][0]])
+@pytest.mark.parametrize("make", [tv.mobilenet_v2, light_densenet])
 def test_compiled_and_traced_networks_run_their_units(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     model, x = make().eval(), torch.randn(1, 3, 64, 64)
@@ -277,7 +278,43 @@ class Depthwise(nn.Module):
         return x * self.eca(x.mean((2, 3))[:, None]).sigmoid().mT[..., None]
 
 
+class Mixed(nn.Module):
+    """A residual branch of two convolutions whose maps are joined, as in Inception-ResNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.join, self.conv = Join(), nn.Conv2d(16, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(self.join(x))
+
+
+class Join(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.one(x), self.other(x)], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("where", "names"),
+    [
+        ("residual", ["1.conv"]),
+        ("concat", ["1.join", "2"]),
+        ("auto", ["1.conv", "2"]),
+        ("conv", ["0", "1.join.one", "2.one"]),
+    ],
+)
+def test_words(where: str, names: list[str]) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), Mixed(), Join())
+    assert [site.name for site in insert_(net, SEConfig(), where, dry_run=True)] == names
+
+
 def test_where_a_convolution_ends() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Identity(), nn.Softplus(), nn.Sigmoid())
+    assert [site.name for site in insert_(net, SEConfig(), "conv", dry_run=True)] == ["2"]
     sites = insert_(Depthwise(), SEConfig(), "conv", example=torch.zeros(1, 8, 9, 9), dry_run=True)
     # The paper's SE-MobileNet has its units behind the 1x1.
     assert [site.name for site in sites] == ["norm2", "last"]
@@ -323,9 +360,8 @@ class Odd(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.relu, self.unused = nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1)
+        self.taken, self.se_taken = nn.Sequential(nn.Conv2d(8, 8, 1)), None
         self.steps, self.box = Steps(), nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU())
-        self.taken = nn.Sequential(nn.Conv2d(8, 8, 1))
-        self.se_taken = None
         self.tokens, self.fc = nn.Linear(8, 8), nn.Linear(8, 2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -336,10 +372,12 @@ class Odd(nn.Module):
 
 def test_a_container_keeps_its_unit_outside() -> None:
     model = Odd()
-    insert_(model, SEConfig(), ["box", "box.0"])
+    # In the order in which they run.
+    assert [s.name for s in insert_(model, SEConfig(), ["taken.0", "box", "box.0"])] == ["box.0", "box", "taken.0"]
     assert {name for name in model.state_dict() if "fc1.weight" in name} == {
         "box.0.se.unit.fc1.weight",
         "se_box.unit.fc1.weight",
+        "taken.0.se.unit.fc1.weight",
     }
     assert len(model.box) == 2
     with pytest.raises(ConfigError, match="where: 'box', a Sequential, has a unit already"):
@@ -386,6 +424,11 @@ def test_no_place_for_a_unit(where: object, message: str) -> None:
             "'1' is a container within containers",
         ),
         (
+            lambda: nn.Sequential(nn.Conv2d(3, 8, 1), Last()),
+            "residual",
+            "the residual branch in '1' ends in no module",
+        ),
+        (
             lambda: nn.Sequential(nn.Conv2d(3, 8, 1), Twice()),
             "residual",
             "the residual branch in '1' ends in no module",
@@ -400,6 +443,17 @@ def test_no_place_for_a_unit(where: object, message: str) -> None:
 def test_networks_without_such_a_place(make: Callable[[], nn.Module], where: str, message: str) -> None:
     with torch.device("meta"), pytest.raises(ConfigError, match=rf"where: .*{message}"):
         insert_(make(), SEConfig(), where, dry_run=True)
+
+
+class Last(nn.Module):
+    """A branch whose layer has channels last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.fc(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class Twice(nn.Module):

@@ -212,6 +212,7 @@ class Odd(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.count += 1
+        x += 1
         x = self.norm(self.conv(x + torch.rand_like(x)))
         if self.fails:
             raise ValueError("too small")
@@ -222,14 +223,15 @@ class Odd(nn.Module):
 def test_everything_is_as_before(fails: bool) -> None:
     model = Odd(fails)
     before = {name: t.clone() for name, t in model.state_dict().items()}
-    count, state = model.count, torch.get_rng_state()
+    count, state, x = model.count, torch.get_rng_state(), torch.zeros(1, 3, 2, 2)
     if fails:
         with pytest.raises(
             ConfigError, match=r"example: the network does not run on \(1, 3, 2, 2\): too small; give one"
         ):
-            trace(model, torch.zeros(1, 3, 2, 2))
+            trace(model, x)
     else:
-        trace(model, torch.zeros(1, 3, 2, 2))
+        trace(model, (x,))
+    assert not x.any()
     assert model.count is count
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)

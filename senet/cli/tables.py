@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import groupby
+from typing import Any
 
 from senet.cli import options
 from senet.cli.line import Line
@@ -46,12 +47,12 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _compare(printed: Printed) -> dict[str, object]:
+def _compare(printed: Printed) -> dict[str, Any]:
     """One row: ours, the paper's, and the gap in percent."""
     from senet.models.describe import describe
 
     cost = describe(printed.net)
-    row: dict[str, object] = {"table": printed.table, "row": printed.row, "params": cost.params, "macs": cost.macs}
+    row: dict[str, Any] = {"table": printed.table, "row": printed.row, "params": cost.params, "macs": cost.macs}
     for name, ours, theirs, unit, note in (
         ("params", cost.params, printed.params, 1e6, printed.params_note),
         ("macs", cost.macs, printed.macs, printed.unit, printed.macs_note),
@@ -64,7 +65,7 @@ def _compare(printed: Printed) -> dict[str, object]:
     return row | {"macs_unit": printed.unit}
 
 
-def _print_table(number: int, rows: list[dict[str, object]]) -> None:
+def _print_table(number: int, rows: list[dict[str, Any]]) -> None:
     """A table as the paper has it, and below it what does not agree."""
     letter = "M" if rows[0]["macs_unit"] == 1e6 else "G"
     params, macs = (any(f"paper_{name}" in row for row in rows) for name in ("params", "macs"))
@@ -73,13 +74,13 @@ def _print_table(number: int, rows: list[dict[str, object]]) -> None:
     columns += ["multiply-adds", f"paper, {letter}", "gap"] if macs else []
     lines, notes = [tuple(columns)], dict[str, None]()
     for row in rows:
-        cells = [str(row["row"])]
+        cells = [row["row"]]
         for name, shown in (("params", params), ("macs", macs)):
             if shown:
                 cells += [f"{row[name]:,}", f"{row[f'paper_{name}']:g}", f"{row[f'{name}_gap_percent']:+.2f} %"]
                 if row[f"{name}_note"]:
                     cells[-1] += " *"
-                    notes[str(row[f"{name}_note"])] = None
+                    notes[row[f"{name}_note"]] = None
         lines.append(tuple(cells))
     print(f"Table {number}, {TITLES[number]}\n\n{table(lines, left=(0,))}")
     for note in notes:

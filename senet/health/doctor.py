@@ -25,13 +25,13 @@ def doctor(model: nn.Module, batch: Tensor | None = None) -> Report:
 
     The kinds of fault:
 
-    never-run: the unit is registered, and no forward pass calls it.
-    wrong-width: its gates are not one for each channel of the map they multiply, or the pass stops in it.
-    wrong-branch: in a residual block it gates the shortcut, or the sum, and no table of ours says so.
-    half-overflow: half precision cannot hold the map, or a channel's sum over space; or a gate is not a number.
-    saturated: 99 of 100 gates are within 1e-3 of an end of their range.
-    constant: the gates are the same for all images, and the squeeze is not.
-    no-gradient: a loss of classification gives one of its parameters no gradient.
+    - `never-run`: the unit is registered, and no forward pass calls it.
+    - `wrong-width`: its gates are not one for each channel of the map they multiply, or the pass stops in it.
+    - `wrong-branch`: in a residual block it gates the shortcut, or the sum, and no table of ours says so.
+    - `half-overflow`: half precision cannot hold its map, or a channel's sum over space; or a gate is not a number.
+    - `saturated`: 99 of 100 gates are within 1e-3 of an end of their range.
+    - `constant`: the gates are the same for all images, and the squeeze is not.
+    - `no-gradient`: a loss of classification gives one of its parameters no gradient.
 
     A unit at its start is a note and no fault: inserted and still the identity; in front of or behind a norm whose
     scale is zero; or with a hidden layer that is zero for all images, in a network that has seen no training (with one
@@ -57,7 +57,7 @@ def doctor(model: nn.Module, batch: Tensor | None = None) -> Report:
     with _undisturbed(model, like.device):
         watch = Watch(model, find(model))
         if watch.subjects:
-            watch.run(images)
+            watch.run(images.clone())
     is_frozen = not any(p.requires_grad for p in model.parameters())
     judge = Judge(watch, is_noise=batch is None, is_new=is_new, is_frozen=is_frozen)
     for s in watch.subjects:
@@ -108,11 +108,9 @@ def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
     """With gradients, on copies of the buffers and from a random state of its own; then everything is as it was."""
     buffers = [(m, name, b) for m in model.modules() for name, b in m._buffers.items() if b is not None]
     try:
-        with (
-            torch.random.fork_rng(range(torch.cuda.device_count()) if device.type == "cuda" else []),
-            torch.inference_mode(False),
-            torch.enable_grad(),
-        ):
+        # Out of inference mode, which also turns gradients on.
+        devices = range(torch.cuda.device_count()) if device.type == "cuda" else []
+        with torch.random.fork_rng(devices), torch.inference_mode(False):
             torch.default_generator.manual_seed(0)
             if device.type == "cuda":
                 torch.cuda.manual_seed_all(0)

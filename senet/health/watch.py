@@ -129,15 +129,14 @@ def _other(name: str, module: nn.Module) -> Subject | None:
         return None
     holders = [m for m in module.modules() if next(m.parameters(recurse=False), None) is not None]
     layers = tuple(m for m in holders if not isinstance(m, nn.PReLU) and "Norm" not in type(m).__name__)
-    named = _is_named(module)
+    named = NAME.fullmatch(type(module).__name__) is not None
     if len(layers) == 1 and _is_across(layers[0]):
         fits = True
     elif named:
         fits = len(layers) in (1, 2) and all(map(_is_pointwise, layers))
     else:
-        # Where a norm comes first or last, or a part has the name, the part is the unit.
-        bare = holders[:1] + holders[-1:] == [*layers]
-        fits = _reduces(layers) and bare and not any(map(_is_named, module.modules()))
+        # A norm in front or behind belongs to what is around the unit.
+        fits = _reduces(layers) and holders[:1] + holders[-1:] == [*layers]
     if not fits:
         return None
     squashes = any(isinstance(m, (nn.Sigmoid, nn.Hardsigmoid)) for m in module.modules())
@@ -155,10 +154,6 @@ def _pairs(name: str, module: nn.Module, children: dict[str, nn.Module]) -> Iter
             params = {f"{child}.{p}": v for child, m in ((first, a), (second, b)) for p, v in m.named_parameters()}
             where = f"{name}.{first}+{second}" if name else f"{first}+{second}"
             yield Subject(where, type(module).__name__, (a, b), (a, b), params)
-
-
-def _is_named(m: nn.Module) -> bool:
-    return NAME.fullmatch(type(m).__name__) is not None
 
 
 def _is_pointwise(m: nn.Module) -> bool:

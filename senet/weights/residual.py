@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Literal
 
+from senet.config import UnitConfig
 from senet.errors import CheckpointError
 from senet.models.net import Net, ResidualNet
 from senet.units.config import SEConfig
@@ -112,15 +113,17 @@ def refuse_blur(net: Net, name: str) -> Settled:
 
 def settle_unit(
     convention: str, key: Key, net: Net, shapes: Mapping[str, Shape], *, round_to: int = 1, bias: bool = True
-) -> SEConfig | None:
+) -> UnitConfig | None:
     """The unit of a library's networks: biases and rounding of the hidden widths as the shapes say.
 
-    round_to, bias: what the library builds, which counts where there are no shapes.
+    It is the network's own where the source has none. round_to, bias: what the library builds, which counts where there
+    are no shapes.
     Raises CheckpointError for a unit that the library does not have, and hidden widths that no rounding explains.
     """
     se = net.se
-    if se is None:
-        return None
+    layers = [name for name in shapes_of(net) if name.endswith(".se.fc1.weight")]
+    if se is None or (shapes and not any(key(name, net) in shapes for name in layers)):
+        return se
     if not isinstance(se, SEConfig):
         raise no_names(convention, net)
     for field, theirs in {"placement": "standard", "squeeze": "avg", "gate": "sigmoid"}.items():
@@ -151,6 +154,6 @@ def unit_by_shapes(
             return rounded
     layer = next(layer for layer, width in hidden.items() if se.hidden(channels[layer]) != width)
     raise CheckpointError(
-        f"{convention}: {hidden[layer]} hidden units over {channels[layer]} channels in {layer}, which "
-        f"se.reduction={se.reduction} gives with no rounding"
+        f"{convention}: {hidden[layer]} hidden units over {channels[layer]} channels in {layer}, which no rounding of "
+        f"se.reduction={se.reduction} gives"
     )
