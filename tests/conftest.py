@@ -11,7 +11,9 @@ import torch
 # Threads times xdist's workers must not exceed the cores; OMP_NUM_THREADS, where set, is already torch's limit.
 _cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-torch.set_num_threads(max(1, min(torch.get_num_threads(), _cores // _workers)))
+_threads = max(1, min(torch.get_num_threads(), _cores // _workers))
+torch.set_num_threads(_threads)
+os.environ["OMP_NUM_THREADS"] = str(_threads)  # of the processes that tests start
 
 
 @pytest.fixture

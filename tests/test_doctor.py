@@ -19,6 +19,11 @@ from senet.errors import ConfigError
 from tests.models.small import pixels, small
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
 class Gated(nn.Module):
     """Another's unit, of a name that says nothing: `u * sigmoid(fc(mean(u)))`, or the gates alone."""
 
@@ -55,7 +60,6 @@ def kinds(report: Report) -> list[tuple[str, str]]:
 
 def resnet(place: str = "layer2.0.bn2", unit: nn.Module | None = None) -> nn.Module:
     """torchvision's ResNet-18, plain or with a module behind one of its modules."""
-    torch.manual_seed(0)
     model = torchvision.models.resnet18(num_classes=10)
     if unit is not None:
         parent, _, name = place.rpartition(".")
@@ -93,7 +97,6 @@ def test_every_network_of_ours_is_healthy_as_drawn(name: str) -> None:
     ],
 )
 def test_others_networks_are_healthy_as_drawn(library: str, name: str, count: int) -> None:
-    torch.manual_seed(0)
     make = timm.create_model if library == "timm" else torchvision.models.get_model
     report = doctor(make(name, num_classes=10), images(64))
     assert kinds(report) == []
@@ -144,7 +147,8 @@ def test_what_only_looks_like_a_unit_is_none() -> None:
 
     # At 3 pixels the maps have one place, as gates have.
     for size in (8, 3):
-        parts = (nn.Conv2d(3, 32, 3), Narrow(), Gated(32), Narrow(), nn.Conv2d(32, 32, 1), Gated(32))
+        pair = nn.Sequential(nn.Conv2d(32, 8, 1), nn.ReLU(), nn.Conv2d(8, 32, 1))
+        parts = (nn.Conv2d(3, 32, 3), Narrow(), Gated(32), pair, nn.Conv2d(32, 32, 1), Gated(32))
         report = doctor(nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)), images(size))
         assert [u.name for u in report.units] == ["2", "5"]
         # Which is right: the first one follows the sum of a block.
@@ -319,6 +323,18 @@ def test_a_unit_that_was_inserted_is_at_its_start_until_it_is_damaged() -> None:
     elsewhere = resnet()
     insert_(elsewhere, SEConfig(), ["layer2.0.downsample.1"], example=images())
     assert kinds(doctor(elsewhere, images())) == [("wrong-branch", "layer2.0.downsample.1.se")]
+
+
+def test_a_last_layer_of_zeros_is_a_start_too() -> None:
+    model = create_model("se_resnet20")
+    model.features.stage3.block2.se.zero_()
+    report = doctor(model, images(16))
+    assert (kinds(report), report.notes) == (
+        [],
+        ("features.stage3.block2.se: its last layer is zero, so it changes nothing yet",),
+    )
+    model(images(16))
+    assert kinds(doctor(model, images(16))) == [("constant", "features.stage3.block2.se")]
 
 
 def dead_at_its_draw() -> nn.Module:

@@ -149,7 +149,8 @@ def test_agreement_is_narrow() -> None:
     assert not agrees(138.07, 142)
 
 
-def test_tables_prints_both(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_prints_both(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("senet.models.describe.describe", describe)
     assert main(["tables", "complexity"]) == 0
     text = capsys.readouterr().out
     assert "Table 16, with and without the squeeze" in text
