@@ -118,6 +118,11 @@ def test_a_unit_is_known_by_its_structure(unit: type[Gated]) -> None:
     assert (row.name, row.kind, row.channels, row.hidden, row.runs) == ("layer2.0.bn2.1", unit.__name__, 128, 4, 1)
 
 
+def test_a_network_may_be_a_unit_alone() -> None:
+    for unit in (Gated(3, hidden=2), SEConfig(reduction=1).build(3)):
+        assert [u.name for u in doctor(unit, images()).units] == [type(unit).__name__]
+
+
 def test_two_layers_by_themselves_in_a_block_are_a_unit() -> None:
     class Block(nn.Module):
         def __init__(self) -> None:

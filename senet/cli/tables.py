@@ -75,9 +75,11 @@ def _print_table(number: int, rows: list[dict[str, Any]]) -> None:
     lines, notes = [tuple(columns)], dict[str, None]()
     for row in rows:
         cells = [row["row"]]
-        for name, shown in (("params", params), ("macs", macs)):
+        # With the digits that the paper prints.
+        for name, shown, digits in (("params", params, 1), ("macs", macs, 0 if letter == "M" else 2)):
             if shown:
-                cells += [f"{row[name]:,}", f"{row[f'paper_{name}']:g}", f"{row[f'{name}_gap_percent']:+.2f} %"]
+                printed, gap = row[f"paper_{name}"], row[f"{name}_gap_percent"]
+                cells += [f"{row[name]:,}", f"{printed:.{digits}f}", f"{gap:+.2f} %"]
                 if row[f"{name}_note"]:
                     cells[-1] += " *"
                     notes[row[f"{name}_note"]] = None

@@ -101,7 +101,8 @@ def find(model: nn.Module) -> list[Subject]:
         if module in seen:
             return
         seen.add(module)
-        here = _own(name, module) or _other(name, module)
+        label = name or type(module).__name__
+        here = _own(label, module) or _other(label, module)
         if here:
             found.append(here)
             return
