@@ -8,26 +8,23 @@ it with weights only, so a pickle that would run code is refused.
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from senet.config import from_dict, to_dict
 from senet.errors import CheckpointError, ConfigError
 from senet.files import write_atomically
-from senet.models.net import Preprocessing
 from senet.models.network import Network
-from senet.recipes.recipe import DataRecipe, Recipe
+from senet.recipes.recipe import Recipe
+from senet.weights import files
 
-KEY = "senet"
+KEY = files.KEY
 VERSION = 1
 
 
@@ -111,22 +108,8 @@ def load(path: str | Path) -> Checkpoint:
     if outputs and len(classes) != outputs:
         raise CheckpointError(f"{path}: names {len(classes)} classes, but its network has {outputs} outputs")
     model = rebuild(recipe, state, path)
-    model.preprocessing = preprocessing_of(recipe.data)
+    model.preprocessing = files.recipe_preprocessing(to_dict(recipe.data))
     return Checkpoint(model, recipe, classes, measurements)
-
-
-def preprocessing_of(data: DataRecipe) -> Preprocessing | None:
-    """How images are prepared for evaluation, on the scale of 0 to 1; None where they are not RGB."""
-    if data.channels != 3:
-        return None
-    mean, std = ((a / 255, b / 255, c / 255) for a, b, c in (data.mean, data.std))
-    return Preprocessing(
-        mean=mean,
-        std=std,
-        image_size=data.image_size,
-        resize=data.image_size if data.is_in_memory else data.resize,
-        interpolation=data.interpolation,
-    )
 
 
 def rebuild(recipe: Recipe, state: Mapping[str, Tensor], path: Path) -> Network:
@@ -151,12 +134,7 @@ def rebuild(recipe: Recipe, state: Mapping[str, Tensor], path: Path) -> Network:
 
 
 def _read_safetensors(path: Path) -> tuple[str, dict[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(KEY)
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: damaged, or not a safetensors file: {error}") from error
+    text, state = files.read_safetensors(path)
     if text is None:
         raise CheckpointError(f"{path}: has weights but no recipe, so it was not written by senet")
     return text, state
@@ -164,23 +142,7 @@ def _read_safetensors(path: Path) -> tuple[str, dict[str, Tensor]]:
 
 def read_ckpt(path: Path) -> dict[str, Any]:
     """The whole of a `last.ckpt`, tensors on the CPU; CheckpointError where it is damaged or would run code."""
-    try:
-        with path.open("rb") as file, warnings.catch_warnings():
-            # A zip file, as torch writes them, or a bare pickle; of anything else torch says that it may run code.
-            if not file.read(4).startswith((b"PK\x03\x04", b"\x80")):
-                raise CheckpointError(f"{path}: cannot be read: not a checkpoint file")
-            file.seek(0)
-            # torch warns of old pickles before it refuses them.
-            warnings.simplefilter("ignore")
-            data = torch.load(file, map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
-    except Exception as error:
-        # torch raises a dozen types for damaged files; the first line says which kind this is.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if isinstance(error, UnpicklingError) or "Weights only load failed" in str(error):
-            reason = "refused, for it holds objects that could run code, or is damaged"
-        raise CheckpointError(f"{path}: cannot be read: {reason}") from error
+    data = files.read_torch(path)
     if not isinstance(data, dict) or not isinstance(data.get(KEY), str) or not isinstance(data.get("state_dict"), dict):
         raise CheckpointError(f"{path}: not a checkpoint written by senet")
     return data

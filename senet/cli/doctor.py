@@ -35,13 +35,7 @@ def run(argv: list[str]) -> int:
     from senet.checkpoint import load
 
     checkpoint = load(Path(found["CHECKPOINT"]).expanduser())
-    given = {path: found["fields"][path] for path in found["named"]}
-    recipe = options.apply(checkpoint.recipe, options.values(checkpoint.recipe) | given)
-    options.check_effects(recipe, found["named"])
-    if recipe.data.channels != checkpoint.recipe.data.channels:
-        raise ConfigError(
-            f"data.mean: {recipe.data.channels} channels, and this network takes {checkpoint.recipe.data.channels}"
-        )
+    recipe = options.with_data(checkpoint.recipe, found)
 
     import torch
 
@@ -50,7 +44,7 @@ def run(argv: list[str]) -> int:
 
     device = pick_device(found["device"], field="--device")
     images, source = None, "noise; real images say more: --data"
-    if given:
+    if found["named"]:
         from senet.data import open_data
 
         data = open_data(recipe.data, recipe.train.seed, progress=True)

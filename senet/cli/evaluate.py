@@ -7,7 +7,7 @@ from pathlib import Path
 
 from senet.cli import options
 from senet.cli.line import Line
-from senet.errors import ConfigError, DataError
+from senet.errors import DataError
 from senet.recipes.registry import recipe_for
 
 DESCRIPTION = """Measure a checkpoint's top-1 and top-5 error on the held-out images of a data set, single crop.
@@ -28,13 +28,7 @@ def run(argv: list[str]) -> int:
     from senet.checkpoint import load
 
     checkpoint = load(Path(found["CHECKPOINT"]).expanduser())
-    given = {path: found["fields"][path] for path in found["named"]}
-    recipe = options.apply(checkpoint.recipe, options.values(checkpoint.recipe) | given)
-    options.check_effects(recipe, found["named"])
-    if recipe.data.channels != checkpoint.recipe.data.channels:
-        raise ConfigError(
-            f"data.mean: {recipe.data.channels} channels, and this network takes {checkpoint.recipe.data.channels}"
-        )
+    recipe = options.with_data(checkpoint.recipe, found)
 
     from senet.data import open_data
     from senet.device import pick_device

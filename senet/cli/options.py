@@ -285,6 +285,19 @@ def check_effects(recipe: Recipe, named: list[str]) -> None:
             raise ConfigError(f"--{path}: has no effect with {because}")
 
 
+def with_data(recipe: Recipe, found: dict[str, Any]) -> Recipe:
+    """A checkpoint's recipe with the fields of its data that the line names.
+
+    Raises ConfigError for a field without effect, and images of other channels than the network's.
+    """
+    given = {path: found["fields"][path] for path in found["named"]}
+    new = apply(recipe, values(recipe) | given)
+    check_effects(new, found["named"])
+    if new.data.channels != recipe.data.channels:
+        raise ConfigError(f"data.mean: {new.data.channels} channels, and this network takes {recipe.data.channels}")
+    return new
+
+
 @dataclass(frozen=True)
 class ModelOnly:
     """The part of a recipe that `senet info` takes."""

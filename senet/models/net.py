@@ -6,7 +6,7 @@ Nothing here imports torch: `build` does, when it is called.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args
 
 import senet.units.config  # noqa: F401  (the kinds of unit that a written table may name)
 from senet.config import Kind, Placement, UnitConfig, check_at_least, check_types, field_types, no_field
@@ -25,6 +25,9 @@ class StageMap:
     stage: int
     channels: int
     stride: int
+
+
+N = TypeVar("N", bound="StagedNet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +164,44 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResidualNet(Net, kind="residual"):
+class StagedNet(Net):
+    """Abstract: one row of equal blocks per stage, numbered from 2."""
+
+    stages: tuple[Stage, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.stages:
+            raise ConfigError("stages: () must have at least one row")
+
+    @property
+    def stride_before(self) -> int:
+        """Stride of what comes before the first stage."""
+        return 1
+
+    @property
+    def maps(self) -> tuple[StageMap, ...]:
+        """One per row of the table."""
+        maps, stride = [], self.stride_before
+        for number, row in enumerate(self.stages, start=2):
+            stride *= row.stride
+            maps.append(StageMap(stage=number, channels=row.out, stride=stride))
+        return tuple(maps)
+
+    def row(self, part: str) -> tuple[int, Stage]:
+        """Number and row of a stage by its name, "stage2"."""
+        number = int(part.removeprefix("stage"))
+        return number, self.stages[number - 2]
+
+    def depths(self: N, *depths: int) -> N:
+        """The same table with other numbers of blocks: ResNet-101 is ResNet-50 with (3, 4, 23, 3)."""
+        if len(depths) != len(self.stages):
+            raise ConfigError(f"depths: {depths!r} must name {len(self.stages)} stages")
+        return replace(self, stages=tuple(replace(row, depth=d) for row, d in zip(self.stages, depths, strict=True)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualNet(StagedNet, kind="residual"):
     """ResNet, ResNeXt, SENet-154 and the CIFAR forms. The unit's standard place: on the branch, before the sum.
 
     pool: after the stem. "ceil" is the released SE networks' (3x3, stride 2, no padding, ceil), "pad" torchvision's
@@ -177,7 +217,6 @@ class ResidualNet(Net, kind="residual"):
 
     stem: Stem
     pool: Literal["ceil", "pad", "none"] = "ceil"
-    stages: tuple[Stage, ...]
     stride_on: Literal["1x1", "3x3"] = "1x1"
     shortcut: Literal["projection", "zero_pad"] = "projection"
     projection: Literal["1x1", "3x3"] = "1x1"
@@ -185,8 +224,6 @@ class ResidualNet(Net, kind="residual"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.stages:
-            raise ConfigError("stages: () must have at least one row")
         check_at_least(self.stem, 1, "width", "kernel", "stride", path="stem")
         if any(width < 1 for width in self.stem.before):
             raise ConfigError(f"stem.before: {self.stem.before!r} has a width below 1")
@@ -207,23 +244,13 @@ class ResidualNet(Net, kind="residual"):
             raise ConfigError("first_1x1: 'half' needs bottlenecks; a basic block has no 1x1")
 
     @property
-    def maps(self) -> tuple[StageMap, ...]:
-        """One per row of the table."""
-        maps, stride = [], self.stem.stride * (1 if self.pool == "none" else 2)
-        for number, row in enumerate(self.stages, start=2):
-            stride *= row.stride
-            maps.append(StageMap(stage=number, channels=row.out, stride=stride))
-        return tuple(maps)
+    def stride_before(self) -> int:
+        """The stem's and the pool's."""
+        return self.stem.stride * (1 if self.pool == "none" else 2)
 
     def first_width(self, row: Stage) -> int:
         """Channels after the first 1x1 of a row's bottlenecks."""
         return row.mid // 2 if self.first_1x1 == "half" else row.mid
-
-    def depths(self, *depths: int) -> ResidualNet:
-        """The same table with other numbers of blocks: ResNet-101 is ResNet-50 with (3, 4, 23, 3)."""
-        if len(depths) != len(self.stages):
-            raise ConfigError(f"depths: {depths!r} must name {len(self.stages)} stages")
-        return replace(self, stages=tuple(replace(row, depth=d) for row, d in zip(self.stages, depths, strict=True)))
 
     def layers(self, part: str) -> str:
         """Table 1's notation: `[1x1 64, 3x3 64, 1x1 256, fc 16-256] x 3`."""
@@ -235,8 +262,7 @@ class ResidualNet(Net, kind="residual"):
             first, *rest = (*self.stem.before, self.stem.width)
             convs = (f"{kernel} {first}{slash(self.stem.stride)}", *(f"{kernel} {width}" for width in rest))
             return ", ".join(convs) + pool
-        number = int(part.removeprefix("stage"))
-        row = self.stages[self.stage_numbers.index(number)]
+        number, row = self.row(part)
         groups = f" g={row.groups}" if row.groups > 1 else ""
         if row.block == "basic":
             convs = f"3x3 {row.mid}{groups}, 3x3 {row.out}{groups}"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from senet.config import Placement, check_at_least
 from senet.errors import ConfigError
-from senet.models.net import Net, Stage, StageMap, slash
+from senet.models.net import Stage, StagedNet, slash
 from senet.units.config import SEConfig
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreActNet(Net, kind="preact"):
+class PreActNet(StagedNet, kind="preact"):
     """Batch norm and ReLU before each convolution. The unit's standard place: after the branch's last convolution.
 
     stem_width: channels of the first 3x3 convolution, which neither batch norm nor ReLU follows.
@@ -36,14 +36,11 @@ class PreActNet(Net, kind="preact"):
     num_classes: int = 10
     image_size: int = 32
     stem_width: int = 16
-    stages: tuple[Stage, ...]
     shortcut: Literal["projection", "zero_pad"] = "projection"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, 1, "stem_width")
-        if not self.stages:
-            raise ConfigError("stages: () must have at least one row")
         channels = self.stem_width
         for i, row in enumerate(self.stages):
             path = f"stages[{i}]"
@@ -58,27 +55,11 @@ class PreActNet(Net, kind="preact"):
                 "se.placement: 'conv3x3' needs bottlenecks, whose branch has one 3x3; a basic block has two"
             )
 
-    @property
-    def maps(self) -> tuple[StageMap, ...]:
-        """One per row: the sums, before the batch norm and ReLU of what follows."""
-        maps, stride = [], 1
-        for number, row in enumerate(self.stages, start=2):
-            stride *= row.stride
-            maps.append(StageMap(stage=number, channels=row.out, stride=stride))
-        return tuple(maps)
-
-    def depths(self, *depths: int) -> PreActNet:
-        """The same table with other numbers of blocks: a depth of 56 is ResNet-110's with (9, 9, 9)."""
-        if len(depths) != len(self.stages):
-            raise ConfigError(f"depths: {depths!r} must name {len(self.stages)} stages")
-        return replace(self, stages=tuple(replace(row, depth=d) for row, d in zip(self.stages, depths, strict=True)))
-
     def layers(self, part: str) -> str:
         """Table 1's notation: `[1x1 16, 3x3 16, 1x1 64, fc 4-64] x 18`."""
         if not part.startswith("stage"):
             return {"stem": f"3x3 {self.stem_width}", "last": "norm, ReLU", "head": "mean"}[part]
-        number = int(part.removeprefix("stage"))
-        row = self.stages[self.stage_numbers.index(number)]
+        number, row = self.row(part)
         convs = f"1x1 {row.mid}, 3x3 {row.mid}, 1x1" if row.block == "bottleneck" else f"3x3 {row.mid}, 3x3"
         return f"[{convs} {row.out}{self.unit_words(number, row.out)}] x {row.depth}{slash(row.stride)}"
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from senet.config import check_at_least
 from senet.errors import ConfigError
-from senet.models.net import Net, Stage, StageMap, slash
+from senet.models.net import Stage, StagedNet, slash
 from senet.units.config import SEConfig
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShakeNet(Net, kind="shake"):
+class ShakeNet(StagedNet, kind="shake"):
     """Two branches per block, mixed by a weight per image: drawn in training, one half in evaluation.
 
     stem_width: channels of the first 3x3 convolution; batch norm, and before bottlenecks ReLU, follow it.
@@ -37,15 +37,12 @@ class ShakeNet(Net, kind="shake"):
     num_classes: int = 10
     image_size: int = 32
     stem_width: int = 16
-    stages: tuple[Stage, ...]
     shake: Literal["shake", "even"] = "shake"
     se_at: Literal["each_branch", "mixed"] = "each_branch"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, 1, "stem_width")
-        if not self.stages:
-            raise ConfigError("stages: () must have at least one row")
         if len({row.block for row in self.stages}) > 1:
             raise ConfigError("stages: 'basic' and 'bottleneck' rows do not mix; one begins with its ReLU, one ends so")
         channels = self.stem_width
@@ -60,27 +57,11 @@ class ShakeNet(Net, kind="shake"):
                 raise ConfigError(f"{path}.out: {row.out} is odd; the shortcut joins two halves")
             channels = row.out
 
-    @property
-    def maps(self) -> tuple[StageMap, ...]:
-        """One per row; of basic blocks the sums, before the ReLU of what follows."""
-        maps, stride = [], 1
-        for number, row in enumerate(self.stages, start=2):
-            stride *= row.stride
-            maps.append(StageMap(stage=number, channels=row.out, stride=stride))
-        return tuple(maps)
-
-    def depths(self, *depths: int) -> ShakeNet:
-        """The same table with other numbers of blocks."""
-        if len(depths) != len(self.stages):
-            raise ConfigError(f"depths: {depths!r} must name {len(self.stages)} stages")
-        return replace(self, stages=tuple(replace(row, depth=d) for row, d in zip(self.stages, depths, strict=True)))
-
     def layers(self, part: str) -> str:
         """Table 1's notation: `[2 (3x3 96, 3x3 96, fc 6-96)] x 4`."""
         if not part.startswith("stage"):
             return {"stem": f"3x3 {self.stem_width}", "last": "ReLU", "head": "mean"}[part]
-        number = int(part.removeprefix("stage"))
-        row = self.stages[self.stage_numbers.index(number)]
+        number, row = self.row(part)
         groups = f" g={row.groups}" if row.groups > 1 else ""
         convs = f"1x1 {row.mid}, 3x3 {row.mid}{groups}, 1x1" if row.block == "bottleneck" else f"3x3 {row.mid}, 3x3"
         unit = self.unit_words(number, row.out)

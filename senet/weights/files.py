@@ -184,23 +184,32 @@ def _described(source: Source, text: object) -> Source:
     try:
         meta = json.loads(text)
         table = meta["model"] if "model" in meta else meta["recipe"]["model"]
-        wanted = meta.get("preprocessing") or _recipe_preprocessing(meta.get("recipe", {}).get("data", {}))
+        wanted = meta.get("preprocessing")
         return replace(
             source,
             net=from_dict(Net, table, path="model"),
-            preprocessing=from_dict(Preprocessing, wanted, path="preprocessing") if wanted else None,
+            preprocessing=from_dict(Preprocessing, wanted, path="preprocessing")
+            if wanted
+            else recipe_preprocessing(meta.get("recipe", {}).get("data", {})),
             classes=tuple(map(str, meta.get("classes", ()))),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{source.name}: its description cannot be read: {error}") from error
 
 
-def _recipe_preprocessing(data: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a recipe's evaluation does with RGB images, their moments in pixel values 0 to 255; None for others."""
+def recipe_preprocessing(data: Mapping[str, Any]) -> Preprocessing | None:
+    """What a written recipe's evaluation does with RGB images, their moments in pixel values; None for others."""
     if len(data.get("mean", ())) != 3:
         return None
     side = data["image_size"]
     # As in `DataRecipe`: images that are kept in memory have the crop's size already.
     in_memory = data["in_memory"] == "yes" or (data["in_memory"] == "auto" and side <= 64)
-    moments = {name: [value / 255 for value in data[name]] for name in ("mean", "std")}
-    return moments | {"image_size": side, "resize": side if in_memory else data["resize"]}
+    return from_dict(
+        Preprocessing,
+        {
+            **{name: [value / 255 for value in data[name]] for name in ("mean", "std")},
+            "image_size": side,
+            "resize": side if in_memory else data["resize"],
+            "interpolation": data.get("interpolation", "bilinear"),
+        },
+    )
