@@ -69,7 +69,8 @@ def describe(model: Net | Network, image_size: int | tuple[int, int] | None = No
     """Count a network's parameters and multiply-adds on the meta device: no weights, no arithmetic.
 
     image_size: pixels (a side, or height and width); None: what the network was designed for.
-    Raises ConfigError where the image is too small for the network.
+    Raises ConfigError where the image is too small for the network, and for a network that is no longer what its table
+    says, such as one with inserted units.
 
     >>> from senet import get_net
     >>> describe(get_net("se_resnet50")).macs
@@ -79,6 +80,11 @@ def describe(model: Net | Network, image_size: int | tuple[int, int] | None = No
     size = image_size if image_size is not None else net.image_size
     height, width = (size, size) if isinstance(size, int) else size
     network = _meta(net)
+    if isinstance(model, Network) and _size(model) != _size(network):
+        raise ConfigError(
+            f"model: has {_size(model):,} parameters and its table {_size(network):,}; describe it before units are "
+            "inserted (insert_ with dry_run=True says what they cost)"
+        )
     rows = _count(network, height, width)
     plain = _count(_meta(replace(net, se=None)), height, width) if net.se else rows
     return Description(

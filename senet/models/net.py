@@ -52,7 +52,7 @@ class Net(Kind, key="family"):
     se: the attention unit of its blocks; `None` makes the plain twin and means nothing else.
     num_classes: outputs of the classifier; 0 leaves the pooled features.
     in_channels: channels of an image, 1 for grey and 3 for RGB.
-    image_size: pixels a side it was designed for; any size works.
+    image_size: pixels a side it was designed for; any size works that leaves a place in the last map.
     dropout: probability, between the pooling and the classifier.
     """
 
@@ -240,8 +240,12 @@ class ResidualNet(StagedNet, kind="residual"):
             raise ConfigError(
                 "se.placement: 'conv3x3' needs bottlenecks, whose branch has one 3x3; a basic block has two"
             )
-        if self.first_1x1 == "half" and any(row.block == "basic" for row in self.stages):
-            raise ConfigError("first_1x1: 'half' needs bottlenecks; a basic block has no 1x1")
+        if all(row.block == "basic" for row in self.stages):
+            for name, usual in (("first_1x1", "full"), ("stride_on", "1x1")):
+                if getattr(self, name) != usual:
+                    raise ConfigError(f"{name}: {getattr(self, name)!r} needs bottlenecks; a basic block has no 1x1")
+        if self.projection == "3x3" and self.shortcut == "zero_pad":
+            raise ConfigError("projection: '3x3' has no effect with shortcut='zero_pad', which has no convolution")
 
     @property
     def stride_before(self) -> int:

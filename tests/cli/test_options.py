@@ -30,7 +30,7 @@ TOGETHER = {
     "model.se.placement": ("pre", []),
     "data.name": ("cifar10", []),
 }
-WITH_BOTTLENECKS = {"model.first_1x1"}
+WITH_BOTTLENECKS = {"model.first_1x1", "model.stride_on", "model.projection"}
 WIDTHS = {"model.stem": "32,32,96", "model.stem_width": "12"}
 
 

@@ -162,7 +162,12 @@ def test_stages_of_table_13(stages: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("pool", ["ceil", "pad", "none"])
 @pytest.mark.parametrize("family", RESIDUAL)
 def test_every_form_of_the_table(family: str, pool: Any, stride_on: Any, shortcut: Any) -> None:
-    net = replace(small(FAMILIES[family]), pool=pool, stride_on=stride_on, shortcut=shortcut, se=SEConfig())
+    plain = small(FAMILIES[family])
+    if stride_on == "3x3" and family in ("basic", "cifar"):
+        with pytest.raises(ConfigError, match=r"stride_on: '3x3' needs bottlenecks"):
+            replace(plain, stride_on=stride_on)
+        return
+    net = replace(plain, pool=pool, stride_on=stride_on, shortcut=shortcut, se=SEConfig())
     size = 32 if family != "cifar" else 16
     model = create_model(net)
     assert_learns(model, size, se_must_move=False)
@@ -195,6 +200,9 @@ def test_every_form_of_the_table(family: str, pool: Any, stride_on: Any, shortcu
         ({"pool": "max"}, "pool: 'max' is not known; legal values: ceil, pad, none"),
         ({"stride_on": "2x2"}, "stride_on: '2x2' is not known.*; legal values: 1x1, 3x3"),
         ({"shortcut": "A"}, "shortcut: 'A' is not known; legal values: projection, zero_pad"),
+        ({"stride_on": "3x3"}, "stride_on: '3x3' needs bottlenecks; a basic block has no 1x1"),
+        ({"first_1x1": "half"}, "first_1x1: 'half' needs bottlenecks; a basic block has no 1x1"),
+        ({"projection": "3x3"}, "projection: '3x3' has no effect with shortcut='zero_pad'"),
         ({"stages": ()}, r"stages: \(\) must have at least one row"),
         ({"stem": Stem(width=0, kernel=3, stride=1)}, "^stem.width: 0 is too small; legal values: 1 or more"),
         ({"stem": Stem(width=16, kernel=3, stride=0)}, "^stem.stride: 0 is too small"),

@@ -12,9 +12,10 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 
 import senet
-from senet import ConfigError, ECAConfig, Net, SEConfig, UnitConfig, create_model, get_net
+from senet import ConfigError, ECAConfig, Net, SEConfig, UnitConfig, create_model, get_net, insert_
 from senet.cli import main
 from senet.paper import agrees, complexity
 
@@ -275,6 +276,13 @@ def test_an_image_too_small_is_a_config_error() -> None:
     assert describe(get_net("resnet50"), 32).macs > 0
     with pytest.raises(ConfigError, match="image_size: 0x32 is too small"):
         describe(get_net("resnet50"), (0, 32))
+
+
+def test_a_network_with_inserted_units_is_not_its_table() -> None:
+    model = create_model("resnet20")
+    insert_(model, SEConfig(), example=torch.zeros(1, 3, 32, 32))
+    with pytest.raises(ConfigError, match=r"model: has 272,095 parameters and its table 269,722; describe it before"):
+        senet.describe(model)
 
 
 def test_a_unit_without_the_choice_of_biases() -> None:
