@@ -142,7 +142,7 @@ def test_every_network_in_a_file(model: str, tmp_path: Path) -> None:
         ("- 1\n", ConfigError, r": Recipe: \[1\] is not a mapping"),
         ("1: 2\n", ConfigError, ": 1: no field '1'"),
         ("name: x\n", ConfigError, ": Recipe: the field 'model' is missing"),
-        ("name: x\nmodel: {family: residual}\n", ConfigError, ": model: the field 'stem' is missing"),
+        ("name: x\nmodel: {family: residual}\n", ConfigError, ": model: the field 'stages' is missing"),
         ("!!python/object/apply:os.system ['true']\n", RunError, ", line 1: is not YAML: could not determine"),
     ],
 )
