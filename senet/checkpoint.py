@@ -96,6 +96,8 @@ def load(path: str | Path) -> Checkpoint:
     text, state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_ckpt(path)
     try:
         meta = json.loads(text)
+        if "model" in meta and "recipe" not in meta:
+            raise CheckpointError(f"{path}: holds a network but no recipe; senet.from_pretrained reads it")
         version = meta["version"]
         if version > VERSION:
             raise CheckpointError(f"{path}: written by a newer senet (format {version}, this one reads {VERSION})")

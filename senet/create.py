@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
@@ -25,6 +25,7 @@ def create_model(
     model: str | Net,
     *,
     weights: str | Path | Mapping[str, Tensor] | None = ...,
+    allow: Sequence[str] = ...,
     seed: int = ...,
     device: str | torch.device = ...,
     features_only: Literal[False] = ...,
@@ -35,20 +36,22 @@ def create_model(
     model: str | Net,
     *,
     weights: str | Path | Mapping[str, Tensor] | None = ...,
+    allow: Sequence[str] = ...,
     seed: int = ...,
     device: str | torch.device = ...,
     features_only: Literal[True],
-    out_stages: tuple[int, ...] = ...,
+    out_stages: tuple[int, ...] | None = ...,
     **fields: Unpack[NetFields],
 ) -> StageMaps: ...
 def create_model(
     model: str | Net,
     *,
     weights: str | Path | Mapping[str, Tensor] | None = None,
+    allow: Sequence[str] = (),
     seed: int = 0,
     device: str | torch.device = "cpu",
     features_only: bool = False,
-    out_stages: tuple[int, ...] = (),
+    out_stages: tuple[int, ...] | None = None,
     **fields: object,
 ) -> Network | StageMaps:
     """A network in training mode, with freshly drawn weights or with those of a file.
@@ -57,6 +60,8 @@ def create_model(
     weights: what `load_weights_` reads: a file or folder, "timm:seresnet50.a1_in1k", "hf:owner/name", or tensors by
         name. The network becomes the function that they stand for, and the account of it is printed. With `num_classes`
         the file's classifier may have other classes; ours then stays as drawn.
+    allow: of what else may stay as drawn where the weights lack it or have another shape, as in `load_weights_`:
+        "features.stem.conv" for other input channels.
     seed: of the weights that are drawn. They are drawn by name, so twins of one seed share every common weight, and
         the global random state is left alone.
     device: where the weights live; "meta" makes none.
@@ -79,15 +84,17 @@ def create_model(
 
     check_concrete("model", model)
     net = with_fields(model if isinstance(model, Net) else get_net(model), fields)
-    if out_stages and not features_only:
+    if out_stages is not None and not features_only:
         raise ConfigError("out_stages: needs features_only=True")
     for name in ("num_classes", "dropout"):
         if features_only and name in fields:
             raise ConfigError(f"{name}: has no effect with features_only=True, which has no classifier")
+    if allow and weights is None:
+        raise ConfigError(f"allow: {allow!r} has no effect without weights")
     is_meta = torch.device(device).type == "meta"
     if is_meta and weights is not None:
         raise ConfigError("weights: have no effect with device='meta', which holds none")
-    stages = out_stages or net.stage_numbers
+    stages = net.stage_numbers if out_stages is None else out_stages
     # Made without memory, so that no library draws weights that ours replace.
     with torch.device("meta"):
         module = StageMaps(net, stages) if features_only else Network(net)
@@ -102,11 +109,13 @@ def create_model(
     from senet.weights.load import load_weights_
 
     if isinstance(module, Network):
-        load_weights_(module, weights, allow=("classifier",) if "num_classes" in fields else ())
+        allow = (allow,) if isinstance(allow, str) else tuple(allow)
+        load_weights_(module, weights, allow=(*allow, *["classifier"] * ("num_classes" in fields)))
         return module
-    whole = create_model(net, weights=weights, seed=seed, device=device, num_classes=0)
+    whole = create_model(net, weights=weights, allow=allow, seed=seed, device=device, num_classes=0)
     with torch.device("meta"):
         module = StageMaps(whole.net, stages)
     wanted = module.state_dict().keys()
+    module.preprocessing = whole.preprocessing
     module.load_state_dict({name: t for name, t in whole.state_dict().items() if name in wanted}, assign=True)
     return module

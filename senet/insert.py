@@ -13,18 +13,24 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.module import register_module_module_registration_hook
 from torch.utils.flop_counter import FlopCounterMode
-from torch.utils.hooks import RemovableHandle
 
 from senet import functional as sf
 from senet.config import UnitConfig, check_concrete
 from senet.errors import ConfigError
 from senet.initial import draw_
-from senet.trace import CONVOLUTIONS, PERMUTES, Call, Sum, Trace, trace
+from senet.trace import CONVOLUTIONS, PERMUTES, Call, Sum, Trace, check_model, trace
 from senet.units.unit import Unit
 
 CHILD = "se"
 """Name under which a unit is added to the module whose output it gates."""
+
+BESIDE = "inserted_se"
+"""That name where the module has an attribute `se` that is None: its own forward would call what stands there."""
+
+CONTAINERS = (nn.Sequential, nn.ModuleDict, nn.ModuleList)
+"""What takes each child for a step or an entry."""
 
 PLACES = ("residual", "concat", "conv", "auto")
 """What `where` can say instead of names."""
@@ -54,16 +60,14 @@ class InsertedUnit(nn.Module):
     `2 s` for the sigmoid and the hard sigmoid, or `1 + s` where gate(0) is zero (tanh): exactly one. These gates are
     steepest at zero, so the last layer learns from the first step on, and the layers before it from the second.
 
-    A state dict that holds nothing of this unit, such as the network's own from before, makes it the identity again.
+    A state dict that holds every other parameter of the module around the site and nothing of this unit, such as the
+    network's own from before, makes it the identity again; one with less leaves it as it is, a missing key.
     """
-
-    handle: RemovableHandle
 
     def __init__(self, unit: Unit, site: Site, seed: int) -> None:
         super().__init__()
         self.unit, self.site, self.seed = unit, site, seed
         self.start = self.reset_()
-        self.register_load_state_dict_pre_hook(_reset_unless_loaded)
 
     def reset_(self) -> float:
         """Draw the weights as at insertion, in place, and return the gates: gate(0)."""
@@ -77,15 +81,32 @@ class InsertedUnit(nn.Module):
         return sf.scale(u, s) if s.dim() == 2 else u * s
 
 
-def _reset_unless_loaded(
-    unit: InsertedUnit, state: dict[str, Any], prefix: str, metadata: dict[str, Any], *_: object
-) -> None:
-    if any(key.startswith(prefix) for key in state):
+def _others(module: nn.Module, prefix: str = "") -> list[str]:
+    """The parameters of a module that are not of inserted units."""
+    units = tuple(f"{name}." for name, m in module.named_modules(prefix=prefix) if isinstance(m, InsertedUnit))
+    names = (name for name, _ in module.named_parameters(prefix=prefix, remove_duplicate=False))
+    return [name for name in names if not name.startswith(units)]
+
+
+def _around(modules: dict[str, nn.Module], site: str, holder: nn.Module) -> nn.Module:
+    """The nearest module around a site and its unit that has parameters."""
+    name = site.rpartition(".")[0]
+    while name and not (_others(modules[name]) and holder in modules[name].modules()):
+        name = name.rpartition(".")[0]
+    return modules[name]
+
+
+def _begin_again(module: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any], *_: object) -> None:
+    """Put the start of units that a state dict holds nothing of into it, if it holds all else of the module."""
+    units = {f"{n}.": m for n, m in module.named_modules(prefix=prefix[:-1]) if isinstance(m, InsertedUnit)}
+    absent = {n: unit for n, unit in units.items() if not any(key.startswith(n) for key in state)}
+    if not absent or not state.keys() >= set(_others(module, prefix[:-1])):
         return
-    if metadata.get("assign_to_params_buffers") and any(p.is_meta for p in unit.parameters()):
-        unit.to_empty(device="cpu")
-    unit.reset_()
-    state.update({prefix + key: value for key, value in unit.state_dict().items()})
+    for name, unit in absent.items():
+        if metadata.get("assign_to_params_buffers") and any(p.is_meta for p in unit.parameters()):
+            unit.to_empty(device="cpu")
+        unit.reset_()
+        state.update({name + key: value for key, value in unit.state_dict().items()})
 
 
 class _Gate:
@@ -102,6 +123,20 @@ class _Gate:
         return self.unit(output)
 
 
+def _gate_too(module: nn.Module, name: str, child: object) -> None:
+    """Give a module that takes over a site's children the site's hook, which nobody copies.
+
+    `SyncBatchNorm.convert_sync_batchnorm` and its like put a new module in a norm's place and hand it the children.
+    """
+    if not isinstance(child, InsertedUnit) or name not in (CHILD, BESIDE) or isinstance(module, CONTAINERS):
+        return
+    if _unit_behind(module) is None:
+        module.register_forward_hook(_Gate(child))
+
+
+register_module_module_registration_hook(_gate_too)
+
+
 def insert_(
     model: nn.Module,
     config: UnitConfig,
@@ -114,17 +149,25 @@ def insert_(
     """Add a unit behind modules of any network, in place; return where, in the order in which they run.
 
     The network's outputs do not move at all until the units learn, and its parameters keep their names; a state dict
-    from before still loads. The units' parameters are new, under `<site>.se.unit.`; where the site is a container (a
+    from before still loads. The units' parameters are new, under `<site>.se.unit.`, or `<site>.inserted_se.unit.` where
+    the site has a `se` that is None, as the plain networks of ours have; where the site is a container (a
     Sequential, DenseNet's block) under the nearest module around it that is none, as `se_<site>.unit.`. The network is
     run before and after, to find the places and to see each unit run (`senet.trace`).
     Make its optimizer afterwards. `remove_` takes the units out.
+
+    A unit runs when its site does. What replaces norms and hands their children on, such as
+    `SyncBatchNorm.convert_sync_batchnorm`, keeps it; what drops them (fusing norms into convolutions, freezing by
+    replacement) goes before the insertion, or the units are lost. `senet.doctor` reports a unit that is there and does
+    not run.
 
     where: a word, names, or a function of name and module.
         "residual": the end of every residual branch, before the sum (arXiv:1709.01507v4, section 3.3). That is behind
             the module which made what is added, else the first that passed it on (a drop path); if it was made outside
             modules (scaling), behind the nearest one before it from which only elementwise operations and permutations
-            lead to the sum. Sums of tokens or of maps with channels last are not among them.
-        "concat": every module whose output is maps joined along channels: Inception modules, DenseNet's blocks.
+            lead to the sum. Only maps (N, C, *) are gated: sums of tokens or of maps with channels last, as in most
+            transformers, are not among them, and neither are differences, x - f(x).
+        "concat": every module whose output is maps joined along channels: Inception modules, DenseNet's blocks. What is
+            joined in the midst of a forward, such as a U-Net's, is no module's output.
         "conv": behind the activation that follows each convolution with a kernel above 1, as in the paper's VGG; where
             the activation is no module of its own that runs once, behind the norm or the convolution before it. Behind
             a depthwise convolution that a 1x1 follows, the place is the latter's, as in the paper's MobileNet.
@@ -136,14 +179,17 @@ def insert_(
     seed: of the units' weights, drawn by name.
 
     Raises ConfigError where nothing is found; where a module is called other than once, gives no map (N, C, *), has a
-    unit already or channels that the unit cannot take; or the gate has no gradient at zero ("relu"). Nothing is
-    changed then.
+    unit already or channels that the unit cannot take; the gate has no gradient at zero ("relu"); or the network is
+    scripted. Nothing is changed then.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU())
     >>> from senet import SEConfig
     >>> insert_(net, SEConfig(), "conv")
     [Site(name='1', channels=32, params=162, macs=128)]
     """
+    check_model(model)
+    if not isinstance(config, UnitConfig):
+        raise ConfigError(f"config: {config!r} is no unit's; legal values: a UnitConfig, such as SEConfig()")
     check_concrete("config", config)
     if getattr(config, "gate", None) == "relu":
         raise ConfigError(
@@ -168,9 +214,11 @@ def insert_(
     for site, call in zip(sites, calls, strict=True):
         unit = InsertedUnit(config.build(site.channels), site, seed)  # type: ignore[arg-type]
         units.append(unit.to(call.device, call.dtype).train(modules[site.name].training))
+    for around in {_around(modules, site.name, holder) for site, (holder, _) in zip(sites, holders, strict=True)}:
+        around.register_load_state_dict_pre_hook(_begin_again)
     for unit, (holder, child) in zip(units, holders, strict=True):
+        modules[unit.site.name].register_forward_hook(_Gate(unit))
         holder.add_module(child, unit)
-        unit.handle = modules[unit.site.name].register_forward_hook(_Gate(unit))
     try:
         _check_runs(model, units, example)
     except BaseException:
@@ -199,9 +247,15 @@ def remove_(model: nn.Module) -> list[Site]:
 def _take_out(model: nn.Module, units: list[InsertedUnit]) -> None:
     names = {module: name for name, module in model.named_modules()}
     for unit in units:
-        unit.handle.remove()
         holder, _, child = names[unit].rpartition(".")
         delattr(model.get_submodule(holder), child)
+    for module in model.modules():
+        for key, hook in list(module._forward_hooks.items()):
+            if isinstance(hook, _Gate) and hook.unit in units:
+                del module._forward_hooks[key]
+        for key, hook in list(module._load_state_dict_pre_hooks.items()):
+            if hook.hook is _begin_again and not any(isinstance(m, InsertedUnit) for m in module.modules()):
+                del module._load_state_dict_pre_hooks[key]
 
 
 def _unit_behind(module: nn.Module) -> InsertedUnit | None:
@@ -214,7 +268,9 @@ def _holder(modules: dict[str, nn.Module], site: str) -> tuple[nn.Module, str]:
     That is the site itself, or the nearest module around it that is no container, which takes every child for a step.
     """
     name, child = site, CHILD
-    while isinstance(modules[name], (nn.Sequential, nn.ModuleDict, nn.ModuleList)):
+    if getattr(modules[name], CHILD, ...) is None:
+        child = BESIDE
+    while isinstance(modules[name], CONTAINERS):
         if not name:
             raise ConfigError(f"where: {site!r} is a container within containers alone; name the last module within it")
         name = name.rpartition(".")[0]
@@ -237,11 +293,16 @@ def _check_runs(model: nn.Module, units: list[InsertedUnit], example: Tensor | t
 
 
 def _named(modules: dict[str, nn.Module], where: str | Iterable[str] | Callable[[str, nn.Module], bool]) -> list[str]:
-    if callable(where):
+    patterns = [where] if isinstance(where, str) else list(where) if isinstance(where, Iterable) else [where]
+    if callable(where) and not isinstance(where, type):
         names = [name for name, module in modules.items() if where(name, module)]
     else:
         names = []
-        for pattern in [where] if isinstance(where, str) else where:
+        for pattern in patterns:
+            if not isinstance(pattern, str):
+                raise ConfigError(
+                    f"where: {pattern!r} is no name; legal values: {', '.join(PLACES)}, names of modules, or a function"
+                )
             matches = [name for name in modules if fnmatchcase(name, pattern)]
             if not matches:
                 raise ConfigError(f"where: no module is called {pattern!r}; other legal values: {', '.join(PLACES)}")
@@ -267,9 +328,12 @@ def _placed(modules: dict[str, nn.Module], t: Trace, where: str) -> list[str]:
     if where == "conv" or (where == "auto" and not names and not t.sums):
         names += [_behind(modules, t, name) for name in convs]
     if not names:
-        others = f" (and {len(t.sums) - len(sums)} with channels last)" if len(t.sums) > len(sums) else ""
+        last = len(t.sums) - len(sums)
+        others = f" (and {last} with channels last, which no unit gates)" if last else ""
         counts = f"residual: {len(sums)}{others}, concat: {len(joins)}, conv: {len(convs)}"
-        raise ConfigError(f"where: {where!r} finds nothing in this network; {counts}")
+        found = {"residual": sums, "concat": joins, "conv": [] if last else convs}
+        advice = next((repr(word) for word in found if found[word]), "names of modules that give maps (N, C, *)")
+        raise ConfigError(f"where: {where!r} finds nothing in this network; {counts}; give {advice}")
     return names
 
 
@@ -298,11 +362,24 @@ def _first(modules: dict[str, nn.Module], t: Trace, path: Iterable[int]) -> str 
 def _end_of_branch(modules: dict[str, nn.Module], t: Trace, s: Sum) -> str:
     name = _first(modules, t, _backwards(t, s))
     if name is None:
+        before = ", ".join(map(repr, dict.fromkeys(_makers(modules, t, s)))) or "none"
         raise ConfigError(
             f"where: the residual branch in {s.module!r} ends in no module that runs once and gives a map (N, C, *); "
-            "say where by names"
+            f"say where by names (nearest before its end: {before})"
         )
     return name
+
+
+def _makers(modules: dict[str, nn.Module], t: Trace, s: Sum) -> Iterator[str]:
+    """The nearest modules that can take a unit before the end of a branch, on every path that is mixed there."""
+    branch, ends = t.branch_of(s), [s.branch]
+    while ends:
+        if (n := ends.pop(0)) not in branch:
+            continue
+        if name := _first(modules, t, [n]):
+            yield name
+        elif t.nodes[n].pointwise:
+            ends += t.nodes[n].inputs
 
 
 def _backwards(t: Trace, s: Sum) -> Iterator[int]:

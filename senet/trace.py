@@ -185,6 +185,15 @@ class Trace:
         return depth
 
 
+def check_model(model: object) -> None:
+    """Raise ConfigError for what no hook can see into."""
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model: {model!r} is no network; legal values: a torch.nn.Module")
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ConfigError(f"model: {name!r} is scripted; legal values: a network from before torch.jit, in Python")
+
+
 def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> Trace:
     """Run a network once in eval mode, without gradients, and say what it did.
 
@@ -194,13 +203,15 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> 
     example: what the model is called with, a tensor or a tuple of arguments. None: zeros `(1, C, size, size)` for its
         first convolution's C channels; size is the `image_size` of a network of ours, else 224 (32 in 3-D).
 
-    Raises ConfigError where the network cannot run on the example, or there is no convolution to take it from.
+    Raises ConfigError where the network cannot run on the example, there is no convolution to take it from, or the
+    network is scripted.
 
     >>> t = trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), torch.zeros(1, 3, 8, 8))
     >>> [node.op for node in t.nodes], t.calls["1"][0].shape
     (['example', 'convolution', 'relu'], (1, 8, 6, 6))
     """
-    args = _example(model) if example is None else example if isinstance(example, tuple) else (example,)
+    check_model(model)
+    args, taken = _example(model) if example is None else (example if isinstance(example, tuple) else (example,), "")
     recorder = _Recorder()
     with _untouched(model), torch.no_grad():
         handles = []
@@ -218,7 +229,7 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> 
         except Exception as error:
             shapes = ", ".join(str(tuple(t.shape)) for t in _tensors(args))
             raise ConfigError(
-                f"example: the network does not run on {shapes}: {error}; give one that it takes"
+                f"example: the network does not run on {shapes}{taken}: {error}; give one that it takes"
             ) from error
         finally:
             for handle in handles:
@@ -337,13 +348,15 @@ def _bits(numbers: int) -> Iterator[int]:
         numbers ^= low
 
 
-def _example(model: nn.Module) -> tuple[Tensor]:
-    first = next((m for m in model.modules() if isinstance(m, _ConvNd)), None)
+def _example(model: nn.Module) -> tuple[tuple[Tensor], str]:
+    """Zeros for the first convolution, and where that was found."""
+    name, first = next(((name, m) for name, m in model.named_modules() if isinstance(m, _ConvNd)), ("", None))
     if first is None:
         raise ConfigError("example: the network has no convolution to take a shape from; give one")
     weight, space = first.weight, first.weight.dim() - 2
     size = getattr(getattr(model, "net", None), "image_size", 224 if space < 3 else 32)
-    return (torch.zeros(1, first.in_channels, *[size] * space, dtype=weight.dtype, device=weight.device),)
+    zeros = torch.zeros(1, first.in_channels, *[size] * space, dtype=weight.dtype, device=weight.device)
+    return (zeros,), f" (the {first.in_channels} channels of the first convolution, {name!r})"
 
 
 @contextmanager

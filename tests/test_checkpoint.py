@@ -114,7 +114,9 @@ def test_the_network_knows_how_its_images_are_prepared(tmp_path: Path) -> None:
     assert (p.image_size, p.resize) == (32, 32)
     digits = replace(get_recipe("digits"), model=replace(get_recipe("digits").model, in_channels=1))
     save(tmp_path / "b.safetensors", create_model(digits.model), recipe=digits, classes=tuple("0123456789"))
-    assert load(tmp_path / "b.safetensors").model.preprocessing is None
+    grey = load(tmp_path / "b.safetensors").model.preprocessing
+    assert grey is not None
+    assert (*grey.mean, *grey.std) == pytest.approx((77.7 / 255, 82.5 / 255))
 
 
 def test_others_can_read_the_file(file: Path, model: Network, recipe: Recipe) -> None:

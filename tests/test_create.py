@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from senet import CheckpointError, ConfigError, Network, StageMaps, create_model
+from senet import CheckpointError, ConfigError, Network, Preprocessing, StageMaps, create_model, get_net
+from senet.models.net import ResidualNet
+from senet.weights.export import state_as
 
 
 def source() -> Network:
@@ -59,6 +61,30 @@ def test_stage_maps_of_loaded_weights() -> None:
     stage2, stage4 = maps(images())
     assert torch.equal(stage4, theirs.features(images()))
     assert stage2.shape == (2, 16, 32, 32)
+    assert maps.preprocessing is None
+
+
+def test_stage_maps_know_how_their_weights_want_images() -> None:
+    net = get_net("resnet18")
+    assert isinstance(net, ResidualNet)
+    state = state_as(create_model(net.depths(1, 1, 1, 1), pool="pad"), "torchvision")
+    maps = create_model(net.depths(1, 1, 1, 1), weights=state, features_only=True)
+    assert maps.preprocessing == Preprocessing()
+
+
+def test_what_else_may_stay_as_drawn() -> None:
+    state = source().state_dict()
+    drawn = create_model("se_resnet20", in_channels=1, seed=9)
+    with pytest.raises(CheckpointError, match=r"features\.stem\.conv\.weight is .* must be named in `allow`"):
+        create_model("se_resnet20", weights=state, in_channels=1)
+    model = create_model("se_resnet20", weights=state, in_channels=1, allow="features.stem.conv", seed=9)
+    assert torch.equal(model.features.stem.conv.weight, drawn.features.stem.conv.weight)  # type: ignore[union-attr]
+    assert torch.equal(model.classifier.weight, state["classifier.weight"])  # type: ignore[arg-type]
+    headless = {name: t for name, t in state.items() if not name.startswith("classifier")}
+    for classes in (0, 10):
+        assert create_model("se_resnet20", weights=headless, num_classes=classes).num_classes == classes
+    with pytest.raises(ConfigError, match=r"allow: .* has no effect without weights"):
+        create_model("se_resnet20", allow=("features.stem.conv",))
 
 
 def test_weights_that_cannot_be() -> None:

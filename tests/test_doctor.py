@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 from math import log
-from typing import Any
 
 import pytest
 import timm
@@ -16,7 +14,7 @@ from torch import Tensor, nn
 
 from senet import Report, SEConfig, create_model, doctor, get_net, insert_, list_models
 from senet.errors import ConfigError
-from tests.models.small import pixels, small
+from tests.models.small import pixels
 
 
 @pytest.fixture(autouse=True)
@@ -70,14 +68,14 @@ def resnet(place: str = "layer2.0.bn2", unit: nn.Module | None = None) -> nn.Mod
 
 @pytest.mark.parametrize("name", [name for name in list_models() if get_net(name).se])
 def test_every_network_of_ours_is_healthy_as_drawn(name: str) -> None:
-    # One block a stage, and in the first one a second, whose shortcut is the identity; the whole zoo was run by hand.
-    net: Any = get_net(name)
-    net = replace(net.depths(2, *(1 for _ in net.maps[1:])), num_classes=5) if hasattr(net, "depths") else small(net)
-    report = doctor(create_model(net), images(pixels(net)))
+    # At full depth: 25 s for all of them.
+    net = get_net(name)
+    report = doctor(create_model(net, num_classes=5), images(pixels(net)))
     assert kinds(report) == []
     assert all(u.runs == 1 and u.mean_gate is not None for u in report.units)
     with torch.device("meta"):
         assert len(report.units) == sum(hasattr(m, "config") for m in net.build().modules())
+    assert not any("its table says" in note or "were not checked" in note for note in report.notes)
 
 
 @pytest.mark.parametrize(
@@ -207,6 +205,139 @@ def test_wrong_width(unit: nn.Module, message: str) -> None:
     assert re.search(message, report.findings[0].message)
 
 
+def test_a_pass_that_stops_says_nothing_of_gradients() -> None:
+    # Forward ends in the fifth unit of nine and backward never runs.
+    model = create_model("se_resnet20")
+    model.features.stage3.block2.se = SEConfig().build(64)
+    report = doctor(model, images(16))
+    assert kinds(report) == [("wrong-width", "features.stage3.block2.se")]
+    assert [u.runs for u in report.units] == [1] * 4 + [0] * 5
+
+
+class SqueezeExcite(Gated):
+    """A known name, and the map comes out as it went in."""
+
+    def forward(self, u: Tensor) -> Tensor:
+        return u
+
+
+class Idle(Gated):
+    forward = SqueezeExcite.forward
+
+
+class Unused(SqueezeExcite):
+    def forward(self, u: Tensor) -> Tensor:
+        self.gate(u)
+        return u
+
+
+class SEModule(SqueezeExcite):
+    def forward(self, u: Tensor) -> Tensor:
+        return u + self.gate(u)
+
+
+class SELayer(SqueezeExcite):
+    def forward(self, u: Tensor) -> Tensor:
+        return self.gate(u).expand_as(u).clone()
+
+
+def idle() -> nn.Module:
+    unit = SEConfig().build(128)
+    unit.forward = lambda u: u * 1.0  # type: ignore[method-assign]
+    return unit
+
+
+@pytest.mark.parametrize(
+    ("make", "place", "words"),
+    [
+        (idle, "layer2.0.bn2", "the loss reaches none"),
+        (lambda: SqueezeExcite(128), "layer2.0.bn2", "the loss reaches none"),
+        (lambda: Idle(128), "layer2.0.bn2", "the loss reaches none"),
+        (lambda: Unused(128), "layer2.0.bn2", "the loss reaches none"),
+        (lambda: SEModule(128), "layer2.0.bn2", "they are added to a map"),
+        (lambda: SELayer(128), "layer2.0.bn1", "they go into another layer"),
+        (lambda: SELayer(128), "layer2.0.bn2", "they are added to a map"),
+    ],
+    ids=["ours", "named", "structure", "unused", "adds", "replaces", "replaces_last"],
+)
+def test_a_unit_that_multiplies_nothing(make: Callable, place: str, words: str) -> None:
+    report = doctor(resnet(place, make()), images())
+    assert kinds(report) == [("not-applied", f"{place}.1")]
+    assert words in report.findings[0].message
+
+
+class Normed(Gated):
+    """Batch norm and dropout in a unit: in training mode its gates depend on the batch and on chance."""
+
+    def __init__(self) -> None:
+        super().__init__(128)
+        self.fc = nn.Sequential(
+            nn.Linear(128, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 128), nn.Sigmoid()
+        )
+
+
+@pytest.mark.parametrize(
+    ("mix", "faults"),
+    [
+        (lambda s: s, []),
+        (lambda s: s.softmax(0), ["mixes-images"]),
+        (lambda s: s.roll(1, 0), ["mixes-images"]),
+        (lambda s: s.reshape(128, 4, 1, 1).transpose(0, 1), ["mixes-images"]),
+    ],
+    ids=["none", "softmax", "roll", "view"],
+)
+def test_gates_that_depend_on_other_images(mix: Callable, faults: list[str]) -> None:
+    other, ours = Gated(128), SEConfig().build(128)
+    gate, gates = other.gate, ours.gate
+    other.gate = lambda u: mix(gate(u))  # type: ignore[method-assign]
+    ours.gate = lambda u: mix(gates(u)[:, :, None, None])  # type: ignore[method-assign]
+    for unit in (other, ours):
+        report = doctor(resnet(unit=unit), images())
+        assert kinds(report) == [(fault, "layer2.0.bn2.1") for fault in faults]
+
+
+def test_a_batch_norm_in_a_unit_mixes_by_right() -> None:
+    model = resnet(unit=Normed())
+    assert kinds(doctor(model, images())) == []
+    assert all(m.training for m in model.modules())
+
+
+def test_a_unit_that_blocks_share_is_noted() -> None:
+    model = create_model("se_resnet20")
+    model.features.stage3.block3.se = model.features.stage3.block2.se
+    report = doctor(model, images(16))
+    assert report.healthy
+    assert len(report.units) == 8
+    assert report.notes[0].startswith("features.stage3.block2.se: it runs 2 times")
+
+
+def test_a_unit_that_the_table_says_and_that_is_not_there_is_noted() -> None:
+    model = create_model("se_resnet20")
+    model.features.stage3.block2.se = nn.Identity()
+    report = doctor(nn.Sequential(model), images(16))
+    assert report.notes == ("0: its table says 9 units, 8 are there: not features.stage3.block2.se",)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_unit_in_front_of_both_branch_and_shortcut(first: int) -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.f = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1))
+            self.se = nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            z = self.se(x)
+            return torch.relu(z + self.f(z))
+
+    for unit in (Gated(32), SEConfig().build(32)):
+        blocks = [Block(), Block()]
+        blocks[first].se = unit  # type: ignore[assignment]
+        report = doctor(nn.Sequential(nn.Conv2d(3, 32, 3), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten()), images())
+        assert kinds(report) == [("wrong-branch", f"{first + 1}.se")]
+        assert "what both the branch and the shortcut get of a residual block" in report.findings[0].message
+
+
 @pytest.mark.parametrize(
     ("place", "what"),
     [("layer2.0.downsample.1", "shortcut"), ("layer2.0", "sum"), ("layer4.1", "sum"), ("layer2.0.bn2", "")],
@@ -216,7 +347,7 @@ def test_wrong_branch_in_another_network(place: str, what: str) -> None:
     for unit in (Gated(channels), SEConfig().build(channels)):
         report = doctor(resnet(place, unit), images())
         assert kinds(report) == ([("wrong-branch", f"{place}.1")] if what else [])
-        assert all(f"it gates the {what} of" in f.message for f in report.findings)
+        assert all(f"it gates the {what} of a residual block" in f.message for f in report.findings)
 
 
 @pytest.mark.parametrize("name", ["se_resnet20", "se_preresnet110"])

@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import timm
@@ -14,11 +15,12 @@ import torch.nn.functional as F
 import torchvision.models as tv
 from torch import Tensor, nn
 
-from senet import ECAConfig, NoSqueezeConfig, SEConfig, SharedConfig, create_model, describe
+from senet import ECAConfig, NoSqueezeConfig, SEConfig, SharedConfig, create_model, describe, doctor
 from senet.config import UnitConfig
 from senet.errors import ConfigError
 from senet.insert import insert_, remove_
 from senet.units.unit import Unit
+from tests.models.small import FAMILIES, pixels, small
 
 CONFIGS = [
     SEConfig(),
@@ -235,6 +237,69 @@ def test_a_half_loaded_unit_is_an_error_as_ever() -> None:
         model.load_state_dict(state)
 
 
+@pytest.mark.parametrize(("make", "where"), [(tv.resnet18, "residual"), (light_vgg, "conv")])
+def test_trained_units_stay_where_a_part_is_loaded(make: Callable[[], nn.Module], where: str) -> None:
+    torch.manual_seed(0)
+    model, x = make().eval(), torch.randn(1, 3, 32, 32)
+    base = copy.deepcopy(model.state_dict())
+    with torch.no_grad():
+        before = model(x)
+        sites = insert_(model, SEConfig(), where, example=x)
+        draw_gates_(model)
+        trained = model(x)
+        head, *_ = [name for name in base if name.endswith("bias")][-1:]
+        first, *_ = base
+        missing, unexpected = model.load_state_dict({name: base[name] for name in (first, head)}, strict=False)
+        assert torch.equal(model(x), trained)
+        assert (len([name for name in missing if ".se." in name]), unexpected) == (len(sites) * 4, [])
+        # Files from before PyTorch 0.4.1 do not count batches.
+        model.load_state_dict({name: t for name, t in base.items() if "num_batches" not in name}, strict=False)
+        assert torch.equal(model(x), before)
+        remove_(model)
+    assert not any(module._load_state_dict_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("module", [nn, timm.layers], ids=lambda m: m.__name__)
+def test_units_go_with_norms_that_are_converted(module: Any) -> None:
+    convert = getattr(module, "convert_sync_batchnorm", nn.SyncBatchNorm.convert_sync_batchnorm)
+    torch.manual_seed(0)
+    model, x = tv.resnet18(num_classes=10).eval(), torch.randn(1, 3, 32, 32)
+    names = model.state_dict().keys()
+    insert_(model, SEConfig(), example=x)
+    draw_gates_(model)
+    with torch.no_grad():
+        after = model(x)
+        converted: Any = convert(model)
+        assert isinstance(converted.layer1[0].bn2, nn.SyncBatchNorm)
+        for one in (converted, copy.deepcopy(converted), pickle.loads(pickle.dumps(converted))):
+            assert torch.equal(one(x), after)
+        assert len(remove_(converted)) == 8
+    assert converted.state_dict().keys() == names
+    assert not any(module._forward_hooks for module in converted.modules())
+
+
+def test_norms_that_are_converted_before() -> None:
+    torch.manual_seed(0)
+    first, x = tv.resnet18(num_classes=10).eval(), torch.randn(1, 3, 32, 32)
+    later = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(first))
+    assert insert_(first, SEConfig(), example=x) == insert_(later, SEConfig(), example=x)
+    for p, q in zip(first.parameters(), later.parameters(), strict=True):
+        if p.dim() == 2 and p.shape[0] > p.shape[1]:
+            p.data += 0.1
+            q.data += 0.1
+    with torch.no_grad():
+        assert torch.equal(first(x), later(x))
+
+
+def test_the_doctor_sees_that_a_unit_has_lost_its_place() -> None:
+    model, x = tv.resnet18(num_classes=10), torch.randn(2, 3, 32, 32)
+    insert_(model, SEConfig(), "layer1.*.bn2", example=x)
+    block, bare = model.get_submodule("layer1.0"), nn.BatchNorm2d(64)
+    bare._modules |= block.get_submodule("bn2")._modules
+    block.add_module("bn2", bare)
+    assert [(f.kind, f.unit) for f in doctor(model, x).findings] == [("never-run", "layer1.0.bn2.se")]
+
+
 def test_on_the_meta_device_and_then_real() -> None:
     real = tv.resnet18().eval()
     with torch.device("meta"):
@@ -255,6 +320,40 @@ def test_the_residual_place_of_our_own_networks_is_their_twins(name: str) -> Non
     assert [s.params for s in sites] == [sum(p.numel() for p in u.parameters()) for u in units.values()]
     cost = describe(twin)
     assert sum(s.macs for s in sites) == cost.macs - cost.macs_without_se
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_plain_network_of_ours_takes_units(family: str) -> None:
+    """Those whose blocks have a `se` that is None too."""
+    net = small(FAMILIES[family])
+    model, x = create_model(net, device="meta"), torch.empty(1, 3, pixels(net), pixels(net), device="meta")
+    where = ["features.stage*.branch?.norm?"] if "shake" in family else "auto"
+    if "shake" in family:
+        with pytest.raises(ConfigError, match=r"nearest before its end: '\S+branch1.norm(\d)', '\S+branch2.norm\1'"):
+            insert_(model, SEConfig(), example=x)
+    names = model.state_dict().keys()
+    sites = insert_(model, SEConfig(), where, example=x)
+    plain = {name for name in model.state_dict() if "unit.fc1.weight" not in name}
+    assert len(model.state_dict().keys() - plain) == len(sites) >= 3
+    inside = "inserted_se" if family in ("vgg", "mobile", "inception", "inception_resnet") else "se"
+    assert f"{sites[-1 if family != 'inception_resnet' else 0].name}.{inside}.unit.fc1.weight" in model.state_dict()
+    remove_(model)
+    assert model.state_dict().keys() == names
+
+
+def test_a_unit_of_our_own_networks_runs_once() -> None:
+    torch.manual_seed(0)
+    net = small(FAMILIES["vgg"])
+    model, x = create_model(net).eval(), torch.randn(1, 3, 32, 32)
+    insert_(model, SEConfig(), "features.stage1.block1", example=x)
+    block: Any = model.get_submodule("features.stage1.block1")
+    unit = block.inserted_se
+    nn.init.normal_(unit.unit.fc2.weight)
+    with torch.no_grad():
+        u = block(x)
+        plain = F.relu(block.norm(block.conv(x)))
+        assert torch.equal(u, unit(plain))
+        assert not torch.equal(u, plain)
 
 
 def test_costs_without_the_squeeze_grow_with_the_map() -> None:
@@ -400,7 +499,13 @@ def test_a_container_keeps_its_unit_outside() -> None:
         (lambda name, m: not name, r"where: '', a Odd, gives \(1, 2\)"),
         (["stem", "steps"], r"where: 'steps' takes every child for one of its steps; name one of them"),
         (["stem", "taken"], r"where: '', a Odd, has something else called 'se_taken'"),
-        ("residual", r"where: 'residual' finds nothing in this network; residual: 0, concat: 0, conv: 0"),
+        (
+            "residual",
+            r"where: 'residual' finds nothing .*: 0, concat: 0, conv: 0; give names of modules that",
+        ),
+        (3, r"where: 3 is no name; legal values: residual, concat, conv, auto, names of modules, or a function"),
+        (["stem", None], r"where: None is no name"),
+        (nn.Conv2d, r"where: <class .*Conv2d'> is no name"),
     ],
 )
 def test_no_place_for_a_unit(where: object, message: str) -> None:
@@ -415,9 +520,13 @@ def test_no_place_for_a_unit(where: object, message: str) -> None:
 @pytest.mark.parametrize(
     ("make", "where", "message"),
     [
-        (tv.vgg16_bn, "residual", "residual: 0, concat: 0, conv: 13"),
-        (tv.resnet18, "concat", "residual: 8, concat: 0, conv: 17"),
-        (tv.swin_t, "auto", r"residual: 0 \(and 24 with channels last\), concat: 0, conv: 1"),
+        (tv.vgg16_bn, "residual", "residual: 0, concat: 0, conv: 13; give 'conv'"),
+        (tv.resnet18, "concat", "residual: 8, concat: 0, conv: 17; give 'residual'"),
+        (
+            tv.swin_t,
+            "auto",
+            r"residual: 0 \(and 24 with channels last, which no unit gates\), concat: 0, conv: 1; give names",
+        ),
         (
             lambda: nn.Sequential(nn.Conv2d(3, 8, 1), nn.Sequential(nn.ReLU())),
             "1",
@@ -473,10 +582,12 @@ class Twice(nn.Module):
         (SEConfig(gate="relu"), r"gate: 'relu' cannot learn"),
         (SEConfig(stages=(2,)), r"placement, stages: have no effect on insertion"),
         (UnitConfig(), r"config: UnitConfig is abstract; legal values: SEConfig, "),
+        (SEConfig, r"config: <class .*SEConfig'> is no unit's; legal values: a UnitConfig, such as SEConfig\(\)"),
+        (None, r"config: None is no unit's"),
         (SharedConfig(groups=8), r"groups: 8 does not divide the 30 channels"),
     ],
 )
-def test_a_unit_that_cannot_be_built_leaves_the_others_out_too(config: UnitConfig, message: str) -> None:
+def test_a_unit_that_cannot_be_built_leaves_the_others_out_too(config: Any, message: str) -> None:
     net = nn.Sequential(nn.Conv2d(3, 32, 1), nn.Conv2d(32, 30, 1))
     with pytest.raises(ConfigError, match=message):
         insert_(net, config, "?")
@@ -493,6 +604,17 @@ def test_a_second_unit_is_refused(where: str) -> None:
     with pytest.raises(ConfigError, match=r"where: '(layer1.0.bn2|relu)', a \w+, has a unit already"):
         insert_(model, SEConfig(), where, example=x)
     assert set(model.state_dict()) == names
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_what_is_no_network_for_hooks() -> None:
+    scripted = torch.jit.script(nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU()))
+    with pytest.raises(ConfigError, match="model: '' is scripted; legal values: a network from before"):
+        insert_(scripted, SEConfig(), "0")
+    with pytest.raises(ConfigError, match="model: '0' is scripted"):
+        insert_(nn.Sequential(scripted, nn.ReLU()), SEConfig(), "1")
+    with pytest.raises(ConfigError, match=r"model: 3 is no network; legal values: a torch\.nn\.Module"):
+        insert_(3, SEConfig())  # type: ignore[arg-type]
 
 
 def test_nothing_to_remove() -> None:

@@ -244,5 +244,7 @@ def test_everything_is_as_before(fails: bool) -> None:
 def test_an_example_that_cannot_be_guessed() -> None:
     with pytest.raises(ConfigError, match="example: the network has no convolution to take a shape from; give one"):
         trace(nn.Sequential(nn.BatchNorm2d(3)))
+    with pytest.raises(ConfigError, match=r"on \(1, 5, 224, 224\) \(the 5 channels of the first convolution, '0'\): "):
+        trace(nn.Sequential(nn.Conv2d(5, 4, 1), nn.Conv2d(8, 8, 1)))
     assert trace(nn.Sequential(nn.Conv1d(5, 2, 3)).double()).nodes[0].shape == (1, 5, 224)
     assert trace(nn.Bilinear(2, 2, 2), (torch.zeros(1, 2), torch.zeros(1, 2))).nodes[1].shape == (1, 2)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from senet.cli import options
-from senet.errors import RunError, unknown
+from senet.errors import CheckpointError, RunError, unknown
 from senet.models.registry import canonical_name
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ ENDINGS = {"senet": (".safetensors",), "caffe": (".caffemodel",)}
 
 USUAL = (".safetensors", ".pth", ".pt")
 
+UNTOLD = {"pool": ("ceil", "pad"), "stride_on": ("1x1", "3x3")}
+"""Fields of the table that some files cannot tell, and what they can be."""
+
 COUNTED = ("loaded", "renamed", "reshaped", "permuted", "missing", "unused")
 """The parts of the ledger that are counted in JSON."""
 
@@ -52,6 +55,9 @@ def run(argv: list[str]) -> int:
     )
     parser.option("from", default="", metavar="LIBRARY", help="whose names the source has; by default found out")
     parser.option("model", default="", metavar="NAME", help="the network, see: senet models; by default found out")
+    for field, legal in UNTOLD.items():
+        says = f"{' or '.join(legal)}: of a network whose file cannot tell it"
+        parser.option(field, default="", metavar="|".join(legal), help=says)
     parser.option("out", default="", metavar="FILE", help="the new file; by default NETWORK-LIBRARY and an ending")
     parser.option("force", action="store_true", help="write over a file that is there")
     parser.option("table", action="store_true", help="also print what became of each tensor")
@@ -61,6 +67,10 @@ def run(argv: list[str]) -> int:
     for option in ("to", "from"):
         if found[option] not in (*LIBRARIES, "" if option == "from" else None):
             raise unknown(f"--{option}", found[option], LIBRARIES)
+    fields = {field: found[field] for field in UNTOLD if found[field]}
+    for field, value in fields.items():
+        if value not in UNTOLD[field]:
+            raise unknown(f"--{field.replace('_', '-')}", value, UNTOLD[field])
     endings = ENDINGS.get(to, USUAL)
     out = Path(found["out"]).expanduser() if found["out"] else None
     if out is not None:
@@ -72,7 +82,10 @@ def run(argv: list[str]) -> int:
     from senet.weights.whole import read_network, write_network
 
     source = files.read(found["SOURCE"])
-    name, model, ledger = read_network(source, name=name, convention=found["from"] or None, quiet=True)
+    name, model, ledger = read_network(source, name=name, convention=found["from"] or None, fields=fields, quiet=True)
+    if asked := [field for field in ledger.untold if field not in fields]:
+        say = " ".join(f"--{field.replace('_', '-')} {'|'.join(UNTOLD[field])}" for field in asked)
+        raise CheckpointError(f"{source.name}: nothing in it tells {' and '.join(asked)} of {name}; say it: {say}")
     out = out or Path(f"{name}-{to}{endings[0]}")
     check_free(out, found["force"])
     notes: tuple[str, ...] = ()

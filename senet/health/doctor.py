@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from senet.errors import ConfigError
-from senet.health.judge import Judge, saturated
+from senet.health.judge import Judge, saturated, some
 from senet.health.place import misplaced
 from senet.health.report import Report, UnitRow
 from senet.health.watch import Subject, Watch, ends, find
 from senet.models.net import Net
+from senet.models.network import Network, StageMaps
+from senet.units.unit import Unit
 
 
 def doctor(model: nn.Module, batch: Tensor | None = None) -> Report:
@@ -26,8 +28,11 @@ def doctor(model: nn.Module, batch: Tensor | None = None) -> Report:
     The kinds of fault:
 
     - `never-run`: the unit is registered, and no forward pass calls it.
+    - `not-applied`: it runs, and its gates multiply nothing.
     - `wrong-width`: its gates are not one for each channel of the map they multiply, or the pass stops in it.
-    - `wrong-branch`: in a residual block it gates the shortcut, or the sum, and no table of ours says so.
+    - `mixes-images`: another image in the batch moves the gates of this one, in evaluation mode.
+    - `wrong-branch`: in a residual block it gates the shortcut, the sum, or what branch and shortcut both get, and no
+      table of ours says so.
     - `half-overflow`: half precision cannot hold its map, or a channel's sum over space; or a gate is not a number.
     - `saturated`: 99 of 100 gates are within 1e-3 of an end of their range.
     - `constant`: the gates are the same for all images, and the squeeze is not.
@@ -65,12 +70,14 @@ def doctor(model: nn.Module, batch: Tensor | None = None) -> Report:
     if not watch.subjects:
         judge.note("no units: a plain network, or units of a kind that is not known here")
     elif watch.stopped:
-        judge.note("the pass stopped at this fault and what comes behind was not seen; mend it and look again")
+        judge.note("the pass stopped there: gradients and what comes behind were not looked at; mend it, look again")
     else:
         try:
             judge.findings += misplaced(model, watch.subjects, images[:1])
         except ConfigError as error:
             judge.note(f"whether the units are on the right branch was not looked at: {error}")
+    for name, count, missing in _missing(model):
+        judge.note(f"{name}its table says {count} units, {count - len(missing)} are there: not {some(missing)}")
     if watch.subjects and is_frozen:
         judge.note("gradients were not looked at: every parameter is frozen")
     if watch.subjects and is_new and norms and not model.training:
@@ -120,6 +127,20 @@ def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
     finally:
         for module, name, b in buffers:
             module._buffers[name] = b
+
+
+def _missing(model: nn.Module) -> Iterator[tuple[str, int, list[str]]]:
+    """Networks of ours that lack units of their tables: how many the table says, and the names of those missing."""
+    for name, net in model.named_modules():
+        if not isinstance(net, (Network, StageMaps)) or net.net.se is None:
+            continue
+        with torch.device("meta"):
+            twin = net.net.build() if isinstance(net, Network) else StageMaps(net.net, net.stages)
+        meant = [path for path, m in twin.named_modules() if isinstance(m, Unit)]
+        there = dict(net.named_modules())
+        missing = [path for path in meant if path not in there or next(there[path].parameters(), None) is None]
+        if missing:
+            yield f"{name}: " * bool(name), len(meant), missing
 
 
 def _row(s: Subject) -> UnitRow:

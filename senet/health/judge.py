@@ -43,21 +43,33 @@ class Judge:
 
     def lines(self) -> tuple[str, ...]:
         """The notes, one line each."""
-        return tuple(": ".join(filter(None, (_some(names), text))) for text, names in self.notes.items())
+        return tuple(": ".join(filter(None, (some(names), text))) for text, names in self.notes.items())
 
     def look(self, s: Subject) -> None:
         """Keep the first fault of a unit; those behind it would be its consequences."""
         stopped = self.watch.stopped
+        if s.runs > 1:
+            self.note(
+                f"it runs {s.runs} times in one pass, as where blocks share it; the last is what was looked at", s.name
+            )
         if stopped and s is stopped[0]:
             self.fault("wrong-width", s, _stopped(s, stopped[1]))
         elif not s.runs:
             if not stopped:
                 self.fault("never-run", s, "no forward pass calls it; call it in its block's forward, or take it out")
+        elif s.gate is None and (s.lost or s.instead):
+            how = f"they {s.instead}" if s.instead else "the loss reaches none of its parameters"
+            self.fault(
+                "not-applied", s, f"it runs and its gates multiply nothing: {how}; return the map times its gates"
+            )
         elif s.gate is None:
             self.note("it runs, and nothing was seen that its gates multiply, so they were not checked", s.name)
         elif s.width != s.channels:
             fix = f"give it {s.channels} outputs and its gates the shape (N, {s.channels}, 1, 1)"
             self.fault("wrong-width", s, f"it has gates for {s.width}, and its map has {s.channels} channels; {fix}")
+        elif s.mixes:
+            fix = "look for a softmax, a roll or a view over the batch"
+            self.fault("mixes-images", s, f"another first image moves what it makes of the other images; {fix}")
         elif s.largest != s.largest and any(f.kind == "half-overflow" for f in self.findings):
             self.note(f"its map holds NaN, a consequence of the fault of {self.findings[-1].unit}", s.name)
         elif overflow := _overflow(s, s.gate):
@@ -95,7 +107,7 @@ class Judge:
                 self.fault("constant", s, f"its gates are the same for all images, their squeeze is not: {why}; {fix}")
                 return
             self.note("its squeeze hardly differs between these images; give it others", s.name)
-        if not self.is_frozen:
+        if not self.is_frozen and not self.watch.stopped:
             self.gradient(s, is_start)
 
     def gradient(self, s: Subject, is_start: bool) -> None:
@@ -114,7 +126,8 @@ class Judge:
             self.fault("no-gradient", s, f"the loss gives {', '.join(missing)} no gradient; {fix}")
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """The first names of a list."""
     return ", ".join(names[:3]) + f" and {len(names) - 3} more" * (len(names) > 3)
 
 

@@ -16,7 +16,7 @@ LINEAR = ("add", "sub", "mul", "div", "clone", "_to_copy")
 
 
 def misplaced(model: nn.Module, subjects: list[Subject], image: Tensor) -> list[Finding]:
-    """Units that gate the shortcut of a residual block, or its sum, where no config of ours says so.
+    """Units that gate the shortcut of a residual block, its sum or its input, where no config of ours says so.
 
     Raises ConfigError where the network does not run on the image in evaluation mode.
     """
@@ -33,7 +33,7 @@ def misplaced(model: nn.Module, subjects: list[Subject], image: Tensor) -> list[
             handle.remove()
     names = {m: name for name, m in model.named_modules()}
     sums = [
-        (s.out, t.ancestors(s.branch) | {s.branch}, t.ancestors(s.shortcut) | {s.shortcut})
+        (s, t.ancestors(s.branch) | {s.branch}, t.ancestors(s.shortcut) | {s.shortcut})
         for s in t.sums
         if _is_bent(t, s)
     ]
@@ -41,8 +41,8 @@ def misplaced(model: nn.Module, subjects: list[Subject], image: Tensor) -> list[
     for s in checked:
         calls = t.calls.get(names[s.sites[0] if s.unit else s.layers[-1]], ())
         node = calls[0].output if calls else None
-        if node is not None and (where := _place(t, node, sums)):
-            message = f"it gates the {where} of a residual block; move it to the end of the branch, before the sum"
+        if node is not None and (where := _place(t, names[s.sites[0]], node, sums)):
+            message = f"it gates {where} of a residual block; move it to the end of the branch, before the sum"
             findings.append(Finding(kind="wrong-branch", unit=s.name, message=message))
     return findings
 
@@ -69,15 +69,20 @@ def _is_bent(t: Trace, s: Sum) -> bool:
     return any(node.pointwise and node.op.rstrip("_") not in LINEAR for node in nodes)
 
 
-def _place(t: Trace, node: int, sums: list[tuple[int, frozenset[int], frozenset[int]]]) -> str | None:
-    """What a unit gates of a residual block, if not the branch; `sums` are nodes, each with the pasts of its sides."""
+def _place(t: Trace, unit: str, node: int, sums: list[tuple[Sum, frozenset[int], frozenset[int]]]) -> str | None:
+    """What a unit gates of a residual block, if not the branch; `sums` have the pasts of their two sides."""
     for _, branch, shortcut in sums:
         if (node in branch) != (node in shortcut):
-            return None if node in branch else "shortcut"
-    # On the trunk: right behind a sum, or is there a layer or a join in between?
+            return None if node in branch else "the shortcut"
+    # On the trunk. A block's own unit that is given what the block is given stands before the two part.
+    after = next((s.module for s, branch, _ in sums if node in branch), "")
+    given = [{n for call in t.calls.get(name, ())[:1] for n in call.inputs} for name in (unit, after)]
+    if unit.startswith(f"{after}.") and set.intersection(*given):
+        return "what both the branch and the shortcut get"
+    # Right behind a sum, or is there a layer or a join in between?
     past = t.ancestors(node)
-    latest = max((out for out, _, _ in sums if out in past), default=None)
+    latest = max((s.out for s, _, _ in sums if s.out in past), default=None)
     if latest is None:
         return None
     between = (t.nodes[n] for n in past if n > latest and latest in t.ancestors(n))
-    return None if any(n.layer or n.op == "cat" for n in between) else "sum"
+    return None if any(n.layer or n.op == "cat" for n in between) else "the sum"

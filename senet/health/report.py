@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["never-run", "wrong-width", "wrong-branch", "half-overflow", "saturated", "constant", "no-gradient"]
+Kind = Literal[
+    "never-run",
+    "not-applied",
+    "wrong-width",
+    "mixes-images",
+    "wrong-branch",
+    "half-overflow",
+    "saturated",
+    "constant",
+    "no-gradient",
+]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from senet.errors import ConfigError
 from senet.insert import InsertedUnit
@@ -52,7 +52,9 @@ class Subject:
     moved: how far a channel's squeeze differs between images, at most.
     eps: of the map's numbers.
     tracked: whether its output carries a gradient.  back: whether the one that came was not all zero; None: none came.
-    reached: parameters whose gradient is not all zero.
+    reached: parameters whose gradient is not all zero.  lost: whether the backward pass met none of its parameters.
+    instead: what becomes of its gates in place of a product.
+    mixes: whether another first image moves what it makes of the other images.
     """
 
     name: str
@@ -78,6 +80,9 @@ class Subject:
     tracked: bool = False
     back: bool | None = None
     reached: set[str] = field(default_factory=set)
+    lost: bool = False
+    instead: str | None = None
+    mixes: bool = False
 
     def measure(self, u: Tensor, s: Tensor) -> None:
         """Keep what matters of a product of a map and gates, both (N, C, *)."""
@@ -184,7 +189,7 @@ def ends(layer: nn.Module) -> tuple[int, int]:
 class Watch(TorchDispatchMode):
     """Sees the products of maps and gates while a network runs.
 
-    stopped: what the pass stopped in, if it did, and why.
+    stopped: what the pass stopped in, if it did, and why.  is_aside: whether what runs is no part of the pass.
     """
 
     def __init__(self, model: nn.Module, subjects: list[Subject]) -> None:
@@ -192,12 +197,14 @@ class Watch(TorchDispatchMode):
         self.model, self.subjects = model, subjects
         self.stopped: tuple[Subject, str] | None = None
         self.inside: list[Subject] = []
+        self.is_aside = False
         # By the memory they are in: gates with whose they are, kept so that no other tensor takes the place.
         self.gates: dict[int, tuple[Subject, Tensor]] = {}
         self.fixed = {_memory(t) for t in (*model.parameters(), *model.buffers())}
 
     def run(self, images: Tensor) -> None:
         """Forward and backward; afterwards `subjects` are those that are units."""
+        self.count = len(images)
         try:
             with self.hooks(), self:
                 out = self.model(images)
@@ -213,7 +220,7 @@ class Watch(TorchDispatchMode):
     def is_unit(self, s: Subject) -> bool:
         """Whether a subject is a unit: its gates multiplied a map, or what it is called or holds leaves no doubt."""
         stopped = self.stopped is not None and s is self.stopped[0]
-        return bool(s.unit or s.named or s.gate is not None or (s.squashes and not s.runs) or stopped)
+        return bool(s.unit or s.named or s.gate is not None or (s.squashes and (not s.runs or s.lost)) or stopped)
 
     def backward(self, out: Any) -> None:
         """Note which parameters a loss on the outputs reaches."""
@@ -222,9 +229,11 @@ class Watch(TorchDispatchMode):
         if not params or not losses:
             return
         grads = torch.autograd.grad(torch.stack(losses).sum(), params, allow_unused=True)
-        reached = {id(p) for p, g in zip(params, grads, strict=True) if g is not None and bool(g.any())}
+        met = {id(p): bool(g.any()) for p, g in zip(params, grads, strict=True) if g is not None}
         for s in self.subjects:
-            s.reached = {name for name, p in s.params.items() if id(p) in reached}
+            s.reached = {name for name, p in s.params.items() if met.get(id(p))}
+            learning = [id(p) for p in s.params.values() if p.requires_grad]
+            s.lost = bool(learning) and met.keys().isdisjoint(learning)
 
     @contextmanager
     def hooks(self) -> Iterator[None]:
@@ -244,10 +253,28 @@ class Watch(TorchDispatchMode):
             for handle in handles:
                 handle.remove()
 
-    def enter(self, s: Subject, _site: nn.Module, args: Any, kwargs: Any) -> None:
+    def enter(self, s: Subject, site: nn.Module, args: Any, kwargs: Any) -> None:
         """A site begins."""
         self.inside.append(s)
         s.given = next((t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)), None)
+        if len(s.sites) == 1 and s.given is not None and s.given.dim() > 1 and len(s.given) == self.count:
+            with self.aside(site):
+                outs = [site.forward(*a, **k) for a, k in _two_batches(args, kwargs)]
+                s.mixes = _differ(*(next(t for t in tree_leaves(out) if isinstance(t, Tensor)) for out in outs))
+
+    @contextmanager
+    def aside(self, site: nn.Module) -> Iterator[None]:
+        """Call a module without seeing it, in evaluation mode; an error is for the pass itself to raise."""
+        training = {m: m.training for m in site.modules()}
+        self.is_aside = True
+        try:
+            with suppress(Exception), torch.no_grad():
+                site.eval()
+                yield
+        finally:
+            self.is_aside = False
+            for m, flag in training.items():
+                m.training = flag
 
     def leave(self, s: Subject, site: nn.Module, _args: Any, out: Any) -> None:
         """A site ends."""
@@ -263,15 +290,19 @@ class Watch(TorchDispatchMode):
 
     def hidden(self, s: Subject, layer: nn.Module, args: Any) -> None:
         """The second layer begins, with the hidden one as its input."""
+        if self.is_aside:
+            return
         h = args[0].detach().movedim(-1 if isinstance(layer, nn.Linear) else 1, 0)
         s.alive = float(h.flatten(1).any(1).float().mean())
 
     def excited(self, s: Subject, layer: nn.Module, _args: Any, out: Tensor) -> None:
         """The last layer of another's unit has given one value per channel, or it is not a unit's."""
-        if out[0].numel() == (out.shape[-1] if _is_across(layer) else ends(layer)[1]):
+        if not self.is_aside and out[0].numel() == (out.shape[-1] if _is_across(layer) else ends(layer)[1]):
             self.gates[_memory(out)] = s, out
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.is_aside:
+            return func(*args, **(kwargs or {}))
         tensors = [a for a in args if isinstance(a, Tensor)]
         op = func.overloadpacket.__name__
         if op in ("mul", "mul_") and len(tensors) == 2:
@@ -283,6 +314,10 @@ class Watch(TorchDispatchMode):
         first = next((t for t in tree_leaves(out) if isinstance(t, Tensor)), None)
         if known and not rest and op not in LAYERS and first is not None:
             self.gates[_memory(first)] = known[0][0], first
+        elif known and not rest and op in LAYERS:
+            known[0][0].instead = "go into another layer"
+        elif known and rest and op in ("add", "add_"):
+            known[0][0].instead = "are added to a map"
         return out
 
     def product(self, a: Tensor, b: Tensor) -> None:
@@ -308,6 +343,22 @@ class Watch(TorchDispatchMode):
             return s if s.given is not None and _memory(u) == _memory(s.given) != _memory(gate) else None
         is_map = _memory(u) not in self.gates and _memory(u) not in self.fixed
         return self.gates[_memory(gate)][0] if is_map and _memory(gate) in self.gates else None
+
+
+def _two_batches(args: Any, kwargs: Any) -> Iterator[tuple[Any, Any]]:
+    """Copies of a module's input, then once more with another first image in its first tensor."""
+    for is_other in (False, True):
+        copies = tree_map_only(Tensor, lambda t: t.detach().clone(), (args, kwargs))
+        if is_other:
+            u = next(t for t in tree_leaves(copies) if isinstance(t, Tensor))
+            u[0] = 4 * u[0] + u.std()
+        yield copies
+
+
+def _differ(a: Tensor, b: Tensor) -> bool:
+    """Whether two outputs differ in an image other than the first by more than rounding."""
+    a, b = a[1:].float(), b[1:].float()
+    return bool((a - b).abs().amax() > 1e-3 * a.abs().amax())
 
 
 def _memory(t: Tensor) -> int:

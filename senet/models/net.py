@@ -32,14 +32,15 @@ N = TypeVar("N", bound="StagedNet")
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How a network's weights want their images: RGB, values 0 to 1, then `(x - mean) / std`.
+    """How a network's weights want their images: grey or RGB, values 0 to 1, then `(x - mean) / std`.
 
+    mean, std: of each channel, 1 for grey and 3 for RGB.
     image_size: pixels a side after the crop.  resize: of the shorter side before it.
     interpolation: "bilinear" or "bicubic".
     """
 
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
     image_size: int = 224
     resize: int = 256
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"

@@ -143,6 +143,7 @@ class StageMaps(nn.Module):
     """Features only: `(N, in_channels, H, W) ->` the list of the chosen stages' maps, for detectors and segmenters.
 
     stages: the paper's numbers, in order.  channels, strides: of each map.
+    preprocessing: how loaded weights want their images; None where the weights were drawn.
     The parameters have the names they have in `Network`, so its weights load.
 
     Raises ConfigError for stages that the network does not have, or that leave out every unit it has.
@@ -157,6 +158,7 @@ class StageMaps(nn.Module):
         if net.se and net.se.stages and min(net.se.stages) > stages[-1]:
             raise ConfigError(f"out_stages: {stages!r} ends before the first unit, se.stages={net.se.stages!r}")
         self.net = net
+        self.preprocessing: Preprocessing | None = None
         self.stages = stages
         maps = tuple(m for m in net.maps if m.stage in stages)
         self.channels = tuple(m.channels for m in maps)

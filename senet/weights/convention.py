@@ -9,8 +9,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from senet.errors import CheckpointError
+from senet.errors import CheckpointError, ConfigError
 from senet.models.net import Net, Preprocessing
+from senet.models.network import Network
+from senet.units.config import SEConfig
 
 Shape = tuple[int, ...]
 Settled = tuple[Net, tuple[str, ...]]
@@ -18,6 +20,9 @@ Settled = tuple[Net, tuple[str, ...]]
 
 IMAGENET = Preprocessing()
 """What most libraries do: 256 pixels, the middle 224, bilinear, ImageNet's mean and deviation."""
+
+INSIDE = ("module", "_orig_mod")
+"""Where DataParallel and torch.compile keep the network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +43,8 @@ class Convention:
     permute: (our name, tensor, inverse) -> the tensor with channels, classes or axes in our order, or back in theirs;
         the tensor itself where there is nothing to do.
     by_file: (settled table, name of the file or architecture, or "") -> the table and notes, for what only that tells.
+    untold: (our table, name of the file or architecture, or "") -> the fields that neither names nor shapes nor that
+        name tell, and that stay the model's.
     conv_units: whether the two layers of a unit are 1x1 convolutions there, (h, C, 1, 1), or linear, (h, C).
     """
 
@@ -49,6 +56,7 @@ class Convention:
     images_vary: str = ""
     permute: Callable[[str, Tensor, bool], Tensor] | None = None
     by_file: Callable[[Net, str], Settled] | None = None
+    untold: Callable[[Net, str], tuple[str, ...]] | None = None
     conv_units: bool = True
 
 
@@ -59,14 +67,29 @@ def shapes_of(net: Net) -> Mapping[str, Shape]:
         return {name: tuple(t.shape) for name, t in net.build().state_dict().items()}
 
 
+def check_intact(model: object) -> None:
+    """Raise ConfigError for what is no `Network`, and for one whose tensors are no longer those of its table."""
+    if not isinstance(model, Network):
+        inner = next((f"; give the network inside, its .{name}" for name in INSIDE if hasattr(model, name)), "")
+        raise ConfigError(f"model: a {type(model).__name__} and not a Network{inner}")
+    want, have = shapes_of(model.net), {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    if want != have:
+        odd = next(name for name in (*want, *have) if want.get(name) != have.get(name))
+        raise ConfigError(
+            f"model: is no longer what its table says, {odd!r} differs. Where insert_ put units into it: load weights "
+            "before; to write it, senet.remove_ them, or torch.save its state dict"
+        )
+
+
 class NoNames(CheckpointError):
     """A network that a convention has no names for; a library's next convention may have."""
 
 
 def no_names(convention: str, net: Net) -> NoNames:
     """The error for a network that a convention has no names for."""
-    unit = f" with {type(net.se).__name__} units" if net.se else ""
-    return NoNames(f"{convention}: these names are not for a network of the family {net.kind!r}{unit}")
+    is_unit = net.se is not None and not isinstance(net.se, SEConfig)
+    what = f"{type(net.se).__name__} units" if is_unit else f"a network of the family {net.kind!r}"
+    return NoNames(f"{convention}: has no names for {what}")
 
 
 def refusal(convention: str, field: str, here: object, there: object) -> CheckpointError:

@@ -11,7 +11,7 @@ from senet.errors import unknown
 from senet.models.net import Net
 from senet.models.network import Network
 from senet.units.config import SEConfig
-from senet.weights.convention import Convention, NoNames, no_names, refusal, shapes_of
+from senet.weights.convention import Convention, NoNames, check_intact, no_names, refusal, shapes_of
 from senet.weights.load import CONVENTIONS
 
 
@@ -22,12 +22,13 @@ def state_as(model: Network, convention: str) -> dict[str, Tensor]:
 
     convention: for example "timm", "cadene", "torchvision".
     Raises CheckpointError, naming the field, where that library does not build this network; ConfigError for an unknown
-    convention.
+    convention, and a model that is no longer what its table says, such as one with units from `insert_`.
 
     >>> from senet import create_model
     >>> list(state_as(create_model("se_resnet50", pool="pad", stride_on="3x3"), "timm"))[0]
     'conv1.weight'
     """
+    check_intact(model)
     theirs = _writer(model.net, convention)
     state: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():

@@ -23,8 +23,9 @@ from senet.weights.fetch import fetch, is_spec
 KEY = "senet"
 """Where our own files describe themselves, as JSON: in the header of safetensors, beside the weights of torch's."""
 
-WRAPPERS = ("state_dict_ema", "state_dict", "model_state_dict", "model")
-PREFIXES = ("module.", "_orig_mod.", "model.")
+WRAPPERS = ("state_dict_ema", "ema", "state_dict", "model_state_dict", "model", "net")
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+SPECS = "a name on the Hub, 'timm:NAME' or 'hf:OWNER/NAME'"
 FILES = ("model.safetensors", "pytorch_model.bin", "best.safetensors", "last.ckpt")
 
 
@@ -55,13 +56,15 @@ def read(path: str | Path) -> Source:
     Raises CheckpointError for a file that is absent, damaged or holds no weights, and for a pickle that would run code,
     which is refused unread.
     """
+    if not str(path) or "://" in str(path):
+        raise CheckpointError(f"weights: {str(path)!r} is neither a file or folder on this machine nor {SPECS}")
     if is_spec(path):
         return replace(read(fetch(path)), name=str(path))
     path = Path(path)
     if path.is_dir():
         return _folder(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file or folder")
+        raise CheckpointError(f"{path}: no such file or folder, nor {SPECS}")
     hint = path.stem.lower()
     if path.suffix == ".caffemodel":
         from senet.weights import caffe
@@ -198,8 +201,8 @@ def _described(source: Source, text: object) -> Source:
 
 
 def recipe_preprocessing(data: Mapping[str, Any]) -> Preprocessing | None:
-    """What a written recipe's evaluation does with RGB images, their moments in pixel values; None for others."""
-    if len(data.get("mean", ())) != 3:
+    """What a written recipe's evaluation does with images, their moments in pixel values; None where there is none."""
+    if "mean" not in data:
         return None
     side = data["image_size"]
     # As in `DataRecipe`: images that are kept in memory have the crop's size already.
@@ -207,7 +210,8 @@ def recipe_preprocessing(data: Mapping[str, Any]) -> Preprocessing | None:
     return from_dict(
         Preprocessing,
         {
-            **{name: [value / 255 for value in data[name]] for name in ("mean", "std")},
+            # Rounded, so that 57.12 is 0.224 and not a digit less in the last place.
+            **{name: [round(value / 255, 12) for value in data[name]] for name in ("mean", "std")},
             "image_size": side,
             "resize": side if in_memory else data["resize"],
             "interpolation": data.get("interpolation", "bilinear"),

@@ -1,12 +1,14 @@
 """Networks on the Hugging Face Hub: weights fetched by a short name, networks saved, pushed and read back whole.
 
-A repository of ours holds `model.safetensors`, which alone is a checkpoint that `senet.load` reads; `config.json`, the
-network's table, its classes and how it wants its images; and a model card.
+A repository of ours holds `model.safetensors`, which says its table and, where classes and preprocessing are known, is
+also a checkpoint that `senet.load` reads; `config.json`, the network's table, its classes and how it wants its images;
+and a model card.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,13 @@ from senet.config import to_dict
 from senet.errors import ConfigError, RunError
 from senet.files import write_atomically, write_text
 from senet.models.network import Network
+from senet.weights.convention import check_intact
 from senet.weights.fetch import HASH, first_line, is_spec
 from senet.weights.files import KEY
 from senet.weights.whole import name_of, read_network
+
+REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@.+)?")
+"""owner/name on the Hub, perhaps with a revision; other texts without a colon are paths."""
 
 CARD = """---
 {yaml}
@@ -33,7 +39,7 @@ CARD = """---
 A network of [arXiv:1709.01507](https://arxiv.org/abs/1709.01507) or its plain twin, for the PyTorch library `senet`.
 
 - Parameters: {parameters:,}
-- Outputs: {classes}; their names are in `config.json`
+- Outputs: {classes}
 - Images: {images}
 
 ```python
@@ -55,7 +61,7 @@ def from_pretrained(source: str | Path, *, revision: str | None = None, quiet: b
     Raises what `fetch` raises, and CheckpointError where it is none of the networks here.
     """
     text, mark, digest = str(source).partition(HASH)
-    if not is_spec(text) and not Path(text).exists():
+    if REPOSITORY.fullmatch(text) and not Path(text).exists():
         text = f"hf:{text}"
     if revision is not None:
         if not is_spec(text):
@@ -83,7 +89,10 @@ def save_pretrained(
     metrics: what was measured, for example `{"top1_error": 22.4}`, errors in percent.
     license: of the weights, in the Hub's words: "apache-2.0".
 
-    Raises ConfigError for classes that are not as many as the outputs, RunError where it cannot be written.
+    `from_pretrained` reads it back; `senet.load` only with `classes`, and where `model.preprocessing` is known.
+
+    Raises ConfigError for classes that are not as many as the outputs and a model that is no longer what its table
+    says, such as one with units from `insert_`; RunError where it cannot be written.
     """
     carrier = _Carrier(model, name, classes, metrics or {}, license, Path(folder).name)
     try:
@@ -139,6 +148,7 @@ class _Carrier(
         license: str,
         address: str,
     ) -> None:
+        check_intact(model)
         if classes and len(classes) != model.num_classes:
             raise ConfigError(f"classes: {len(classes)} names, and the network has {model.num_classes} outputs")
         self.model, self.license, self.address = model, license, address
@@ -170,8 +180,8 @@ class _Carrier(
             "image_size": p.image_size,
             "resize": p.resize,
             "interpolation": p.interpolation,
-            "mean": [255 * value for value in p.mean],
-            "std": [255 * value for value in p.std],
+            "mean": [round(255 * value, 6) for value in p.mean],
+            "std": [round(255 * value, 6) for value in p.std],
         }
         recipe = {"name": self.about["architecture"], "model": self.about["model"], "data": data}
         return {"version": 1, "recipe": recipe, **about}
@@ -180,20 +190,21 @@ class _Carrier(
         """The README: what it is, how it wants its images, how to load it, what was measured."""
         usual = self._hub_mixin_info.model_card_data.to_dict()
         p = self.model.preprocessing
-        images = "is not stated"
+        images = "not stated"
         if p is not None:
             mean, std = (", ".join(f"{v:.4g}" for v in values) for values in (p.mean, p.std))
             images = (
-                f"RGB from 0 to 1, shorter side {p.resize} ({p.interpolation}), central {p.image_size}, less ({mean}), "
-                f"over ({std})"
+                f"{'RGB' if len(p.mean) == 3 else 'grey'} from 0 to 1, shorter side {p.resize} ({p.interpolation}), "
+                f"central {p.image_size}, less ({mean}), over ({std})"
             )
+        named = "; their names are in `config.json`" if self.about["classes"] else ""
         rows = "".join(f"| {name} | {value:g} |\n" for name, value in self.about["measurements"].items())
         return huggingface_hub.ModelCard(
             CARD.format(
                 yaml=huggingface_hub.ModelCardData(**usual, license=self.license).to_yaml(),
                 name=self.about["architecture"],
                 parameters=sum(t.numel() for t in self.model.parameters()),
-                classes=self.model.num_classes,
+                classes=f"{self.model.num_classes}{named}",
                 images=images,
                 address=self.address,
                 measured=f"\n| measured | |\n|---|---|\n{rows}" if rows else "",

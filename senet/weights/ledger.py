@@ -20,6 +20,7 @@ class Ledger:
     unused: names in the source that have no place here.
     settled: what of the network's table was changed to the source's function, "pool: ceil -> pad".
     notes: what the source cannot say, and what was done about it.
+    untold: fields of the network's table that the source cannot say, and that stayed the model's.
     preprocessing: how these weights want their images; None: not known.
     """
 
@@ -33,6 +34,7 @@ class Ledger:
     unused: tuple[str, ...] = ()
     settled: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    untold: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
 
     def __str__(self) -> str:

@@ -31,7 +31,7 @@ from senet.weights import (
     timm,
     torchvision,
 )
-from senet.weights.convention import Convention, Shape, shapes_of
+from senet.weights.convention import Convention, NoNames, Shape, check_intact, no_names, shapes_of
 from senet.weights.files import Source
 from senet.weights.ledger import Ledger
 
@@ -56,6 +56,9 @@ CONVENTIONS: tuple[Convention, ...] = (
 """Every convention; of several that see the same names, and so stand for the same function, the first one counts."""
 
 
+COUNTER = "num_batches_tracked"
+
+
 def load_weights_(
     model: Network,
     source: str | Path | Mapping[str, Tensor] | Source,
@@ -68,8 +71,10 @@ def load_weights_(
 
     The names say whose they are, and settle with the shapes what of the network's table must change: pooling, strides,
     biases, rounding. The parameters stay the same objects, so an optimiser keeps them, but for those whose shape
-    changes; hooks on the blocks do not stay. `model.preprocessing` becomes what the weights want.
+    changes or that are new, which a note counts; hooks on the blocks do not stay. `model.preprocessing` becomes what
+    the weights want.
 
+    model: a `Network` itself, without what DataParallel or torch.compile put around it.
     source: a file or folder (`files.read`), what was read of it, or tensors by name, wrapped or not.
     convention: whose names they are, for example "timm"; None: found out.
     allow: names, or what they begin with, or patterns such as "features.*.se", under which the model may keep its own
@@ -78,9 +83,11 @@ def load_weights_(
 
     Raises CheckpointError where tensors are missing, left over or of another shape, or where no table of ours is the
     source's function; the model is then as it was. ConfigError for an unknown convention, an `allow` that names
-    nothing, and a model that is no longer what its table says.
+    nothing, and a model that is no `Network`, or no longer what its table says.
     """
-    _check_intact(model)
+    check_intact(model)
+    if next(model.parameters()).is_meta:
+        raise ConfigError("model: is on the meta device, which holds no weights")
     allow = [allow] if isinstance(allow, str) else allow
     found = _found(source)
     shapes = {name: tuple(t.shape) for name, t in found.tensors.items()}
@@ -89,7 +96,9 @@ def load_weights_(
     match = _match(net, found, theirs)
     _check_whole(net, match, found, theirs, allow)
     ledger = _ledger(model, net, found, theirs, match, notes)
-    become_(model, net)
+    if made := become_(model, net):
+        note = f"{made} parameters are new objects: make the optimiser after loading"
+        ledger = replace(ledger, notes=(*ledger.notes, note))
     state = model.state_dict()
     with torch.no_grad():
         for name, value in match.values.items():
@@ -145,17 +154,19 @@ def detect(shapes: Mapping[str, Shape], convention: str | None = None, *, name: 
 
 
 @torch.no_grad()
-def become_(model: Network, net: Net) -> None:
+def become_(model: Network, net: Net) -> int:
     """Make a network that of another table, in place; parameters of the same name and shape stay the same objects.
 
-    The others are drawn anew, with seed 0, on the device and in the type of the first.
+    The others are drawn anew, with seed 0, on the device and in the type of the first; they are frozen where those are
+    that they replace, or the weight beside them is. Returns how many they are.
     """
     if net == model.net:
-        return
+        return 0
     with torch.device("meta"):
         new = net.build()
     like = next(model.parameters())
     old: dict[str, Tensor] = dict(model.named_parameters()) | dict(model.named_buffers())
+    made = 0
     modes = {path: module.training for path, module in model.named_modules()}
     for path, module in new.named_modules():
         module.training = modes.get(path, model.training)
@@ -165,11 +176,17 @@ def become_(model: Network, net: Net) -> None:
         if kept.keys() != own_tensors.keys():
             module.to_empty(device=like.device, recurse=False).to(like.dtype)
             draw_(module, 0, path)
+        for leaf, p in module.named_parameters(recurse=False):
+            if leaf not in kept:
+                made += 1
+                like_it = old.get(f"{path}.{leaf}", old.get(f"{path}.weight"))
+                p.requires_grad_(like_it is None or like_it.requires_grad)
         for leaf, tensor in kept.items():
             setattr(module, leaf, tensor)
     for name, child in new.named_children():
         setattr(model, name, child)
     model.net, model.num_features = net, new.num_features
+    return made
 
 
 def changes(before: Net, after: Net) -> tuple[str, ...]:
@@ -191,15 +208,6 @@ def _found(source: str | Path | Mapping[str, Tensor] | Source) -> Source:
     return files.read(source) if isinstance(source, (str, Path)) else files.unwrap(source)
 
 
-def _check_intact(model: Network) -> None:
-    want, have = shapes_of(model.net), {name: tuple(t.shape) for name, t in model.state_dict().items()}
-    if want != have:
-        odd = next(name for name in (*want, *have) if want.get(name) != have.get(name))
-        raise ConfigError(f"model: is no longer what its table says, {odd!r} differs; load before units are inserted")
-    if next(model.parameters()).is_meta:
-        raise ConfigError("model: is on the meta device, which holds no weights")
-
-
 def _settled(net: Net, found: Source, theirs: Convention, shapes: Mapping[str, Shape]) -> tuple[Net, tuple[str, ...]]:
     if found.net is not None and theirs is own.CONVENTION:
         return own.as_written(net, found.net), ()
@@ -216,11 +224,13 @@ class _Match:
 
     values: our name -> what is to be written, in our shape.  theirs: our name -> theirs, of the tensors written.
     wrong: our name -> their name, of the tensors of another shape.
+    unnamed: ours, of units that they have no names for.
     """
 
     values: dict[str, Tensor] = field(default_factory=dict)
     theirs: dict[str, str] = field(default_factory=dict)
     wrong: dict[str, str] = field(default_factory=dict)
+    unnamed: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
     reshaped: list[str] = field(default_factory=list)
@@ -231,11 +241,18 @@ class _Match:
 def _match(net: Net, found: Source, theirs: Convention) -> _Match:
     match = _Match()
     for ours, shape in shapes_of(net).items():
-        key = theirs.key(ours, net)
+        try:
+            key = theirs.key(ours, net)
+        except NoNames:
+            if ".se." not in ours:
+                raise
+            match.unnamed.append(ours)
+            match.missing.append(ours)
+            continue
         tensor = found.tensors.get(key)
         if tensor is None:
             norm, _, leaf = key.rpartition(".")
-            if leaf == "num_batches_tracked" and f"{norm}.running_mean" in found.tensors:
+            if leaf == COUNTER and f"{norm}.running_mean" in found.tensors:
                 match.values[ours] = torch.zeros((), dtype=torch.int64)
                 match.counters += 1
             else:
@@ -245,6 +262,9 @@ def _match(net: Net, found: Source, theirs: Convention) -> _Match:
         if without_ones(value.shape) != without_ones(shape):
             match.wrong[ours] = key
             continue
+        if value.is_meta or value.is_complex() or not (value.is_floating_point() or key.endswith(COUNTER)):
+            what = "on the meta device, which holds no numbers" if value.is_meta else f"of {value.dtype}, not of floats"
+            raise CheckpointError(f"{found.name}: {key!r} is {what}")
         match.values[ours], match.theirs[ours] = value.reshape(shape), key
         if value is not tensor:
             match.permuted.append(ours)
@@ -267,8 +287,12 @@ def _check_whole(net: Net, match: _Match, found: Source, theirs: Convention, all
     if match.unused:
         ours_of |= {key: name for key, name in _elsewhere(net, theirs) if key in match.unused}
     for pattern in allow:
-        if not any(_under(name, [pattern]) for name in (*shapes_of(net), *match.unused, *ours_of.values())):
+        known = ("classifier", *shapes_of(net), *match.unused, *ours_of.values())
+        if not any(_under(name, [pattern]) for name in known):
             raise ConfigError(f"allow: {pattern!r} names no tensor of the network or of {found.name}")
+    if any(not _under(name, allow) for name in match.unnamed):
+        keep = "to keep the model's, name them in `allow`: 'features.*.se'"
+        raise CheckpointError(f"{found.name}: {no_names(theirs.name, net)}; {keep}")
     missing = [name for name in match.missing if not _under(name, allow)]
     wrong = [name for name in match.wrong if not _under(name, allow)]
     unused = [name for name in match.unused if not _under(ours_of.get(name, name), allow)]
@@ -307,8 +331,12 @@ def _ledger(
     here = {name: t.dtype for name, t in model.state_dict().items()}
     cast = {t.dtype for name, t in match.values.items() if t.dtype != here.get(name, t.dtype)}
     odd = [match.theirs.get(name, name) for name, t in match.values.items() if not t.isfinite().all()]
+    wanted = found.preprocessing or theirs.preprocessing
+    images = wanted if wanted and len(wanted.mean) == net.in_channels else None
+    untold = () if found.net or not theirs.untold else theirs.untold(net, found.hint)
     more = (
-        *[theirs.images_vary] * bool(theirs.images_vary and not found.preprocessing),
+        *["images have other channels there: how these are wanted is not known"] * (images != wanted),
+        *[theirs.images_vary] * bool(theirs.images_vary and images and not found.preprocessing),
         *(f"{_wrong(name, net, match, found)}; kept as it was" for name in match.wrong),
         *[f"{match.counters} num_batches_tracked are absent, and 0 here"] * bool(match.counters),
         *[f"cast from {first(map(str, cast))}"] * bool(cast),
@@ -325,7 +353,8 @@ def _ledger(
         unused=(*match.unused, *match.wrong.values()),
         settled=changes(model.net, net),
         notes=(*found.notes, *notes, *more),
-        preprocessing=found.preprocessing or theirs.preprocessing,
+        untold=untold,
+        preprocessing=images,
     )
 
 
@@ -342,7 +371,7 @@ def _distance(net: Net, theirs: Convention, shapes: Mapping[str, Shape]) -> int:
     want = {theirs.key(name, net): without_ones(shape) for name, shape in shapes_of(net).items()}
     have = {name: without_ones(shape) for name, shape in shapes.items()}
     differ = {name for name in want.keys() | have.keys() if want.get(name) != have.get(name)}
-    return sum(not name.endswith("num_batches_tracked") for name in differ)
+    return sum(not name.endswith(COUNTER) for name in differ)
 
 
 def first(names: Iterable[str], most: int = 3) -> str:

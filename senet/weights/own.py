@@ -30,10 +30,17 @@ def _settle(net: Net, shapes: Mapping[str, Shape]) -> Settled:
         return net, ()
     if isinstance(net, ResidualNet):
         projects = any(".shortcut.conv." in name for name in shapes)
-        net = replace(net, shortcut="projection" if projects else "zero_pad")
+        net = replace(net, shortcut="projection") if projects else replace(net, shortcut="zero_pad", projection="1x1")
     if isinstance(net.se, SEConfig):
         net = replace(net, se=unit_by_shapes("senet", _key, net, shapes, net.se))
     return net, ("the file does not say its table: pooling, strides and gates are taken to be the model's",)
+
+
+def _untold(net: Net, name: str) -> tuple[str, ...]:
+    if not isinstance(net, ResidualNet):
+        return ()
+    has_1x1 = any(row.block == "bottleneck" for row in net.stages)
+    return ("pool",) * (net.pool != "none") + ("stride_on",) * has_1x1
 
 
 def as_written(net: Net, written: Net) -> Net:
@@ -56,4 +63,6 @@ def as_written(net: Net, written: Net) -> Net:
     return written
 
 
-CONVENTION = Convention(name="senet", sees=_sees, key=_key, settle=_settle, preprocessing=None, conv_units=False)
+CONVENTION = Convention(
+    name="senet", sees=_sees, key=_key, settle=_settle, preprocessing=None, untold=_untold, conv_units=False
+)

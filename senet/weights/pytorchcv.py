@@ -70,15 +70,23 @@ def _settle(net: Net, shapes: Mapping[str, Shape]) -> Settled:
     return settle_residual("pytorchcv", _key, net, shapes, pool="pad", stride_on=stride_on), ()
 
 
+def _file(name: str) -> re.Match[str] | None:
+    return re.match(r"(?:se)?resnet(?:bc)?\d+(b?)(?![\da-z])", name)
+
+
+def _untold(net: Net, name: str) -> tuple[str, ...]:
+    return ("stride_on",) if _either(net) and not _file(name) else ()
+
+
 def _by_file(net: Net, name: str) -> Settled:
     if not _either(net):
         return net, ()
-    if found := re.match(r"(?:se)?resnet(?:bc)?\d+(b?)(?![\da-z])", name):
+    if found := _file(name):
         return replace(net, stride_on="3x3" if found[1] else "1x1"), ()
     return net, (
         f"stride_on: kept at {net.stride_on}; these names do not tell seresnet50 (1x1) from seresnet50b (3x3)",
     )
 
 
-RESIDUAL = Convention(name="pytorchcv", sees=_sees, key=_key, settle=_settle, by_file=_by_file)
+RESIDUAL = Convention(name="pytorchcv", sees=_sees, key=_key, settle=_settle, by_file=_by_file, untold=_untold)
 CIFAR_RESIDUAL = Convention(name="pytorchcv", sees=_sees_cifar, key=_key, settle=_settle, preprocessing=CIFAR)

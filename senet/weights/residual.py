@@ -105,9 +105,16 @@ def settle_residual(
 
 
 def refuse_blur(net: Net, name: str) -> Settled:
-    """The table as it is; CheckpointError where timm's network blurs as it strides, which its name alone tells."""
+    """The table as it is; CheckpointError where timm's network blurs as it strides, which its name alone tells.
+
+    A note says so of plain networks without such a name.
+    """
     if found := re.search(r"resnex?t(blur|aa)", name):
         raise CheckpointError(f"{name!r} blurs where it strides ({found[1]}), which no table here can do")
+    if net.se is None and not re.search(r"resnex?t", name):
+        return net, (
+            "blur pooling (timm's resnetblur50) and dilation cannot be told by these names: taken to be absent",
+        )
     return net, ()
 
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
+from senet.models.net import Net
 from senet.weights import cadene
-from senet.weights.convention import Convention, Shape
+from senet.weights.convention import Convention, Settled, Shape
 
 
 def _sees(shapes: Mapping[str, Shape]) -> bool:
     return cadene.layer0(shapes) and "last_linear.weight" not in shapes
 
 
-CONVENTION = Convention(name="segmentation", sees=_sees, key=cadene.key, settle=cadene.settle)
+def _settle(net: Net, shapes: Mapping[str, Shape]) -> Settled:
+    settled, notes = cadene.settle(net, shapes)
+    return settled if shapes else replace(settled, num_classes=0), notes
+
+
+CONVENTION = Convention(name="segmentation", sees=_sees, key=cadene.key, settle=_settle)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import save as to_bytes
 
 from senet.config import field_types
+from senet.errors import ConfigError
 from senet.files import write_atomically
-from senet.models.net import Net
+from senet.models.net import Net, with_fields
 from senet.models.network import Network
 from senet.models.registry import canonical_name, nets
 from senet.weights import caffe, files
@@ -21,15 +23,22 @@ from senet.weights.own import KEPT
 
 
 def read_network(
-    source: str | Path | Source, *, name: str = "", convention: str | None = None, quiet: bool = False
+    source: str | Path | Source,
+    *,
+    name: str = "",
+    convention: str | None = None,
+    fields: Mapping[str, str] | None = None,
+    quiet: bool = False,
 ) -> tuple[str, Network, Ledger]:
     """What a file or folder of weights holds (`files.read`): the network's name, it in evaluation mode, the account.
 
     name: of the network; empty: what the file says, or the named network whose tensors these are, with the file's
         number of classes.
+    fields: of the network's table, "pool" and "stride_on", where the source cannot tell them (`Ledger.untold`).
     convention, quiet: as in `load_weights_`.
 
-    Raises CheckpointError where it is none of the networks here, or not that one; ConfigError for an unknown name.
+    Raises CheckpointError where it is none of the networks here, or not that one; ConfigError for an unknown name, and
+    for fields that are otherwise in the source.
     """
     source = source if isinstance(source, Source) else files.read(source)
     if source.net is not None and not name:
@@ -38,9 +47,13 @@ def read_network(
         name = canonical_name(name) if name else identify(source)[0]
         shapes = {key: tuple(t.shape) for key, t in source.tensors.items()}
         net = sized(nets()[name], detect(shapes, convention, name=source.name), shapes)
+    fields = dict(fields or {})
     with torch.device("meta"):
-        model = Network(net)
+        model = Network(with_fields(net, fields))
     ledger = load_weights_(model.to_empty(device="cpu"), source, convention=convention, quiet=quiet)
+    for field, value in fields.items():
+        if (told := getattr(model.net, field)) != value:
+            raise ConfigError(f"{field}: {value!r} has no effect, {source.name} says {told!r}")
     return name, model.eval(), ledger
 
 

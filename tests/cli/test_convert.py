@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from senet import create_model, load
+from senet import create_model, get_net, load
+from senet.checkpoint import save
 from senet.cli.convert import LIBRARIES
+from senet.recipes.recipe import DataRecipe, Recipe
 from senet.weights.ilsvrc import names
 from senet.weights.load import CONVENTIONS
 from senet.weights.whole import write_network
@@ -95,6 +98,38 @@ def test_mistakes_write_nothing(words: list[str], message: str, senet: Call) -> 
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert message in err
     assert {path.name: path.stat().st_size for path in Path().iterdir()} == before
+
+
+def test_what_a_file_cannot_tell_must_be_said(senet: Call) -> None:
+    net = get_net("se_resnet50")
+    torch.save(create_model(net, pool="pad", stride_on="3x3", num_classes=2).state_dict(), "net.pth")
+    status, _, err = senet("convert", "net.pth")
+    assert status == 2
+    assert "nothing in it tells pool and stride_on of se_resnet50; say it: --pool ceil|pad --stride-on 1x1|3x3" in err
+    assert "tells pool of se_resnet50; " in senet("convert", "net.pth", "--stride-on", "3x3")[2]
+    assert "--pool: 'same' is not known" in senet("convert", "net.pth", "--pool", "same")[2]
+    assert not Path("se_resnet50-senet.safetensors").exists()
+    assert senet("convert", "net.pth", "--stride-on", "3x3", "--pool", "pad", "--out", "a.safetensors")[0] == 0
+    model = load("a.safetensors").model
+    assert (model.net.pool, model.net.stride_on) == ("pad", "3x3")  # type: ignore[attr-defined]
+    # What the file itself says is not overruled.
+    err = senet("convert", "a.safetensors", "--pool", "ceil")[2]
+    assert "pool: 'ceil' has no effect, a.safetensors says 'pad'" in err
+    write_network("seresnet50.pth", model, "pytorchcv")
+    Path("net.pth").write_bytes(Path("seresnet50.pth").read_bytes())
+    assert "tells stride_on of se_resnet50" in senet("convert", "net.pth")[2]
+    assert senet("convert", "seresnet50.pth", "--out", "b.safetensors")[0] == 0
+
+
+def test_a_grey_run_keeps_its_moments(senet: Call) -> None:
+    recipe = Recipe(name="x", model=get_net("se_resnet20"), data=DataRecipe())
+    recipe = replace(recipe, model=replace(recipe.model, in_channels=1), data=DataRecipe(mean=(33.3,), std=(57.12,)))
+    save("run.safetensors", create_model(recipe.model), recipe=recipe, classes=tuple("abcdefghij"))
+    status, out, _ = senet("convert", "run.safetensors", "--out", "b.safetensors")
+    assert status == 0
+    assert "does not say how it wants its images" not in out
+    data = load("b.safetensors").recipe.data
+    assert (data.mean, data.std) == ((33.3,), (57.12,))
 
 
 def test_force_writes_over_a_file(senet: Call) -> None:

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from senet import create_model
+from senet.errors import CheckpointError
 from senet.models.inception import BNInception, bn_inception
-from senet.models.net import Net, ResidualNet
+from senet.models.net import Net, Preprocessing, ResidualNet
 from senet.models.registry import get_net
 from senet.weights.export import state_as
 from senet.weights.load import identify, load_weights_
@@ -192,6 +193,9 @@ def test_an_encoder_of_segmentation_models_is_cadenes_without_a_classifier():
     whole = encoder | {"decoder.blocks.0.conv1.0.weight": torch.zeros(3)}
     ledger = load_weights_(model, whole, allow=["decoder"], quiet=True)
     assert ledger.convention == "segmentation"
+    assert equal(state_as(model, "segmentation"), {n.removeprefix("encoder."): t for n, t in encoder.items()})
+    with pytest.raises(CheckpointError, match="num_classes is 1000 in this network, 0 in every one of theirs"):
+        state_as(create_model(short("se_resnet50"), device="meta"), "segmentation")
     assert ledger.unused == ("decoder.blocks.0.conv1.0.weight",)
     model.classifier = torch.nn.Linear(2048, 1000)
     model.classifier.load_state_dict({leaf: source.state[f"last_linear.{leaf}"] for leaf in ("weight", "bias")})
@@ -244,3 +248,8 @@ def test_a_cifar_network_of_another_library_is_identified():
     with torch.no_grad():
         network(source, torch.zeros(1, 3, 32, 32))
     assert identify(source.state) == ("se_resnet20", "moskomule")
+    images = load_weights_(create_model("se_resnet20"), source.state, quiet=True).preprocessing
+    # The moments of CIFAR-10, red, green and blue.
+    assert images == Preprocessing(
+        mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010), image_size=32, resize=32
+    )

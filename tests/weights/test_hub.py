@@ -252,6 +252,41 @@ def test_saved_again_the_card_stays(tmp_path: Path) -> None:
     assert same(senet.from_pretrained(tmp_path, quiet=True), changed)
 
 
+def test_without_classes_it_is_a_network_and_no_checkpoint(tmp_path: Path) -> None:
+    card = saved(tiny(), tmp_path)["README.md"].decode()
+    assert "- Outputs: 3\n" in card
+    with pytest.raises(CheckpointError, match=r"holds a network but no recipe; senet\.from_pretrained reads it"):
+        senet.load(tmp_path)
+    drawn = tiny()
+    drawn.preprocessing = None
+    card = saved(drawn, tmp_path / "drawn", classes=["a", "b", "c"])["README.md"].decode()
+    assert "- Outputs: 3; their names are in `config.json`\n- Images: not stated\n" in card
+    with pytest.raises(CheckpointError, match="holds a network but no recipe"):
+        senet.load(tmp_path / "drawn")
+
+
+def test_a_network_with_inserted_units_is_not_saved(tmp_path: Path) -> None:
+    model = tiny()
+    senet.insert_(model, senet.SEConfig(), "features.stem.conv")
+    with pytest.raises(ConfigError, match=r"insert_ .*senet\.remove_ them, or torch\.save its state dict"):
+        hub.save_pretrained(model, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_grey_network_and_a_missing_folder(tmp_path: Path) -> None:
+    net = senet.get_net("se_resnet20")
+    assert isinstance(net, ResidualNet)
+    model = senet.create_model(net.depths(1, 1, 1), num_classes=2, in_channels=1)
+    model.preprocessing = Preprocessing(mean=(0.485,), std=(0.224,), image_size=32, resize=32)
+    card = saved(model, tmp_path / "net", classes=["a", "b"])["README.md"].decode()
+    assert "grey from 0 to 1" in card
+    for again in (senet.from_pretrained(tmp_path / "net", quiet=True), senet.load(tmp_path / "net").model):
+        assert again.preprocessing == model.preprocessing
+    assert senet.load(tmp_path / "net").recipe.data.std == (57.12,)
+    with pytest.raises(CheckpointError, match=r"/no/such/folder: no such file or folder"):
+        senet.from_pretrained("/no/such/folder")
+
+
 def test_mistakes_in_saving(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="classes: 2 names, and the network has 3 outputs"):
         hub.save_pretrained(tiny(), tmp_path / "new", classes=["a", "b"])

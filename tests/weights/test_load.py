@@ -145,6 +145,12 @@ def test_plain_weights_into_an_se_network_with_a_pattern():
     ledger = load(model, source, allow=["features.*.se"])
     assert len(ledger.missing) == 60
     assert not ledger.settled
+    # Into units that its library does not know, too.
+    eca = tiny(pool="pad", stride_on="3x3", se=ECAConfig())
+    assert all(".se." in name for name in load(eca, source, allow="features.*.se").missing)
+    assert torch.equal(eca.features.stem.conv.weight, source["conv1.weight"])
+    with pytest.raises(CheckpointError, match=r"has no names for ECAConfig units; to keep .*'features\.\*\.se'"):
+        load(eca, source)
     # A source without units has no say in ours.
     model = tiny(pool="pad", stride_on="3x3", se=SEConfig(gate="tanh", placement="pre"))
     assert not load(model, source, allow=["features.*.se"]).settled
@@ -188,6 +194,22 @@ def test_a_model_that_is_no_longer_its_table_is_refused():
         load(model, cadene())
     with pytest.raises(ConfigError, match="meta device"):
         load(create_model(TINY, device="meta"), cadene())
+    with pytest.raises(ConfigError, match=r"senet\.remove_ them, or torch\.save its state dict"):
+        state_as(model, "torchvision")
+
+
+@pytest.mark.parametrize(
+    ("wrap", "says"),
+    [
+        (nn.DataParallel, r"a DataParallel and not a Network; give the network inside, its \.module"),
+        (torch.compile, r"a OptimizedModule and not a Network; give the network inside, its \._orig_mod"),
+        (lambda model: model.features, r"a Sequential and not a Network$"),
+        (lambda model: create_model(model.net, features_only=True), "a StageMaps and not a Network"),
+    ],
+)
+def test_what_is_no_network_is_refused(wrap, says):
+    with pytest.raises(ConfigError, match=says):
+        load(wrap(tiny()), cadene())
 
 
 def test_an_optimiser_still_holds_the_parameters_that_became_another_function():
@@ -196,6 +218,7 @@ def test_an_optimiser_still_holds_the_parameters_that_became_another_function():
     optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
     model.features.stem.eval()
     ledger = load(model.train(), cadene())
+    assert "30 parameters are new objects: make the optimiser after loading" in ledger.notes
     assert ledger.settled == ("se.bias: False -> True", "pool: pad -> ceil", "stride_on: 3x3 -> 1x1")
     now = dict(model.named_parameters())
     assert all(now[name] is p for name, p in parameters.items())
@@ -210,8 +233,12 @@ def test_becoming_another_table_keeps_modes_types_and_frozen_parameters():
     model = tiny().double().train()
     model.features.stage2.eval()
     model.features.stem.conv.weight.requires_grad_(False)
+    model.features.stage2.block1.se.requires_grad_(False)
     becomes = replace(TINY, se=SEConfig(reduction=8))
-    become_(model, becomes)
+    # Of each of the 15 units, both weights and the first bias have other shapes.
+    assert become_(model, becomes) == 45
+    assert not any(p.requires_grad for p in model.features.stage2.block1.se.parameters())
+    assert all(p.requires_grad for p in model.features.stage3.parameters())
     assert model.training
     assert model.features.stage3.training
     assert not model.features.stage2.block1.training
@@ -219,6 +246,13 @@ def test_becoming_another_table_keeps_modes_types_and_frozen_parameters():
     drawn = create_model(becomes).features.stage2.block1.se.fc1.weight
     assert torch.equal(model.features.stage2.block1.se.fc1.weight, drawn.double())
     assert model.net == becomes
+    # New biases beside frozen weights are frozen too.
+    frozen = tiny(se=SEConfig(bias=False)).requires_grad_(False)
+    assert become_(frozen, TINY) == 30
+    assert not any(p.requires_grad for p in frozen.parameters())
+    wider = replace(becomes, stages=(*becomes.stages[:-1], replace(becomes.stages[-1], out=48)))
+    become_(model, wider)
+    assert model.num_features == model.classifier.in_features == 48
 
 
 @pytest.mark.parametrize(
@@ -228,6 +262,8 @@ def test_becoming_another_table_keeps_modes_types_and_frozen_parameters():
         ("model", "_orig_mod."),
         ("state_dict", "model."),
         ("model_state_dict", "module._orig_mod."),
+        ("net", "net."),
+        ("ema", ""),
     ],
 )
 def test_wrapped_weights_are_unwrapped(wrapper, prefix):
@@ -256,6 +292,30 @@ def test_absent_counters_other_types_and_what_is_not_finite_are_noted():
     assert "1 tensors hold NaN or infinity (layer1.0.conv1.weight)" in ledger.notes
     assert model.features.stem.norm.num_batches_tracked == 0
     assert model.features.stem.conv.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda t: t.to("meta"), "is on the meta device, which holds no numbers"),
+        (lambda t: t.to(torch.int8), r"is of torch\.int8, not of floats"),
+        (lambda t: t.to(torch.complex64), r"is of torch\.complex64, not of floats"),
+    ],
+)
+def test_what_holds_no_real_numbers_is_refused(change, says):
+    source, model = cadene(), tiny(pool="pad")
+    before = snapshot(model)
+    source["layer1.0.conv1.weight"] = change(source["layer1.0.conv1.weight"])
+    with pytest.raises(CheckpointError, match=f"'layer1.0.conv1.weight' {says}"):
+        load(model, source)
+    assert_untouched(model, before)
+
+
+def test_images_of_other_channels_are_not_taken_for_the_networks():
+    source, model = cadene(), tiny(in_channels=1)
+    ledger = load(model, source, allow="features.stem.conv")
+    assert model.preprocessing is None
+    assert "images have other channels there: how these are wanted is not known" in ledger.notes
 
 
 def test_the_ledger_is_printed_unless_quiet(capsys):
@@ -347,10 +407,18 @@ def test_a_network_whose_name_alone_says_that_it_blurs_is_refused(tmp_path):
     plain = create_model(replace(TINY, se=None), pool="pad", stride_on="3x3")
     folder = hub_folder(tmp_path, state_as(plain, "timm"), "resnet50")
     assert load(plain, folder).notes == ()
-    assert "timm's vary" in load(plain, folder / "model.safetensors").notes[0]
+    blur, images = load(plain, folder / "model.safetensors").notes
+    assert "blur pooling (timm's resnetblur50) and dilation cannot be told" in blur
+    assert "timm's vary" in images
     hub_folder(tmp_path, state_as(plain, "timm"), "resnetblur50")
     with pytest.raises(CheckpointError, match="'resnetblur50' blurs where it strides"):
         load(plain, folder)
+
+
+@pytest.mark.parametrize("text", ["", "https://host/net.pth", "IMAGENET1K_V1", "/no/such/folder"])
+def test_what_is_neither_file_nor_name_is_said_to_be(text):
+    with pytest.raises(CheckpointError, match=f"{text}.* nor a name on the Hub, 'timm:NAME' or 'hf:OWNER/NAME'"):
+        load(tiny(), text)
 
 
 # Our own files
@@ -403,6 +471,16 @@ def test_our_own_file_of_another_network_is_refused(tmp_path, written, says):
     with pytest.raises(CheckpointError, match=says):
         load(model, path)
     assert_untouched(model, before)
+
+
+def test_grey_images_and_round_numbers_come_back(tmp_path):
+    net = replace(TINY, in_channels=1)
+    data = DataRecipe(mean=(127.5,), std=(57.12,), image_size=32, resize=32)
+    text = header(Recipe(name="x", model=net, data=data), tuple("abcdefg"), {})
+    save_file(dict(create_model(net).state_dict()), tmp_path / "best.safetensors", metadata={"senet": text})
+    model = tiny(in_channels=1)
+    load(model, tmp_path)
+    assert model.preprocessing == Preprocessing(mean=(0.5,), std=(0.224,), image_size=32, resize=32)
 
 
 def test_our_names_without_a_table_are_taken_at_the_models_word(tmp_path):
