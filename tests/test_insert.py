@@ -151,6 +151,7 @@ def test_networks_of_others(network: str) -> None:
         assert torch.equal(model(x), after)
         exported = torch.export.export(model, (x,), strict=False).module()
         torch.testing.assert_close(exported(x), after)
+        assert torch.equal(torch.compile(model, backend="eager", fullgraph=True)(x), after)
 
         assert {site.name for site in remove_(model)} == set(names)
         model.load_state_dict(base)
