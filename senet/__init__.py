@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from senet.config import override as override
     from senet.config import to_dict as to_dict
     from senet.create import create_model as create_model
+    from senet.deploy.optimize import Optimized as Optimized
+    from senet.deploy.optimize import Rewrites as Rewrites
+    from senet.deploy.optimize import optimize as optimize
     from senet.errors import CheckpointError as CheckpointError
     from senet.errors import ConfigError as ConfigError
     from senet.errors import DataError as DataError
@@ -64,6 +67,7 @@ _HOMES = {
     "senet.checkpoint": ("load", "save"),
     "senet.config": ("UnitConfig", "from_dict", "override", "to_dict"),
     "senet.create": ("create_model",),
+    "senet.deploy.optimize": ("Optimized", "Rewrites", "optimize"),
     "senet.errors": ("CheckpointError", "ConfigError", "DataError", "MissingExtraError", "RunError", "SenetError"),
     "senet.health.doctor": ("doctor",),
     "senet.health.report": ("Finding", "Report"),

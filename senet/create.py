@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
 from senet.config import check_concrete
-from senet.errors import ConfigError
+from senet.errors import ConfigError, unknown
 from senet.models.net import Net, with_fields
 from senet.models.registry import get_net
 
@@ -28,6 +28,7 @@ def create_model(
     allow: Sequence[str] = ...,
     seed: int = ...,
     device: str | torch.device = ...,
+    fused: Literal["auto"] | bool = ...,
     features_only: Literal[False] = ...,
     **fields: Unpack[NetFields],
 ) -> Network: ...
@@ -39,6 +40,7 @@ def create_model(
     allow: Sequence[str] = ...,
     seed: int = ...,
     device: str | torch.device = ...,
+    fused: Literal["auto"] | bool = ...,
     features_only: Literal[True],
     out_stages: tuple[int, ...] | None = ...,
     **fields: Unpack[NetFields],
@@ -50,6 +52,7 @@ def create_model(
     allow: Sequence[str] = (),
     seed: int = 0,
     device: str | torch.device = "cpu",
+    fused: Literal["auto"] | bool = "auto",
     features_only: bool = False,
     out_stages: tuple[int, ...] | None = None,
     **fields: object,
@@ -65,6 +68,8 @@ def create_model(
     seed: of the weights that are drawn. They are drawn by name, so twins of one seed share every common weight, and
         the global random state is left alone.
     device: where the weights live; "meta" makes none.
+    fused: let batch norm, unit, sum and ReLU run as fused kernels (`senet.kernels.fuse_`): "auto", on GPUs with
+        Triton; True, everywhere, which off the GPU is the same algebra in plain torch and slower; False, nowhere.
     features_only: return the stages' maps instead of logits, as `StageMaps`; `out_stages` chooses (default: all).
         There is no head then, so neither `num_classes` nor `dropout`.
     fields: of the network's table, for example `num_classes=10, in_channels=1, se=SEConfig(reduction=8), se=None,
@@ -80,9 +85,12 @@ def create_model(
     import torch
 
     from senet.initial import draw_
+    from senet.kernels.fuse import fuse_, fuse_like_
     from senet.models.network import Network, StageMaps
 
     check_concrete("model", model)
+    if fused not in ("auto", True, False):
+        raise unknown("fused", fused, ("auto", True, False))
     net = with_fields(model if isinstance(model, Net) else get_net(model), fields)
     if out_stages is not None and not features_only:
         raise ConfigError("out_stages: needs features_only=True")
@@ -98,6 +106,8 @@ def create_model(
     # Made without memory, so that no library draws weights that ours replace.
     with torch.device("meta"):
         module = StageMaps(net, stages) if features_only else Network(net)
+    if fused:
+        fuse_(module, everywhere=fused is True)
     if is_meta:
         return module
     if weights is None or isinstance(module, Network):
@@ -112,9 +122,10 @@ def create_model(
         allow = (allow,) if isinstance(allow, str) else tuple(allow)
         load_weights_(module, weights, allow=(*allow, *["classifier"] * ("num_classes" in fields)))
         return module
-    whole = create_model(net, weights=weights, allow=allow, seed=seed, device=device, num_classes=0)
+    whole = create_model(net, weights=weights, allow=allow, seed=seed, device=device, fused=fused, num_classes=0)
     with torch.device("meta"):
         module = StageMaps(whole.net, stages)
+    fuse_like_(module, whole)
     wanted = module.state_dict().keys()
     module.preprocessing = whole.preprocessing
     module.load_state_dict({name: t for name, t in whole.state_dict().items() if name in wanted}, assign=True)

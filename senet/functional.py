@@ -7,6 +7,7 @@ Letters of the paper: `u` (N, C, *) is a feature map with any number of spatial 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -55,8 +56,24 @@ def excitation(
 
 
 def scale(u: Tensor, s: Tensor) -> Tensor:
-    """Eq. 4, F_scale: each channel times its gate. `(N, C, *), (N, C) -> (N, C, *)`."""
-    return u * s.reshape(s.shape + (1,) * (u.dim() - 2))
+    """Eq. 4, F_scale: each channel times its gate `s` (N, C), or each element times its own (N, C, *). Shape of `u`."""
+    return u * s.reshape(s.shape + (1,) * (u.dim() - s.dim()))
+
+
+class Gates(Protocol):
+    """What makes gates from a map: a unit."""
+
+    def gate(self, u: Tensor) -> Tensor:
+        """`(N, C, *) -> (N, C)` or `(N, C, *)`."""
+        ...
+
+
+def recalibrate(u: Tensor, unit: Gates) -> Tensor:
+    """Eqs. 2 to 4: a map times the gates that the unit makes from it. Same shape.
+
+    Units call it by an attribute, `Unit.recalibrate`, and kernels replace that one.
+    """
+    return scale(u, unit.gate(u))
 
 
 def excitation_map(
@@ -86,6 +103,11 @@ def shared_excitation(z: Tensor, weight: Tensor, bias: Tensor, link: Tensor, gat
     groups = z.reshape(z.shape[0], -1, weight.shape[0])
     logits = weight * groups + link * z.mean(1).reshape(-1, 1, 1) + bias
     return GATES[gate](logits.reshape(z.shape))
+
+
+def norm_relu(x: Tensor, norm: nn.Module) -> Tensor:
+    """Batch norm and ReLU. Same shape. Blocks call it by an attribute, `norm_relu`, and kernels replace that one."""
+    return F.relu(norm(x), inplace=True)
 
 
 def block_tail(x: Tensor, norm: nn.Module, se: nn.Module | None, shortcut: Tensor) -> Tensor:

@@ -64,6 +64,8 @@ class InsertedUnit(nn.Module):
     network's own from before, makes it the identity again; one with less leaves it as it is, a missing key.
     """
 
+    recalibrate = staticmethod(sf.recalibrate)
+
     def __init__(self, unit: Unit, site: Site, seed: int) -> None:
         super().__init__()
         self.unit, self.site, self.seed = unit, site, seed
@@ -74,11 +76,14 @@ class InsertedUnit(nn.Module):
         draw_(self.unit, self.seed, f"{self.site.name}.{CHILD}.unit")
         return self.unit.zero_()
 
+    def gate(self, u: Tensor) -> Tensor:
+        """The unit's gates over what they were at the start, `(N, C)` or `(N, C, *)`."""
+        s = self.unit.gate(u)
+        return s / self.start if self.start else 1 + s
+
     def forward(self, u: Tensor) -> Tensor:
         """The map times its gates."""
-        s = self.unit.gate(u)
-        s = s / self.start if self.start else 1 + s
-        return sf.scale(u, s) if s.dim() == 2 else u * s
+        return self.recalibrate(u, self)
 
 
 def _others(module: nn.Module, prefix: str = "") -> list[str]:

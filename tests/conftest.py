@@ -15,6 +15,10 @@ _threads = max(1, min(torch.get_num_threads(), _cores // _workers))
 torch.set_num_threads(_threads)
 os.environ["OMP_NUM_THREADS"] = str(_threads)  # of the processes that tests start
 
+# Triton's programs run in its interpreter where there is no GPU; Triton reads this when it is first imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 
 @pytest.fixture
 def real_images() -> Path:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from senet import functional as sf
 from senet.config import UnitConfig
 
 
@@ -21,6 +22,8 @@ class ConvNormReLU(nn.Module):
     kernel: side, or height and width.  pad: by half the kernel, which keeps the size at stride 1.
     bias: of the convolution; batch norm takes it away again.  eps: of the batch norm.
     """
+
+    norm_relu = staticmethod(sf.norm_relu)
 
     def __init__(
         self,
@@ -41,7 +44,7 @@ class ConvNormReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The map."""
-        return F.relu(self.norm(self.conv(x)), inplace=True)
+        return self.norm_relu(self.conv(x), self.norm)
 
 
 class HalvingMaxPool(nn.Module):

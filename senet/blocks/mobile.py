@@ -31,6 +31,8 @@ class Separable(nn.Module):
     `(N, C, H, W) -> (N, out, H/stride, W/stride)`. arXiv:1704.04861, Figure 3.
     """
 
+    norm_relu = staticmethod(sf.norm_relu)
+
     def __init__(self, in_channels: int, out: int, *, stride: int, se: UnitConfig | None, se_at: str) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, in_channels, 3, stride, 1, groups=in_channels, bias=False)
@@ -46,9 +48,9 @@ class Separable(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The block's output map."""
-        u = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        u = self.norm_relu(self.conv1(x), self.norm1)
         u = self.gated(u, "depthwise")
-        u = F.relu(self.norm2(self.conv2(u)), inplace=True)
+        u = self.norm_relu(self.conv2(u), self.norm2)
         return self.gated(u, "pointwise")
 
 
@@ -81,6 +83,10 @@ class ShuffleUnit(nn.Module):
     first_groups: of the first 1x1, where they are not `groups`.
     """
 
+    tail = staticmethod(sf.block_tail)
+    concat_tail = staticmethod(concat_tail)
+    norm_relu = staticmethod(sf.norm_relu)
+
     def __init__(
         self,
         in_channels: int,
@@ -102,13 +108,17 @@ class ShuffleUnit(nn.Module):
         self.norm = nn.BatchNorm2d(branch)
         self.shortcut = nn.Identity() if stride == 1 else nn.AvgPool2d(3, stride, 1)
         self.se = se.build(branch if se_at == "branch" else out) if se else None
-        self.se_at, self.groups = se_at, groups
-        self.tail = sf.block_tail if stride == 1 else concat_tail
+        self.se_at, self.groups, self.stride = se_at, groups, stride
+
+    @property
+    def tail_unit(self) -> nn.Module | None:
+        """The unit, if its place is the tail."""
+        return self.se if self.se_at == "branch" else None
 
     def forward(self, x: Tensor) -> Tensor:
         """The unit's output map."""
-        u = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        u = self.norm_relu(self.conv1(x), self.norm1)
         u = self.norm2(self.conv2(shuffle(u, self.groups)))
-        inside, outside = (self.se, None) if self.se_at == "branch" else (None, self.se)
-        y = self.tail(self.conv3(u), self.norm, inside, self.shortcut(x))
-        return y if outside is None else outside(y)
+        tail = self.tail if self.stride == 1 else self.concat_tail
+        y = tail(self.conv3(u), self.norm, self.tail_unit, self.shortcut(x))
+        return y if self.se is None or self.se_at == "branch" else self.se(y)

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from senet import functional as sf
 from senet.blocks.residual import ZeroPad
 from senet.config import UnitConfig
 from senet.errors import ConfigError
@@ -47,6 +47,8 @@ class PreActBlock(nn.Module):
     (as in KaimingHe/resnet-1k-layers) it begins at `a` too. A final class gives the branch.
     """
 
+    norm_relu = staticmethod(sf.norm_relu)
+
     def __init__(self, spec: PreActSpec) -> None:
         super().__init__()
         self.norm1 = nn.BatchNorm2d(spec.in_channels)
@@ -72,7 +74,7 @@ class PreActBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The block's output map."""
-        a = F.relu(self.norm1(x), inplace=True)
+        a = self.norm_relu(x, self.norm1)
         shortcut = self.shortcut(self.gated(a if self.shares_activation else x, "identity_before"))
         u = self.branch(self.gated(a, "pre"))
         return self.gated(self.gated(u, "standard") + self.gated(shortcut, "identity"), "post")
@@ -93,7 +95,7 @@ class PreActBasic(PreActBlock):
 
     def branch(self, a: Tensor) -> Tensor:
         """3x3, batch norm, ReLU, 3x3."""
-        return self.conv2(F.relu(self.norm2(self.conv1(a)), inplace=True))
+        return self.conv2(self.norm_relu(self.conv1(a), self.norm2))
 
 
 class PreActBottleneck(PreActBlock):
@@ -109,6 +111,6 @@ class PreActBottleneck(PreActBlock):
 
     def branch(self, a: Tensor) -> Tensor:
         """1x1, batch norm, ReLU, 3x3, batch norm, ReLU, 1x1."""
-        a = F.relu(self.norm2(self.conv1(a)), inplace=True)
-        a = F.relu(self.norm3(self.conv2(a)), inplace=True)
+        a = self.norm_relu(self.conv1(a), self.norm2)
+        a = self.norm_relu(self.conv2(a), self.norm3)
         return self.conv3(self.gated(a, "conv3x3"))

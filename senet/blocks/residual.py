@@ -94,6 +94,8 @@ class ResidualBlock(nn.Module):
     """
 
     norm: nn.BatchNorm2d
+    tail = staticmethod(sf.block_tail)
+    norm_relu = staticmethod(sf.norm_relu)
 
     def __init__(self, spec: ResidualSpec) -> None:
         super().__init__()
@@ -104,11 +106,15 @@ class ResidualBlock(nn.Module):
         else:
             width = {"pre": spec.in_channels, "identity_before": spec.in_channels, "conv3x3": spec.mid}
             self.se = spec.se.build(width.get(spec.se.placement, spec.out))
-        self.tail = sf.block_tail
 
     def branch(self, x: Tensor) -> Tensor:
         """The residual branch up to its last convolution, whose batch norm belongs to the tail."""
         raise NotImplementedError
+
+    @property
+    def tail_unit(self) -> nn.Module | None:
+        """The unit, if its place is the tail."""
+        return self.se if self.placement == "standard" else None
 
     def gated(self, x: Tensor, place: str) -> Tensor:
         """`x` through the unit if this is the unit's place, else `x`."""
@@ -118,7 +124,7 @@ class ResidualBlock(nn.Module):
         """The block's output map."""
         shortcut = self.gated(self.shortcut(self.gated(x, "identity_before")), "identity")
         u = self.branch(self.gated(x, "pre"))
-        y = self.tail(u, self.norm, self.se if self.placement == "standard" else None, shortcut)
+        y = self.tail(u, self.norm, self.tail_unit, shortcut)
         return self.gated(y, "post")
 
 
@@ -138,7 +144,7 @@ class Basic(ResidualBlock):
 
     def branch(self, x: Tensor) -> Tensor:
         """3x3, batch norm, ReLU, 3x3."""
-        return self.conv2(F.relu(self.norm1(self.conv1(x)), inplace=True))
+        return self.conv2(self.norm_relu(self.conv1(x), self.norm1))
 
 
 class Bottleneck(ResidualBlock):
@@ -160,6 +166,6 @@ class Bottleneck(ResidualBlock):
 
     def branch(self, x: Tensor) -> Tensor:
         """1x1, batch norm, ReLU, 3x3, batch norm, ReLU, 1x1."""
-        x = F.relu(self.norm1(self.conv1(x)), inplace=True)
-        x = F.relu(self.norm2(self.conv2(x)), inplace=True)
+        x = self.norm_relu(self.conv1(x), self.norm1)
+        x = self.norm_relu(self.conv2(x), self.norm2)
         return self.conv3(self.gated(x, "conv3x3"))

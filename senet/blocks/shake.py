@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from senet import functional as sf
 from senet.blocks.residual import Projection
 from senet.config import UnitConfig
 
@@ -47,6 +48,8 @@ def mix(u1: Tensor, u2: Tensor, forward: Tensor, backward: Tensor) -> Tensor:
 class BasicBranch(nn.Module):
     """3x3 with the stride, 3x3, the unit. `(N, C, H, W) -> (N, out, H/stride, W/stride)`."""
 
+    norm_relu = staticmethod(sf.norm_relu)
+
     def __init__(self, spec: ShakeSpec, se: UnitConfig | None) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(spec.in_channels, spec.mid, 3, spec.stride, 1, bias=False)
@@ -57,13 +60,15 @@ class BasicBranch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The branch's output map."""
-        x = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        x = self.norm_relu(self.conv1(x), self.norm1)
         u = self.norm2(self.conv2(x))
         return u if self.se is None else self.se(u)
 
 
 class BottleneckBranch(nn.Module):
     """1x1, grouped 3x3 with the stride, 1x1, the unit. `(N, C, H, W) -> (N, out, H/stride, W/stride)`."""
+
+    norm_relu = staticmethod(sf.norm_relu)
 
     def __init__(self, spec: ShakeSpec, se: UnitConfig | None) -> None:
         super().__init__()
@@ -77,8 +82,8 @@ class BottleneckBranch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The branch's output map."""
-        x = F.relu(self.norm1(self.conv1(x)), inplace=True)
-        x = F.relu(self.norm2(self.conv2(x)), inplace=True)
+        x = self.norm_relu(self.conv1(x), self.norm1)
+        x = self.norm_relu(self.conv2(x), self.norm2)
         u = self.norm3(self.conv3(x))
         return u if self.se is None else self.se(u)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from senet import functional as sf
 from senet.config import UnitConfig
 
 GRID = 7
@@ -12,6 +13,8 @@ GRID = 7
 
 class VGGBlock(nn.Module):
     """3x3 convolution, batch norm, ReLU, unit: `(N, C, H, W) -> (N, out, H, W)`."""
+
+    norm_relu = staticmethod(sf.norm_relu)
 
     def __init__(self, in_channels: int, out: int, *, bias: bool, se: UnitConfig | None) -> None:
         super().__init__()
@@ -21,7 +24,7 @@ class VGGBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The recalibrated map."""
-        u = F.relu(self.norm(self.conv(x)), inplace=True)
+        u = self.norm_relu(self.conv(x), self.norm)
         return u if self.se is None else self.se(u)
 
 

@@ -6,9 +6,9 @@ from collections import OrderedDict
 from dataclasses import replace
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from senet import functional as sf
 from senet.blocks.residual import Basic, Bottleneck, ResidualSpec
 from senet.errors import ConfigError
 from senet.initial import draw_
@@ -19,6 +19,8 @@ BLOCKS = {"basic": Basic, "bottleneck": Bottleneck}
 
 class StemBlock(nn.Module):
     """Convolution, batch norm, ReLU, pooling: `(N, in_channels, H, W) -> (N, width, h, w)`."""
+
+    norm_relu = staticmethod(sf.norm_relu)
 
     def __init__(self, net: ResidualNet) -> None:
         super().__init__()
@@ -40,7 +42,7 @@ class StemBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The first feature map."""
-        return self.pool(F.relu(self.norm(self.conv(self.before(x))), inplace=True))
+        return self.pool(self.norm_relu(self.conv(self.before(x)), self.norm))
 
 
 def residual_features(net: ResidualNet) -> nn.Sequential:

@@ -24,6 +24,7 @@ from senet.device import pick_device
 from senet.errors import CheckpointError, ConfigError, MissingExtraError, RunError
 from senet.files import new_folder
 from senet.images import Data, Split
+from senet.kernels.ops import HAS_TRITON
 from senet.models.describe import describe
 from senet.recipes.files import RECIPE
 from senet.recipes.recipe import Recipe
@@ -57,6 +58,13 @@ def device_of(recipe: Recipe) -> torch.device:
     if device.type == "cpu" and recipe.train.precision == "fp16":
         raise ConfigError("train.precision: 'fp16' needs a GPU; on a CPU use 'bf16' or 'fp32'")
     return device
+
+
+def kernels(device: torch.device, fused: str) -> str:
+    """What computes the blocks' tails by a recipe's choice: "triton", "torch", or "none", the layers one by one."""
+    if device.type == "cuda" and HAS_TRITON:
+        return "none" if fused == "no" else "triton"
+    return "torch" if fused == "yes" else "none"
 
 
 def loader(split: Split, batch_size: int, device: torch.device, *, train: bool) -> DataLoader[Any]:
@@ -126,7 +134,8 @@ def _take_folder(folder: Path, recipe: Recipe, device: torch.device, *, resume: 
     if not resume:
         new_folder(folder)
         run.write_recipe(folder, recipe)
-        run.write_json(folder / run.ENVIRONMENT, run.environment(device, recipe.train.threads))
+        environment = run.environment(device, recipe.train.threads) | {"kernels": kernels(device, recipe.train.fused)}
+        run.write_json(folder / run.ENVIRONMENT, environment)
     elif not (folder / RECIPE).is_file():
         raise RunError(f"{folder}: not the folder of a run: it has no {RECIPE}")
     elif run.read_summary(folder) is not None:

@@ -19,6 +19,8 @@ def check_channels(channels: int) -> None:
 class Unit(nn.Module):
     """Abstract: a unit `(N, C, *) -> (N, C, *)` for 1-D, 2-D and 3-D maps; a final class says what its gates are."""
 
+    recalibrate = staticmethod(sf.recalibrate)
+
     def gate(self, u: Tensor) -> Tensor:
         """The gates, without applying them: one per channel, `(N, C)`, or one per element, `(N, C, *)`."""
         raise NotImplementedError
@@ -33,9 +35,10 @@ class Unit(nn.Module):
     def forward(self, u: Tensor, return_gate: Literal[True]) -> tuple[Tensor, Tensor]: ...
     def forward(self, u: Tensor, return_gate: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """The recalibrated map of the shape of `u`; with `return_gate` also the gates of `gate(u)`."""
+        if not return_gate:
+            return self.recalibrate(u, self)
         s = self.gate(u)
-        y = sf.scale(u, s) if s.dim() == 2 else u * s
-        return (y, s) if return_gate else y
+        return sf.scale(u, s), s
 
 
 class TwoLayerUnit(Unit):

@@ -15,6 +15,7 @@ from torch import Tensor
 from senet.config import to_dict
 from senet.errors import CheckpointError, ConfigError, unknown
 from senet.initial import draw_
+from senet.kernels.fuse import fuse_like_
 from senet.models.net import Net
 from senet.models.network import Network
 from senet.models.registry import nets
@@ -164,6 +165,7 @@ def become_(model: Network, net: Net) -> int:
         return 0
     with torch.device("meta"):
         new = net.build()
+    fuse_like_(new, model)
     like = next(model.parameters())
     old: dict[str, Tensor] = dict(model.named_parameters()) | dict(model.named_buffers())
     made = 0

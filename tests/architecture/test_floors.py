@@ -30,6 +30,7 @@ FLOORS = {
     "insert": 3,
     "models": 4,
     "weights": 4,
+    "kernels": 4,
     "recipes": 5,
     "checkpoint": 5,
     "create": 5,
@@ -39,6 +40,8 @@ FLOORS = {
     "training": 6,
     "evaluation": 6,
     "detection": 6,
+    "deploy": 6,
+    "bench": 6,
     "cli": 7,
     "__main__": 8,
 }
@@ -57,6 +60,7 @@ OUTSIDE = {
     "insert": {"torch"},
     "models": {"torch"},
     "weights": {"torch", "safetensors", "huggingface_hub", "google"},
+    "kernels": {"torch", "triton"},
     "recipes": {"yaml"},
     "checkpoint": {"torch", "safetensors"},
     "create": {"torch"},
@@ -66,10 +70,18 @@ OUTSIDE = {
     "training": {"torch", "lightning", "torchdata", "torchvision", "matplotlib", "scipy", "tqdm", "tensorboard"},
     "evaluation": {"torch", "tqdm"},
     "detection": {"torch", "torchvision"},
-    "cli": {"jsonargparse", "torch"},
+    "deploy": {"torch", "onnx", "onnxruntime", "numpy"},
+    "bench": {"torch", "matplotlib", "tqdm"},
+    "cli": {"jsonargparse", "torch", "timm", "torchvision"},
     "__main__": set(),
 }
-NEIGHBOURS = {("config", "errors"), ("files", "errors"), ("checkpoint", "recipes"), ("weights", "models")}
+NEIGHBOURS = {
+    ("config", "errors"),
+    ("files", "errors"),
+    ("checkpoint", "recipes"),
+    ("weights", "models"),
+    ("weights", "kernels"),
+}
 """Who may look at whom on one floor; on floor 6 nobody does."""
 
 ONLY_FOR_TYPES = {"torch", "typing_extensions"}

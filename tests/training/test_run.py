@@ -21,7 +21,7 @@ from senet.recipes.files import write_recipe_file
 from senet.recipes.recipe import OptimRecipe, Recipe, ScheduleRecipe
 from senet.training import folder as run
 from senet.training.module import Classifier, freeze_batch_norm_
-from senet.training.run import fitted, train
+from senet.training.run import fitted, kernels, train
 
 Fields = dict[str, Any]
 
@@ -71,6 +71,18 @@ def test_a_run_equals_a_loop_written_by_hand(recipe: Recipe, open_small: Any, tm
         wrong = (model.eval()(images).argmax(1) != targets).double().mean()
     summary = json.loads((tmp_path / "run" / run.SUMMARY).read_text())
     assert summary["top1_error"] == pytest.approx(100 * wrong.item())
+
+
+def test_fused_as_the_recipe_says(recipe: Recipe, open_small: Any, tmp_path: Path) -> None:
+    assert [kernels(torch.device("cpu"), fused) for fused in ("auto", "yes", "no")] == ["none", "torch", "none"]
+    for fused, said in (("yes", "torch"), ("no", "none")):
+        train(changed(recipe, fused=fused), open_small(recipe), tmp_path / fused, quiet=True)
+        environment = json.loads((tmp_path / fused / run.ENVIRONMENT).read_text())
+        assert environment["kernels"] == said
+    have, want = weights(tmp_path / "yes"), weights(tmp_path / "no")
+    torch.testing.assert_close(have, want, rtol=1e-3, atol=1e-4)
+    # Equal to the last digit they would not be fused.
+    assert any(not torch.equal(have[name], want[name]) for name in want)
 
 
 def test_equal_runs_are_equal_bit_for_bit_and_other_seeds_are_not(

@@ -1,0 +1,96 @@
+"""The machine: its name, its versions, its load, and its two physical limits."""
+
+from __future__ import annotations
+
+import os
+import platform
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import torch
+
+LIBRARIES = ("senet", "torch", "torchvision", "timm", "triton")
+
+
+class Limits(NamedTuple):
+    """What the machine does at best: copying, bytes read and written; and multiplying matrices."""
+
+    bytes_per_s: float
+    flops_per_s: float
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """Hardware, versions (None: not installed) and the date."""
+    is_cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if is_cuda else "cpu",
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in LIBRARIES},
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda if is_cuda else None,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def cpu_name() -> str:
+    """The processor's name as Linux says it, elsewhere as Python does."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def load() -> float | None:
+    """The load average over the last minute; None where the system has none."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def measure_limits(device: torch.device, dtype: torch.dtype, *, mib: int = 256) -> Limits:
+    """The best of several copies and matrix products, in the type that is timed, with the threads that are set.
+
+    mib: of each of the two buffers; larger than the caches.
+    """
+    source = torch.ones(mib << 20, dtype=torch.uint8, device=device)
+    target = torch.zeros_like(source)
+    n = 8192 if device.type == "cuda" else 1024
+    a = torch.full((n, n), 0.5, dtype=dtype, device=device)
+    return Limits(
+        2 * source.numel() / _best_seconds(lambda: target.copy_(source), device),
+        2 * n**3 / _best_seconds(lambda: a @ a, device),
+    )
+
+
+def _best_seconds(run: Any, device: torch.device, repeats: int = 7) -> float:
+    return min(seconds_per_call(run, 1, device) for _ in range(repeats))
+
+
+def seconds_per_call(run: Any, calls: int, device: torch.device) -> float:
+    """The mean over `calls` calls, one after another: by the wall clock, on a GPU between two of its events."""
+    if device.type != "cuda":
+        start = perf_counter()
+        for _ in range(calls):
+            run()
+        return (perf_counter() - start) / calls
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize(device)
+    first.record()
+    for _ in range(calls):
+        run()
+    last.record()
+    last.synchronize()
+    return first.elapsed_time(last) / 1000 / calls

@@ -1,0 +1,63 @@
+"""What something costs against what changes, as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+
+from senet.bench.result import Ratio
+from senet.files import write_atomically
+
+COLOURS = ("#d1495b", "#00798c", "#edae49", "#5b6c7d", "#30638e", "#6a4c93")
+
+
+def plot_cost(path: Path, curves: Mapping[str, Sequence[tuple[float, Ratio]]], *, x: str, y: str, title: str) -> None:
+    """Draw ratios against a quantity to a PNG, each with its 95 % interval; one that was not measured leaves a gap.
+
+    curves: name -> places on the horizontal axis and ratios there.  x, y: the axes' names.
+    Raises RunError where the file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
+
+    figure = Figure(figsize=(7.5, 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.axhline(1, color="#222222", linewidth=0.8)
+    places = sorted({place for curve in curves.values() for place, _ in curve})
+    for i, (name, curve) in enumerate(curves.items()):
+        found = [(place, r.value, r.low, r.high) for place, r in curve if r.value is not None]
+        if not found:
+            continue
+        at, middle, low, high = zip(*found, strict=True)
+        # Beside each other, so that no interval hides another.
+        beside = [place * 2 ** (0.02 * (i - (len(curves) - 1) / 2)) for place in at]
+        reach = ([m - w for m, w in zip(middle, low, strict=True)], [w - m for m, w in zip(middle, high, strict=True)])
+        axes.errorbar(
+            beside,
+            middle,
+            reach,
+            fmt="o-",
+            color=COLOURS[i % len(COLOURS)],
+            label=name,
+            linewidth=1.5,
+            markersize=4,
+            elinewidth=1,
+            capsize=2.5,
+        )
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(places, [f"{place:g}" for place in places])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.minorticks_off()
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False)
+    image = BytesIO()
+    figure.savefig(image, format="png", dpi=130)
+    write_atomically(path, lambda file: file.write(image.getvalue()))

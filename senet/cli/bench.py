@@ -1,0 +1,236 @@
+"""`senet bench`: what SE costs, here and elsewhere, measured so that it can be trusted."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from senet.cli import options
+from senet.cli.line import Line
+from senet.cli.subjects import OTHERS, TREATMENTS, Plan, Side, ratios, subjects, treatments
+from senet.config import to_dict
+from senet.errors import ConfigError, unknown
+from senet.models.registry import canonical_name, get_net
+
+if TYPE_CHECKING:
+    import torch
+
+    from senet.bench.result import Bench, Ratio
+
+DESCRIPTION = """Time networks with SE beside their plain twins and beside timm's and torchvision's.
+
+inference: logits of a batch. training: a step of SGD; on a GPU also with fused kernels. All sides run in this process,
+in rounds whose order is shuffled; before that their answers are compared, and a wrong one ends the benchmark. Exit
+status 1 where a side could not be measured: its row says why. Ctrl-C leaves what was measured."""
+
+SWEEPS = {
+    "resolution": ("size", "64,96,128,160,192,224,256,288"),
+    "batch": ("batch", "1,2,4,8,16,32"),
+    "depth": ("models", "se_resnet50,se_resnet101,se_resnet152"),
+}
+"""What is swept -> the option that it sets, and to what where the line does not say."""
+
+AXES = {
+    "models": ("model", "layers"),
+    "batch": ("batch", "images in a batch"),
+    "size": ("size", "pixels a side"),
+}
+"""What varies -> the field of a case, and what the axis is called."""
+
+LIBRARIES = ("timm", "torchvision")
+PRECISIONS = ("fp32", "bf16", "fp16")
+MODES = ("eager", "compiled")
+FUNCTIONS = ("same", "paper")
+FUNCTION_HELP = """same: our networks with stride, pooling and widths as in the other libraries, and one set of weights
+for all; paper: ours as released, the others as they are, which do other work"""
+
+
+def run(argv: list[str]) -> int:
+    """The command."""
+    found, values = _read(argv)
+
+    import torch
+
+    from senet.bench.machine import describe_machine, measure_limits
+    from senet.bench.measure import measure
+    from senet.bench.result import Bench, write_bench
+    from senet.bench.table import markdown
+    from senet.device import pick_device
+
+    device = pick_device(found["device"], field="--device")
+    if found["threads"]:
+        torch.set_num_threads(found["threads"])
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        # Else what is called fp32 is not.
+        torch.backends.cudnn.allow_tf32 = False
+    plans = _plans(found, values, device)
+    limits = measure_limits(device, plans[0].dtype)
+    shown = ("modes", "against", "precision", "function", "repeats", "min_ms")
+    bench = Bench(
+        title=f"senet bench {found['WHAT']}",
+        machine=describe_machine(device),
+        settings={name: " ".join(v) or "none" if isinstance(v := found[name], tuple) else v for name in shown},
+        copy_gb_s=limits.bytes_per_s / 1e9,
+        matmul_tflop_s=limits.flops_per_s / 1e12,
+    )
+    for plan in plans:
+        labels = {"network": plan.model, "batch": plan.batch, "size": plan.size}
+        print(f"{len(bench.cases) + 1} of {len(plans)}: {labels}", file=sys.stderr, flush=True)
+        if "compiled" in plan.modes:
+            # What was compiled for another size must not make this one's sizes symbols.
+            torch.compiler.reset()
+        case = measure(
+            subjects(plan),
+            ratios=ratios(plan),
+            repeats=found["repeats"],
+            min_seconds=found["min_ms"] / 1000,
+            device=device,
+            limits=limits,
+            labels=labels,
+            progress=True,
+        )
+        bench = replace(bench, cases=(*bench.cases, case))
+        if found["out"]:
+            write_bench(Path(found["out"]).expanduser(), bench)
+        if case.is_interrupted:
+            break
+    print(json.dumps(to_dict(bench), indent=1) if found["json"] else markdown(bench))
+    if found["plot"]:
+        _plot(Path(found["plot"]).expanduser(), bench, plans, next(n for n, v in values.items() if len(v) > 1))
+    if bench.cases[-1].is_interrupted:
+        return 130
+    return 1 if any(row.failure for case in bench.cases for row in case.rows) else 0
+
+
+def _read(argv: list[str]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """The options, and the networks, batches and sizes whose combinations are measured; ConfigError for mistakes."""
+    parser = options.Parser("bench", "inference|training", DESCRIPTION)
+    parser.add_argument("WHAT", nargs="?", default="", help="what is timed")
+    parser.option("models", default="se_resnet50", metavar="NAMES", help="networks with units, each beside its twin")
+    parser.option("batch", default="1,8", metavar="SIZES", help="images in a batch")
+    parser.option("size", default="", metavar="PIXELS", help="of a side; by default the network's own")
+    parser.option("sweep", default="", metavar="WHAT", help=f"{', '.join(SWEEPS)}: many values of that, batch 1")
+    parser.option("modes", default="eager,compiled", metavar="MODES", help=f"some of: {', '.join(MODES)}")
+    parser.option("against", default="", metavar="NAMES", help="timm, torchvision, none; by default what is installed")
+    parser.option("function", default="same", metavar="WHICH", help=FUNCTION_HELP)
+    parser.option("device", default="auto", choices=["auto", "cpu", "cuda"], help="where to compute")
+    parser.option("threads", type=int, default=0, help="of the CPU; 0 for torch's own number")
+    parser.option("precision", default="fp32", metavar="TYPE", help=", ".join(PRECISIONS))
+    parser.option("repeats", type=int, default=30, help="rounds")
+    parser.option("min_ms", type=float, default=20.0, metavar="MS", help="a sample is as many calls as take this long")
+    parser.option("out", default="", metavar="FILE.json", help="write all that was measured, after each case")
+    parser.option("plot", default="", metavar="FILE.png", help="draw SE's cost against what is swept")
+    parser.option("json", action="store_true", help="print JSON")
+    line = Line.of(argv)
+    found = parser.read(line.argv)
+    if found["WHAT"] not in TREATMENTS:
+        raise unknown("bench", found["WHAT"], TREATMENTS, kind="what can be timed")
+    if found["sweep"]:
+        if found["sweep"] not in SWEEPS:
+            raise unknown("--sweep", found["sweep"], SWEEPS)
+        option, many = SWEEPS[found["sweep"]]
+        found["batch"] = line.value("batch") or "1"
+        found[option] = line.value(option) or many
+    for name, legal in (("precision", PRECISIONS), ("function", FUNCTIONS)):
+        if found[name] not in legal:
+            raise unknown(f"--{name}", found[name], legal)
+    if found["WHAT"] == "training" and found["precision"] == "fp16":
+        raise ConfigError("--precision: 'fp16' needs a loss scaler, which is not timed here; legal values: fp32, bf16")
+    for name, low in (("threads", 0), ("repeats", 1), ("min_ms", 0)):
+        if not found[name] >= low:
+            raise ConfigError(f"--{name.replace('_', '-')}: {found[name]} is too small; legal values: {low} or more")
+    for name in ("out", "plot"):
+        # Not after all has been measured.
+        if not (folder := Path(found[name]).expanduser().parent).is_dir():
+            raise ConfigError(f"--{name}: {folder} is no folder")
+    models = [canonical_name(name) for name in _words(found, "models")]
+    for name in models:
+        if get_net(name).se is None:
+            raise ConfigError(f"--models: {name!r} has no units; name one that has, its plain twin comes along")
+    found["modes"] = _words(found, "modes", MODES)
+    found["against"] = _libraries(found, models)
+    values: dict[str, list[Any]] = {
+        "models": models,
+        "batch": _numbers(found, "batch"),
+        "size": _numbers(found, "size") if found["size"] else [0],
+    }
+    if found["plot"] and sum(len(several) > 1 for several in values.values()) != 1:
+        raise ConfigError("--plot: one thing must vary, as in --sweep resolution")
+    return found, values
+
+
+def _words(found: dict[str, Any], name: str, legal: Iterable[str] = ()) -> tuple[str, ...]:
+    """The names of a list; ConfigError for an empty one, and a name that is not legal."""
+    words = tuple(dict.fromkeys(word.strip() for word in found[name].split(",") if word.strip()))
+    if not words:
+        raise ConfigError(f"--{name}: {found[name]!r} names nothing")
+    for word in words:
+        if legal and word not in legal:
+            raise unknown(f"--{name}", word, legal)
+    return words
+
+
+def _numbers(found: dict[str, Any], name: str) -> list[int]:
+    words = _words(found, name)
+    for word in words:
+        if not word.isdecimal() or int(word) < 1:
+            raise ConfigError(f"--{name}: {word!r} is not a whole number of 1 or more")
+    return [int(word) for word in words]
+
+
+def _libraries(found: dict[str, Any], models: list[str]) -> tuple[str, ...]:
+    """Those to compare with; ConfigError where one is named and has none of these networks."""
+    if not found["against"]:
+        return tuple(name for name in LIBRARIES if find_spec(name) and all(model in OTHERS for model in models))
+    words = _words(found, "against", (*LIBRARIES, "none"))
+    if words == ("none",):
+        return ()
+    if "none" in words:
+        raise ConfigError(f"--against: {found['against']!r} is none and some")
+    for model in models:
+        if model not in OTHERS:
+            raise unknown("--against", model, OTHERS, says=f"{{!r}} is in neither of {', '.join(LIBRARIES)}")
+    return words
+
+
+def _plans(found: dict[str, Any], values: dict[str, list[Any]], device: torch.device) -> list[Plan]:
+    return [
+        Plan(
+            what=found["WHAT"],
+            model=model,
+            batch=batch,
+            size=size or get_net(model).image_size,
+            device=device,
+            **{name: found[name] for name in ("precision", "modes", "against", "function")},
+        )
+        for model, batch, size in product(*values.values())
+    ]
+
+
+def _plot(path: Path, bench: Bench, plans: list[Plan], option: str) -> None:
+    """SE over plain, a line for each library and treatment."""
+    from senet.bench.plots import plot_cost
+
+    field, axis = AXES[option]
+    curves: dict[str, list[tuple[float, Ratio]]] = {}
+    for plan, case in zip(plans, bench.cases, strict=False):
+        value = getattr(plan, field)
+        place = value if option != "models" else int(re.findall(r"\d+", value)[0])
+        for library in ("senet", *(name for name in plan.against if OTHERS[plan.model][name][0])):
+            for treatment in treatments(plan, library):
+                se, plain = (Side(library, kind, treatment).name for kind in ("SE", "plain"))
+                curves.setdefault(f"{library} {treatment}", []).append((place, case.ratio(se, plain)))
+    m, first = bench.machine, plans[0]
+    fixed = {"network": first.model, "batch": f"batch {first.batch}", "size": f"{first.size} pixels"}
+    where = m["device"] if m["device"] != "cpu" else f"{m['cpu']}, threads {m['threads']}"
+    kept = ", ".join(text for name, text in fixed.items() if name != {"model": "network"}.get(field, field))
+    title = f"{first.what}, {kept}, {first.precision}; {where}; torch {m['torch']}"
+    plot_cost(path, curves, x=axis, y="time of SE over time of its plain twin", title=title)

@@ -1,0 +1,224 @@
+"""`senet.optimize`: a trained network as the same function in fewer passes over memory, for inference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_unflatten
+
+from senet.deploy import onednn
+from senet.deploy.fold import fold_factors, fold_norms
+from senet.deploy.gates import find_gates, spread_layers, squeeze_early
+from senet.deploy.graph import Graph, aten, capture, place
+from senet.deploy.tails import find_tails, fuse_tail, write_in_place
+from senet.errors import ConfigError
+from senet.trace import check_model
+
+
+@dataclass(frozen=True)
+class Rewrites:
+    """What `optimize` did, each place by its module's name.
+
+    folded: batch norms that are now in the weights before them.  factors: constant factors likewise.
+    early: units whose squeeze now comes before the 1x1 convolution.
+    fused: block ends that are one operation now.
+    left: what stayed, (place, why).
+    """
+
+    folded: Sequence[str]
+    factors: int
+    early: Sequence[str]
+    fused: Sequence[str]
+    left: Sequence[tuple[str, str]] = field(default=())
+
+    def __str__(self) -> str:
+        counts = (
+            (len(self.folded), "batch norm{s} folded"),
+            (self.factors, "constant factor{s} folded"),
+            (len(self.early), "squeeze{s} moved before the expansion"),
+            (len(self.fused), "block end{s} fused"),
+        )
+        lines = [f"{n:4d} {words.format(s='s' * (n != 1))}" for n, words in counts if n]
+        reasons: dict[str, list[str]] = {}
+        for where, why in self.left:
+            reasons.setdefault(why, []).append(where)
+        for why, places in reasons.items():
+            be, more = ("they are", ", ...") if len(places) > 1 else ("it is", "")
+            lines.append(f"{len(places):4d} left as {be}: {why} ({places[0]}{more})")
+        return "\n".join(lines or ["   0 rewrites: nothing was recognised"])
+
+
+class Optimized(nn.Module):
+    """A network for inference alone: takes and returns what the original does, in no-grad mode.
+
+    rewrites: what was done to it.  any_size, any_batch: whether maps of another size and other batches than the
+        example's are taken.
+    Its weights are constants in the graph; it does not train, move or change its dtype: optimize the network again
+    for that. `graph` is the `torch.fx.GraphModule`, to print, save or export.
+    """
+
+    _run: Any
+
+    def __init__(self, g: Graph, run: Any, example: Tensor, rewrites: Rewrites) -> None:
+        super().__init__()
+        self.graph = g.module
+        self.rewrites = rewrites
+        self.any_size, self.any_batch = g.any_size, g.any_batch
+        self.shape, self.dtype, self.device = tuple(example.shape), example.dtype, example.device
+        self._spec = g.spec
+        # No submodule: its constants are the graph's, laid out for this machine.
+        object.__setattr__(self, "_run", run)
+        super().train(False)
+
+    def _check(self, x: Tensor) -> None:
+        is_like = x.dim() == len(self.shape) and x.shape[1] == self.shape[1]
+        is_like &= self.any_size or x.shape[2:] == self.shape[2:]
+        is_like &= self.any_batch or x.shape[0] == self.shape[0]
+        if not is_like or x.dtype != self.dtype or x.device != self.device:
+            sizes = ["N" if self.any_batch else str(self.shape[0]), str(self.shape[1])]
+            sizes += "DHW"[5 - len(self.shape) :] if self.any_size else [str(d) for d in self.shape[2:]]
+            raise ConfigError(
+                f"x: {tuple(x.shape)} {x.dtype} on {x.device} is not what the network was optimized for; legal values: "
+                f"({', '.join(sizes)}) {self.dtype} on {self.device}"
+            )
+
+    def forward(self, x: Tensor) -> Any:
+        """The network's outputs. Raises ConfigError for another shape, dtype or device than it was made for."""
+        if not torch.compiler.is_compiling():
+            self._check(x)
+        with torch.no_grad():
+            return tree_unflatten(list(self._run(x)), self._spec)
+
+    def train(self, mode: bool = True) -> Optimized:
+        """Raises ConfigError for True: its norms are gone."""
+        if mode:
+            raise ConfigError("mode: an optimized network does not train; train the original, then optimize it again")
+        return self
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Optimized:
+        raise ConfigError(
+            "an optimized network does not move or change its dtype; move the original, then optimize it again"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise ConfigError(
+            "an optimized network is made for this machine, it is not copied or pickled; save the original, then "
+            "optimize it again, or export its graph"
+        )
+
+    def extra_repr(self) -> str:
+        """What was done."""
+        return str(self.rewrites)
+
+
+def _compiled(module: nn.Module, device: torch.device) -> Any:
+    import torch._inductor.config as inductor
+
+    options: dict[str, Any] = {"triton.cudagraphs": True, "max_autotune": True} if device.type == "cuda" else {}
+    compiled = torch.compile(module, options=options)
+
+    def run(x: Tensor) -> Any:
+        # Not an option of `torch.compile`: it has to hold from the tracing on, and again for each new batch size.
+        with inductor.patch(freezing=True):
+            return compiled(x)
+
+    return run
+
+
+def optimize(model: nn.Module, example: Tensor, *, compile: bool = False) -> Optimized:
+    """A network for inference, equal to `model.eval()` to rounding and faster; `model` itself is not changed.
+
+    Any network that `torch.export` captures: ours, those with inserted units, timm's, torchvision's. Batch norms go
+    into the convolutions; a unit behind a 1x1 convolution squeezes that convolution's input; gates, sum and ReLU become
+    the convolution's epilogue; maps are channels-last. What is not recognised stays as it is, and `rewrites` says so.
+
+    example: images as the network will get them, `(N, C, H, W)`: their dtype and device, and where the network depends
+        on it their size, are what the result takes. One image is enough.
+    compile: compile and freeze with `torch.compile`, which takes a minute, needs a C++ compiler on a CPU, and pays.
+
+    Raises ConfigError for a network that cannot be captured and for an example that it does not take.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+    >>> print(optimize(net, torch.zeros(1, 3, 8, 8)).rewrites)
+       1 batch norm folded
+    """
+    check_model(model)
+    _check_example(model, example)
+    g = capture(model, example)
+    folded, left = fold_norms(g)
+    factors = fold_factors(g)
+    early = []
+    gates = {gated.product: gated for gated in find_gates(g)}
+    for gated in gates.values():
+        why = squeeze_early(g, gated)
+        early += [gated.place] if why is None else []
+        left += [] if why is None else [(gated.place, why)]
+    # The squeezes that moved would still count as readers of the wide maps.
+    g.graph.eliminate_dead_code()
+    if example.dim() == 4:
+        _channels_last(g)
+    g.tidy()
+    run, fused = _specialised(g, example, compile)
+    return Optimized(g, run, example, Rewrites(folded, factors, early, fused, left))
+
+
+def _specialised(g: Graph, example: Tensor, compile: bool) -> tuple[Any, list[str]]:
+    """What runs the graph on the example's device, with operations of that device; and the block ends it fused."""
+    own = g.copy()
+    how = _how(example, compile)
+    gates = {gated.product: gated for gated in find_gates(own)}
+    fused = [place(t.end) for t in find_tails(own, gates) if how and fuse_tail(own, t, how)]
+    if how == "c":
+        for gated in gates.values():
+            spread_layers(own, gated)
+    own.graph.eliminate_dead_code()
+    if how == "eager" and example.device.type == "cpu" and onednn.available(example.dtype):
+        onednn.use_onednn(own)
+    write_in_place(own, compile)
+    own.tidy()
+    return _compiled(own.module, example.device) if compile else own.module, fused
+
+
+def _how(example: Tensor, compile: bool) -> str | None:
+    """How block ends are fused here, see `fuse_tail`; None leaves them to the compiler."""
+    if example.device.type == "cuda":
+        return "cuda"
+    if not compile:
+        return "eager"
+    if example.device.type == "cpu" and example.dtype == torch.float32:
+        from senet.kernels.conv1x1_cpu import available
+
+        return "c" if available() else None
+    return None
+
+
+def _check_example(model: nn.Module, example: object) -> None:
+    if not isinstance(example, Tensor) or example.dim() < 3 or not example.is_floating_point():
+        what = f"{tuple(example.shape)} {example.dtype}" if isinstance(example, Tensor) else repr(example)
+        raise ConfigError(f"example: {what} is no batch of images; legal values: a floating-point tensor (N, C, H, W)")
+    first = next(iter(model.parameters()), None)
+    if example.is_meta:
+        raise ConfigError("example: on the meta device are no weights to fold; legal values: images on a real one")
+    if first is not None and first.device != example.device:
+        raise ConfigError(f"example: is on {example.device} and the network on {first.device}; put both on one device")
+
+
+def _channels_last(g: Graph) -> None:
+    """Maps and filters channels-last throughout."""
+    for node in g.graph.nodes:
+        if node.target in (aten.view.default, aten._unsafe_view.default):
+            # A map's positions and channels lie otherwise now.
+            node.target = aten.reshape.default
+        elif node.op == "get_attr":
+            value = g.constant(node)
+            if value is not None and value.dim() == 4:
+                setattr(g.module, str(node.target), value.contiguous(memory_format=torch.channels_last))
+        elif node.op == "placeholder":
+            with g.graph.inserting_after(node):
+                x = g.graph.call_function(aten.contiguous.default, (node,), {"memory_format": torch.channels_last})
+            x.meta = dict(node.meta)
+            node.replace_all_uses_with(x, delete_user_cb=lambda user, x=x: user is not x)

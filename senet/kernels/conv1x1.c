@@ -1,0 +1,112 @@
+/* 1x1 convolution of channels-last maps with the tail of an SE block as its epilogue, float32:
+
+       y[m][c] = relu(s[n][c] * (sum_k h[m][k] w[k][c] + b[c]) + e[m][c])
+
+   over positions m = 0..M-1, P of them to an image, n = m / P. The wide map is written once and never read back:
+   a tile of it is finished in registers. y may be e. Vectors are the compiler's own (GCC, Clang), of any machine.
+
+   w is packed: panels of NR channels, each [k][NR], the last one filled up with zeros; b, s and e may be NULL. */
+
+#include <stdint.h>
+#include <string.h>
+
+#ifdef __AVX512F__
+enum { LANES = 16, ROWS = 12 }; /* 24 of the 32 registers accumulate */
+#else
+enum { LANES = 8, ROWS = 6 };   /* 12 of 16 */
+#endif
+enum { NR = 2 * LANES };
+
+typedef float floats __attribute__((vector_size(LANES * 4)));
+typedef int32_t ints __attribute__((vector_size(LANES * 4)));
+
+static inline floats load(const float *p) { floats v; memcpy(&v, p, sizeof v); return v; }
+static inline void store(float *p, floats v) { memcpy(p, &v, sizeof v); }
+static inline floats positive(floats v) { return (floats)((ints)v & ~(v < 0)); } /* keeps NaN, as torch does */
+
+/* One tile: `rows` positions by one panel; `rows` and `cut` are constants where it is inlined. */
+static inline __attribute__((always_inline)) void tile(
+    const int rows, const int cut, const float *h, const float *w, const float *b, const float *s, const float *e,
+    float *y, int64_t m, int64_t P, int64_t K, int64_t C, int64_t width, int relu)
+{
+    floats acc[ROWS][2];
+    if (e) /* on its way while the sums are made */
+        for (int i = 0; i < rows; i++) {
+            __builtin_prefetch(e + i * C, 1);
+            __builtin_prefetch(e + i * C + LANES, 1);
+        }
+    for (int i = 0; i < rows; i++) acc[i][0] = acc[i][1] = (floats){0};
+    for (int64_t k = 0; k < K; k++) {
+        floats w0 = load(w + k * NR), w1 = load(w + k * NR + LANES);
+#pragma GCC unroll 12
+        for (int i = 0; i < rows; i++) {
+            float a = h[i * K + k];
+            acc[i][0] += a * w0;
+            acc[i][1] += a * w1;
+        }
+    }
+    for (int i = 0; i < rows; i++) {
+        const float *gate = s ? s + (m + i) / P * C : NULL;
+        if (cut) {
+            for (int64_t c = 0; c < width; c++) {
+                float v = acc[i][c / LANES][c % LANES] + (b ? b[c] : 0);
+                if (gate) v *= gate[c];
+                if (e) v += e[i * C + c];
+                y[i * C + c] = relu && v < 0 ? 0 : v;
+            }
+            continue;
+        }
+        for (int j = 0; j < 2; j++) {
+            floats v = acc[i][j];
+            if (b) v += load(b + j * LANES);
+            if (gate) v *= load(gate + j * LANES);
+            if (e) v += load(e + i * C + j * LANES);
+            store(y + i * C + j * LANES, relu ? positive(v) : v);
+        }
+    }
+}
+
+static void cut_tile(int rows, const float *h, const float *w, const float *b, const float *s, const float *e, float *y,
+                     int64_t m, int64_t P, int64_t K, int64_t C, int64_t width, int relu)
+{
+    for (int i = 0; i < rows; i++)
+        tile(1, 1, h + i * K, w, b, s, e ? e + i * C : NULL, y + i * C, m + i, P, K, C, width, relu);
+}
+
+static void any_tile(int rows, const float *h, const float *w, const float *b, const float *s, const float *e, float *y,
+                     int64_t m, int64_t P, int64_t K, int64_t C, int relu)
+{
+#define ROWS_OF(n) case n: tile(n, 0, h, w, b, s, e, y, m, P, K, C, NR, relu); break;
+    switch (rows) {
+    ROWS_OF(1) ROWS_OF(2) ROWS_OF(3) ROWS_OF(4) ROWS_OF(5) ROWS_OF(6)
+#if defined(__AVX512F__)
+    ROWS_OF(7) ROWS_OF(8) ROWS_OF(9) ROWS_OF(10) ROWS_OF(11) ROWS_OF(12)
+#endif
+    }
+}
+
+int panel(void) { return NR; }
+
+void conv1x1(const float *h, const float *w, const float *b, const float *s, const float *e, float *y,
+             int64_t M, int64_t P, int64_t K, int64_t C, int relu, int threads)
+{
+    /* A group of panels stays in cache for a block of positions. */
+    const int64_t panels = (C + NR - 1) / NR, block = 8 * ROWS, fit = 65536 / (NR * K), group = fit > 1 ? fit : 1;
+    const int64_t blocks = (M + block - 1) / block, groups = (panels + group - 1) / group;
+#pragma omp parallel for collapse(2) schedule(dynamic) num_threads(threads)
+    for (int64_t i = 0; i < blocks; i++)
+        for (int64_t g = 0; g < groups; g++) {
+            int64_t to = (i + 1) * block < M ? (i + 1) * block : M;
+            int64_t last = (g + 1) * group < panels ? (g + 1) * group : panels;
+            for (int64_t p = g * group; p < last; p++)
+                for (int64_t m = i * block; m < to; m += ROWS) {
+                    int rows = to - m < ROWS ? (int)(to - m) : ROWS;
+                    int64_t c = p * NR, width = C - c;
+                    const float *bc = b ? b + c : NULL, *sc = s ? s + c : NULL, *ec = e ? e + m * C + c : NULL;
+                    if (width < NR)
+                        cut_tile(rows, h + m * K, w + p * K * NR, bc, sc, ec, y + m * C + c, m, P, K, C, width, relu);
+                    else
+                        any_tile(rows, h + m * K, w + p * K * NR, bc, sc, ec, y + m * C + c, m, P, K, C, relu);
+                }
+        }
+}
