@@ -110,10 +110,16 @@ def sides(plan: Plan) -> Iterator[Side]:
 
 
 def treatments(plan: Plan, library: str) -> tuple[str, ...]:
-    """What is done to a library's networks, in the modes asked for; fusing has an effect on a GPU alone."""
+    """What is done to a library's networks, in the modes asked for; fusing needs a GPU, or a C compiler for float32."""
     table = (TREATMENTS if library == "senet" else OTHERS_TREATMENTS)[plan.what]
-    found = [t for mode in plan.modes for t in table[mode] if "fused" not in t or plan.device.type == "cuda"]
+    found = [t for mode in plan.modes for t in table[mode] if "fused" not in t or _can_fuse(plan)]
     return tuple(dict.fromkeys(["eager", *found] if library == "senet" else found))
+
+
+def _can_fuse(plan: Plan) -> bool:
+    from senet.kernels import cpu_passes
+
+    return plan.device.type == "cuda" or (plan.precision == "fp32" and cpu_passes.available())
 
 
 def ratios(plan: Plan) -> list[tuple[str, str]]:
@@ -243,7 +249,7 @@ def training(plan: Plan, treatment: str, model: nn.Module, images: Tensor) -> Ca
     if treatment.startswith("fused"):
         from senet.kernels import fuse_
 
-        fuse_(model)
+        fuse_(model, everywhere=True)
     forward = torch.compile(model, dynamic=False) if "compiled" in treatment else model
     sgd = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9, weight_decay=1e-4)
     first = next(model.parameters())

@@ -19,14 +19,16 @@ ACTIVATIONS: dict[Any, str] = {aten.relu.default: "relu", aten.hardswish.default
 
 
 def available(dtype: torch.dtype) -> bool:
-    """Whether this torch has oneDNN and it takes the type."""
-    return dtype == torch.float32 and torch.backends.mkldnn.is_available() and hasattr(torch.ops, "mkldnn")
+    """Whether this torch has oneDNN, and it computes in the type on this processor."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def use_onednn(g: Graph) -> None:
     """Give every 2-D convolution with constant weights to oneDNN, with the sum and activation that follow it."""
     for conv in g.calls(aten.conv2d.default):
-        if layer_of(g, conv) is None or conv.meta["val"].dtype != torch.float32:
+        if layer_of(g, conv) is None or not available(conv.meta["val"].dtype):
             continue
         x, weight, bias, stride, padding, dilation, groups = _arguments(conv)
         size = [d if isinstance(d, int) else 1 for d in shape(x)]

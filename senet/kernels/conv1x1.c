@@ -90,10 +90,13 @@ int panel(void) { return NR; }
 void conv1x1(const float *h, const float *w, const float *b, const float *s, const float *e, float *y,
              int64_t M, int64_t P, int64_t K, int64_t C, int relu, int threads)
 {
-    /* A group of panels stays in cache for a block of positions. */
-    const int64_t panels = (C + NR - 1) / NR, block = 8 * ROWS, fit = 65536 / (NR * K), group = fit > 1 ? fit : 1;
+    /* Few weights stay in every core's cache, and threads share the positions; few positions do, and they share the
+       panels; else blocks of both. */
+    const int64_t panels = (C + NR - 1) / NR, weights = panels * NR * K, fit = 65536 / (NR * K);
+    const int few = weights <= 131072, flat = !few && M * K <= 262144;
+    const int64_t block = few ? 2 * ROWS : flat ? M : 8 * ROWS, group = few ? panels : flat || fit < 1 ? 1 : fit;
     const int64_t blocks = (M + block - 1) / block, groups = (panels + group - 1) / group;
-#pragma omp parallel for collapse(2) schedule(dynamic) num_threads(threads)
+#pragma omp parallel for collapse(2) schedule(static) num_threads(threads)
     for (int64_t i = 0; i < blocks; i++)
         for (int64_t g = 0; g < groups; g++) {
             int64_t to = (i + 1) * block < M ? (i + 1) * block : M;

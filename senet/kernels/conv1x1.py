@@ -103,7 +103,8 @@ _chosen: dict[tuple, Callable[..., Tensor]] = {}
 def suits_kernel(h: Tensor) -> bool:
     """Whether the Triton kernel takes this map: its matrix products need an Nvidia GPU from Ampere on, or AMD's."""
     return (
-        passes_for(h) is not passes
+        h.is_cuda
+        and passes_for(h) is not passes
         and h.dtype in (torch.float32, torch.bfloat16, torch.float16)
         and _format(h) == torch.channels_last
         and torch.cuda.get_device_capability(h.device) >= (8, 0)
