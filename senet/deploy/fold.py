@@ -27,8 +27,9 @@ def fold_norms(g: Graph) -> tuple[list[str], list[tuple[str, str]]]:
         x, *tensors = norm.args[:5]
         values = [g.constant(t) for t in tensors]
         layer = layer_of(g, x)
-        uses = [n for n in norm.users if n.args[1] != 0]
-        if any(v is None and t is not None for v, t in zip(values, tensors, strict=True)) or uses:
+        if any(n.args[1] != 0 for n in norm.users):
+            left.append((place(norm), "its statistics are read"))
+        elif any(v is None and t is not None for v, t in zip(values, tensors, strict=True)):
             left.append((place(norm), "its statistics are no constants"))
         elif layer is None or only_user(layer) is not norm:
             left.append((place(norm), "it follows no convolution of its own"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 from typing import Any
 
@@ -22,14 +23,18 @@ class Graph:
     """A network's inference: `module` is the graph with its constants, `spec` the nest of its outputs.
 
     any_size: whether it takes maps of any height and width, not only the example's.  any_batch: of any batch.
+    smallest: the height and width from which on it takes any.
     """
 
     any_size = any_batch = False
+    smallest: tuple[int, ...] = ()
 
     def __init__(self, program: ExportedProgram) -> None:
         self.spec: TreeSpec = program.call_spec.out_spec  # type: ignore[assignment]
         self.module = _unlifted(program)
         _fold_constants(self)
+        if any(self.calls(aten.as_strided.default)):
+            raise ConfigError("model: its as_strided fixes where maps lie in memory; legal values: a network without")
         _drop_expands(self)
 
     @property
@@ -77,12 +82,12 @@ def capture(model: nn.Module, example: Tensor) -> Graph:
     """The graph of a network in eval mode, for any batch and any size where running both says that it is the same.
 
     The network is as it was when this returns, and the graph's constants are copies. Raises ConfigError for a network
-    that `torch.export` cannot capture, or whose evaluation changes its own buffers.
+    that `torch.export` cannot capture, whose evaluation changes its own buffers, or that calls `as_strided`.
     """
     flags = [(m, m.training) for m in model.modules()]
     model.eval()
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), torch.autocast(example.device.type, enabled=False), warnings.catch_warnings():
             # torch 2.11 warns of itself.
             warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated", FutureWarning)
             g = _any_batch(model, example) or Graph(torch.export.export(model, (example,), strict=False))
@@ -91,6 +96,7 @@ def capture(model: nn.Module, example: Tensor) -> Graph:
             larger, odd = (n, c, *(d + 32 for d in size)), (n, c, *(d + 1 + i for i, d in enumerate(size)))
             # Networks that halve their maps and join them again do not take the odd one.
             g.any_size = bool(_is_same(model, g, example, larger)) and _is_same(model, g, example, odd) is not False
+            g.smallest = _smallest(model, g, example, n) if g.any_size else tuple(size)
             return g
     except ConfigError:
         raise
@@ -117,6 +123,17 @@ def _any_batch(model: nn.Module, example: Tensor) -> Graph | None:
     return g if g.any_batch else None
 
 
+def _smallest(model: nn.Module, g: Graph, example: Tensor, n: int) -> tuple[int, ...]:
+    """The last of ever smaller powers of two down to which a graph and its network are the same for n images."""
+    size = tuple(example.shape[2:])
+    while max(size) > 1:
+        smaller = tuple(1 << max((d - 1).bit_length() - 1, 0) for d in size)
+        if not _is_same(model, g, example, (n, example.shape[1], *smaller)):
+            break
+        size = smaller
+    return size
+
+
 def _is_same(model: nn.Module, g: Graph, example: Tensor, shape: Sequence[int]) -> bool | None:
     """Whether a graph and its network give the same for random images of a shape; None where neither takes it."""
     generator = torch.Generator(example.device).manual_seed(0)
@@ -124,11 +141,25 @@ def _is_same(model: nn.Module, g: Graph, example: Tensor, shape: Sequence[int]) 
     results: list[Any] = []
     for net in (model, g.module):
         try:
-            results.append(tree_leaves(net(x.clone())))
+            with _one_algorithm():
+                results.append(tree_leaves(net(x.clone())))
         except Exception:
             results.append(None)
     want, have = results
     return None if want is have is None else None not in (want, have) and all(map(_is_close, want, have))
+
+
+@contextmanager
+def _one_algorithm() -> Iterator[None]:
+    """Let a GPU convolve the same way each time, without TF32."""
+    cudnn: Any = torch.backends.cudnn
+    was = cudnn.deterministic, cudnn.benchmark, cudnn.conv.fp32_precision
+    # Not `cudnn.flags`, which raises where the caller has set `fp32_precision`.
+    cudnn.deterministic, cudnn.benchmark, cudnn.conv.fp32_precision = True, False, "ieee"
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark, cudnn.conv.fp32_precision = was
 
 
 def _is_close(a: Any, b: Any) -> bool:

@@ -14,7 +14,11 @@ from senet.deploy.fold import layer_of
 from senet.deploy.graph import Graph, aten, only_user, shape
 from senet.deploy.tails import is_spare
 
-ACTIVATIONS: dict[Any, str] = {aten.relu.default: "relu", aten.hardswish.default: "hardswish", aten.silu.default: "swish"}
+ACTIVATIONS: dict[Any, str] = {
+    aten.relu.default: "relu",
+    aten.hardswish.default: "hardswish",
+    aten.silu.default: "swish",
+}
 """What oneDNN applies to a convolution's result, by its names for them."""
 
 
@@ -72,4 +76,6 @@ def _sum(conv: fx.Node) -> tuple[fx.Node, fx.Node | None]:
     if add is None or add.target is not aten.add.Tensor or add.kwargs or len(add.args) != 2:
         return conv, None
     e = next((a for a in add.args if a is not conv), None)
-    return (add, e) if isinstance(e, fx.Node) and is_spare(e, add) else (conv, None)
+    # Neither term is broadcast or cast.
+    is_like = shape(conv) == shape(add) and conv.meta["val"].dtype == add.meta["val"].dtype
+    return (add, e) if is_like and isinstance(e, fx.Node) and is_spare(e, add) else (conv, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -56,7 +56,7 @@ class Optimized(nn.Module):
     """A network for inference alone: takes and returns what the original does, in no-grad mode.
 
     rewrites: what was done to it.  any_size, any_batch: whether maps of another size and other batches than the
-        example's are taken.
+        example's are taken.  smallest: the size from which on they are.
     Its weights are constants in the graph; it does not train, move or change its dtype: optimize the network again
     for that. `graph` is the `torch.fx.GraphModule`, to print, save or export.
     """
@@ -67,7 +67,7 @@ class Optimized(nn.Module):
         super().__init__()
         self.graph = g.module
         self.rewrites = rewrites
-        self.any_size, self.any_batch = g.any_size, g.any_batch
+        self.any_size, self.any_batch, self.smallest = g.any_size, g.any_batch, g.smallest
         self.shape, self.dtype, self.device = tuple(example.shape), example.dtype, example.device
         self._spec = g.spec
         # No submodule: its constants are the graph's, laid out for this machine.
@@ -76,21 +76,26 @@ class Optimized(nn.Module):
 
     def _check(self, x: Tensor) -> None:
         is_like = x.dim() == len(self.shape) and x.shape[1] == self.shape[1]
-        is_like &= self.any_size or x.shape[2:] == self.shape[2:]
+        is_like &= x.shape[2:] == self.shape[2:] or (self.any_size and all(map(int.__ge__, x.shape[2:], self.smallest)))
         is_like &= self.any_batch or x.shape[0] == self.shape[0]
         if not is_like or x.dtype != self.dtype or x.device != self.device:
             sizes = ["N" if self.any_batch else str(self.shape[0]), str(self.shape[1])]
-            sizes += "DHW"[5 - len(self.shape) :] if self.any_size else [str(d) for d in self.shape[2:]]
+            names = zip("DHW"[5 - len(self.shape) :], self.smallest, strict=False)
+            open_sizes = [f"{name} >= {low}" if low > 1 else name for name, low in names]
+            sizes += open_sizes if self.any_size else [str(d) for d in self.shape[2:]]
             raise ConfigError(
                 f"x: {tuple(x.shape)} {x.dtype} on {x.device} is not what the network was optimized for; legal values: "
                 f"({', '.join(sizes)}) {self.dtype} on {self.device}"
             )
 
     def forward(self, x: Tensor) -> Any:
-        """The network's outputs. Raises ConfigError for another shape, dtype or device than it was made for."""
+        """The network's outputs; maps are channels-last as a rule.
+
+        Raises ConfigError for another shape, dtype or device than it was made for.
+        """
         if not torch.compiler.is_compiling():
             self._check(x)
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             return tree_unflatten(list(self._run(x)), self._spec)
 
     def train(self, mode: bool = True) -> Optimized:
@@ -115,18 +120,20 @@ class Optimized(nn.Module):
         return str(self.rewrites)
 
 
-def _compiled(module: nn.Module, device: torch.device) -> Any:
-    import torch._inductor.config as inductor
+class _Compiled(nn.Module):
+    """A graph compiled with its constants frozen."""
 
-    options: dict[str, Any] = {"triton.cudagraphs": True, "max_autotune": True} if device.type == "cuda" else {}
-    compiled = torch.compile(module, options=options)
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        # Not inductor's own CUDA graphs: their outputs are written over by the next run.
+        self.compiled = torch.compile(module, options={"max_autotune": True} if device.type == "cuda" else {})
 
-    def run(x: Tensor) -> Any:
+    def forward(self, x: Tensor) -> Any:
+        import torch._inductor.config as inductor
+
         # Not an option of `torch.compile`: it has to hold from the tracing on, and again for each new batch size.
         with inductor.patch(freezing=True):
-            return compiled(x)
-
-    return run
+            return self.compiled(x)
 
 
 def optimize(model: nn.Module, example: Tensor, *, compile: bool = False) -> Optimized:
@@ -134,7 +141,9 @@ def optimize(model: nn.Module, example: Tensor, *, compile: bool = False) -> Opt
 
     Any network that `torch.export` captures: ours, those with inserted units, timm's, torchvision's. Batch norms go
     into the convolutions; a unit behind a 1x1 convolution squeezes that convolution's input; gates, sum and ReLU become
-    the convolution's epilogue; maps are channels-last. What is not recognised stays as it is, and `rewrites` says so.
+    the convolution's epilogue; maps are channels-last, those among the outputs too. What is not recognised stays as it
+    is, and `rewrites` says so. On a GPU runs are CUDA graphs: each new shape of x is timed and recorded once, which
+    takes a second or so, up to 8 shapes; further ones run without.
 
     example: images as the network will get them, `(N, C, H, W)`: their dtype and device, and where the network depends
         on it their size, are what the result takes. One image is enough.
@@ -148,22 +157,29 @@ def optimize(model: nn.Module, example: Tensor, *, compile: bool = False) -> Opt
     """
     check_model(model)
     _check_example(model, example)
+    g, rewrites = rewritten(model, example)
+    if example.dim() == 4:
+        _channels_last(g)
+    with torch.autocast(example.device.type, enabled=False):
+        run, fused = _specialised(g, example, compile)
+    return Optimized(g, run, example, replace(rewrites, fused=fused))
+
+
+def rewritten(model: nn.Module, example: Tensor) -> tuple[Graph, Rewrites]:
+    """A network's graph with what is as good on every device: norms and factors folded, squeezes moved; and what was.
+
+    Raises ConfigError for a network that cannot be captured.
+    """
     g = capture(model, example)
     folded, left = fold_norms(g)
-    factors = fold_factors(g)
-    early = []
-    gates = {gated.product: gated for gated in find_gates(g)}
-    for gated in gates.values():
+    factors, early = fold_factors(g), []
+    for gated in list(find_gates(g)):
         why = squeeze_early(g, gated)
         early += [gated.place] if why is None else []
         left += [] if why is None else [(gated.place, why)]
     # The squeezes that moved would still count as readers of the wide maps.
-    g.graph.eliminate_dead_code()
-    if example.dim() == 4:
-        _channels_last(g)
     g.tidy()
-    run, fused = _specialised(g, example, compile)
-    return Optimized(g, run, example, Rewrites(folded, factors, early, fused, left))
+    return g, Rewrites(folded, factors, early, (), left)
 
 
 def _specialised(g: Graph, example: Tensor, compile: bool) -> tuple[Any, list[str]]:
@@ -180,7 +196,12 @@ def _specialised(g: Graph, example: Tensor, compile: bool) -> tuple[Any, list[st
         onednn.use_onednn(own)
     write_in_place(own, compile)
     own.tidy()
-    return _compiled(own.module, example.device) if compile else own.module, fused
+    run = _Compiled(own.module, example.device) if compile else own.module
+    if example.is_cuda:
+        from senet.kernels.graphs import CudaGraphed
+
+        run = CudaGraphed(run.eval(), example)
+    return run, fused
 
 
 def _how(example: Tensor, compile: bool) -> str | None:
@@ -222,3 +243,4 @@ def _channels_last(g: Graph) -> None:
                 x = g.graph.call_function(aten.contiguous.default, (node,), {"memory_format": torch.channels_last})
             x.meta = dict(node.meta)
             node.replace_all_uses_with(x, delete_user_cb=lambda user, x=x: user is not x)
+    g.tidy()
