@@ -20,6 +20,8 @@ for.
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable
 from statistics import median
 
@@ -80,7 +82,10 @@ def _best(
 def choose(
     h: Tensor, weight: Tensor, bias: Tensor | None, s: Tensor | None, e: Tensor | None, relu: bool, gates_input: bool
 ) -> Callable[..., Tensor]:
-    """The faster function for arguments like these, timed once per process: the Triton kernel or `separate`."""
+    """The faster function for arguments like these, timed once per process: the Triton kernel or `separate`.
+
+    Where the kernel cannot run here a RuntimeWarning says why, and it is `separate`.
+    """
     if not suits_kernel(h):
         return separate
     from senet.kernels.triton_conv1x1 import conv1x1 as fused
@@ -90,10 +95,18 @@ def choose(
     if key not in _chosen:
         if torch.cuda.is_current_stream_capturing() or torch.are_deterministic_algorithms_enabled():
             return fused
+        arguments = h, weight, bias, s, e, relu, gates_input
         with torch.cuda.device_of(h):
-            _chosen[key] = min(
-                (fused, separate), key=lambda way: _time_ms(lambda: way(h, weight, bias, s, e, relu, gates_input))
-            )
+            apart = _time_ms(lambda: separate(*arguments))
+            try:
+                together = _time_ms(lambda: fused(*arguments))
+            # Whatever Triton's compiler or the driver has to say.
+            except Exception as error:
+                together = math.inf
+                why = f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[-1]}"
+                text = f"senet::conv1x1 runs without its Triton kernel, which failed on {h.device} ({why})"
+                warnings.warn(text, RuntimeWarning, stacklevel=2)
+            _chosen[key] = fused if together < apart else separate
     return _chosen[key]
 
 

@@ -1,8 +1,8 @@
 """The passes of a fused block tail in C, for a CPU: the functions of `passes`, with the same names and signatures.
 
-They take dense float32 maps, contiguous or channels-last; of others, and where `passes.c` cannot be compiled (see
-`cc`), they are those of `passes`. Numbers per channel are float32 too. Threads are torch's, and no result depends on
-how many there are.
+They take dense float32 maps, contiguous or channels-last, and numbers per channel in float32 too; of others, and where
+`passes.c` cannot be compiled (see `cc`), they are those of `passes`. Threads are torch's, and no result depends on how
+many there are.
 """
 
 from __future__ import annotations
@@ -48,11 +48,14 @@ def _c() -> CDLL | None:
 
 
 def _are_float32(*tensors: Tensor | None) -> bool:
-    return all(t is None or (t.dtype == torch.float32 and t.is_cpu) for t in tensors) and available()
+    for t in tensors:
+        if t is not None and (t.dtype != torch.float32 or not t.is_cpu):
+            return False
+    return available()
 
 
 def _sizes(x: Tensor, *others: Tensor | None) -> tuple[int, int, int, int] | None:
-    """A map as `passes.c` has it: images, positions, channels and C; None where it does not take these maps."""
+    """A map as `passes.c` has it: images, positions, channels and C; None where it does not take these tensors."""
     if not _are_float32(x, *others) or x.numel() == 0:
         return None
     n, c = x.shape[:2]
@@ -75,7 +78,7 @@ def _call(name: str, tensors: tuple[Tensor | None, ...], *numbers: float) -> Non
 
 def moments(x: Tensor, sign: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
     """`passes.moments`."""
-    sizes = _sizes(x)
+    sizes = _sizes(x, sign)
     if sizes is None:
         return passes.moments(x, sign)
     mean, m2 = x.new_empty(x.shape[:2]), x.new_empty(x.shape[:2])
@@ -94,7 +97,7 @@ def apply(
     relu: bool,
 ) -> Tensor:
     """`passes.apply`."""
-    sizes = _sizes(x, e)
+    sizes = _sizes(x, e, mu, a, beta, s)
     if sizes is None:
         return passes.apply(x, e, mu, a, beta, s, relu)
     y = torch.empty_like(x)
@@ -116,7 +119,7 @@ def reduce(
     keep: bool,
 ) -> tuple[Tensor | None, Tensor, Tensor, Tensor | None]:
     """`passes.reduce`."""
-    sizes = _sizes(x, g, y)
+    sizes = _sizes(x, g, y, mu, a, beta, s, extremum)
     if sizes is None:
         return passes.reduce(g, x, y, mu, a, beta, s, extremum, relu=relu, keep=keep)
     g, y = _like(g, x), _like(y, x)  # type: ignore[assignment]
@@ -147,7 +150,7 @@ def input_gradient(
     relu: bool,
 ) -> Tensor:
     """`passes.input_gradient`."""
-    sizes = _sizes(x, t)
+    sizes = _sizes(x, t, mu, a, beta, r, s, dz, extremum, ties, b0, b1)
     if sizes is None:
         return passes.input_gradient(t, x, mu, a, beta, r, s, dz, extremum, ties, b0, b1, count, relu=relu)
     dx = torch.empty_like(x)

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from senet import functional as sf
 from senet.blocks import mobile
@@ -32,6 +33,9 @@ from senet.units.shared import SharedExcite
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 UNITS = (SqueezeExcite, ECA, SharedExcite)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+TENSORS = ("weight", "bias", "link", "running_mean", "running_var")
+"""What norms, units and their layers hold, by name, since in replicas of `nn.DataParallel` they are no parameters."""
 
 NONE: tuple[str, Params] = "", (None, None, None, None)
 """No unit, as the operations take it."""
@@ -61,16 +65,20 @@ def fuse_(model: nn.Module, *, everywhere: bool = False) -> Fusion:
     """Let a network's blocks and units run as fused operations, in place; say which, and which not and why.
 
     In training a block's tail (batch norm, unit, sum, ReLU) then moves less memory than batch norm alone does in eager
-    mode; a batch norm and its ReLU are one call, and so is a unit by itself. On a GPU they are Triton kernels. The
-    outputs are those of the unfused network but for rounding, and sums, gates and statistics are in float32 whatever
-    the map's type; names, buffers and gradients are the same. There are no second derivatives.
+    mode; a batch norm and its ReLU are one call, and so is a unit by itself. On a GPU they are Triton kernels, on a CPU
+    (see `everywhere`) C compiled on first use. The outputs are those of the unfused network but for rounding, and sums,
+    gates and statistics are in float32 whatever the map's type; names, buffers and gradients are the same. There are no
+    second derivatives.
 
-    Whatever the operations do not compute exactly runs as before, call by call: off the GPU; in `torch.export`, so that
-    what is exported needs no senet; where somebody watches a norm or a unit by hooks, or has put another layer in;
-    where types are mixed.
+    Whatever the operations do not compute exactly runs as before, call by call: off the GPU; on one where Triton does
+    not work, as a RuntimeWarning then says; in `torch.export`, so that what is exported needs no senet; under
+    `torch.func`; where somebody watches a norm or a unit, or all modules, by hooks, or has put another layer in; where
+    types are mixed. A block that is checkpointed without reentry may count `num_batches_tracked` once less.
 
     model: a network of ours, whole; of another only the units from `insert_` are known.
-    everywhere: also off the GPU, by the same algebra in plain torch, which is slower there than the reference.
+    everywhere: also off the GPU. On a CPU with a C compiler float32 maps are faster so too; other maps, and all where a
+        RuntimeWarning says at the first call that nothing was compiled, go by the same algebra in plain torch, which is
+        slower than the reference.
 
     Raises ConfigError where there is nothing to fuse.
 
@@ -216,7 +224,8 @@ def _why_not(module: nn.Module, hook: str) -> str:
 def _is_watched(module: nn.Module) -> bool:
     """Whether anybody sees a module's calls, or changes what they give."""
     m = module
-    return bool(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks)
+    own = m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks
+    return bool(own or _has_any_global_hook())
 
 
 def _is_plain(module: nn.Module, kinds: tuple[type[nn.Module], ...], x: Tensor) -> bool:
@@ -227,8 +236,8 @@ def _is_plain(module: nn.Module, kinds: tuple[type[nn.Module], ...], x: Tensor) 
     if type(module) not in kinds or "forward" in vars(module):
         _say(f"a {name} is not, or not only, a {kinds[0].__name__}")
         return False
-    for t in (*module._parameters.values(), *module._buffers.values()):
-        if t is not None and t.is_floating_point() and t.dtype not in legal:
+    for t in (getattr(module, own, None) for own in TENSORS):
+        if t is not None and t.dtype not in legal:
             _say(f"a {name} of {t.dtype} has a map of {x.dtype}")
             return False
     return True
@@ -241,11 +250,15 @@ def _say(why: str) -> None:
 
 def _is_meant(x: Tensor, everywhere: bool) -> bool:
     """Whether a call is for the operations at all."""
-    if not everywhere and (x.is_cuda is not True or not ops.HAS_TRITON):
+    if not everywhere and x.is_cuda is not True:
         return False
     if not isinstance(x, Tensor) or x.dtype not in DTYPES or x.dim() < 3 or x.numel() == 0:
         return False
-    return not (torch.compiler.is_exporting() or torch.jit.is_tracing())  # type: ignore[attr-defined]
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+        return False
+    if torch._C._are_functorch_transforms_active():
+        return False
+    return not x.is_cuda or ops.by_triton(x)
 
 
 def _fits(norm: Any, x: Tensor, shortcut: Tensor | None = None) -> bool:
@@ -276,13 +289,14 @@ def _gates(unit: nn.Module, x: Tensor) -> tuple[str, Params] | None:
     start, own = None, cast(Any, unit)
     if isinstance(unit, InsertedUnit) and not _is_watched(unit):
         start, own = unit.start, cast(Any, unit.unit)
-    layers = own._modules.values()
     if type(own) not in UNITS or not _is_plain(own, UNITS, x):
         return None
-    if not all(_is_plain(layer, (nn.Linear, nn.Conv1d), x) for layer in layers):
+    if not all(_is_plain(layer, (nn.Linear, nn.Conv1d), x) for layer in own._modules.values()):
         return None
-    params: Any = [p for module in (own, *layers) for p in module._parameters.values()]
-    params += [None] * (4 - len(params))
+    if type(own) is SqueezeExcite:
+        params = own.fc1.weight, own.fc1.bias, own.fc2.weight, own.fc2.bias
+    else:
+        params = (own.conv.weight, None, None, None) if type(own) is ECA else (own.weight, own.bias, own.link, None)
     squeeze = getattr(own.config, "squeeze", "avg")
     return str(Gates(own.config.kind, own.config.gate, squeeze, start)), params
 
@@ -293,6 +307,9 @@ def _tail(x: Tensor, norm: Any, gates: tuple[str, Params], shortcut: Tensor | No
     unit, params = gates
     is_batch, group = _uses_batch(norm), _group(norm)
     mean, var = (None, None) if is_batch else (norm.running_mean, norm.running_var)
+    if mean is not None and var is not None and torch.is_grad_enabled():
+        # Backward wants them as they are now, also after a forward in training that moves them.
+        mean, var = mean.clone(), var.clone()
     kind = "batch" if is_batch else "constant"
     y, mu, var, _, _, total = ops.tail(
         _dense(x), shortcut, norm.weight, norm.bias, mean, var, *params, unit, kind, norm.eps, True, group
@@ -304,10 +321,11 @@ def _tail(x: Tensor, norm: Any, gates: tuple[str, Params], shortcut: Tensor | No
 
 def _follow_(norm: Any, mu: Tensor, var: Tensor, count: Tensor | int) -> None:
     """Move the running statistics; `count`: numbers per channel, for the variance without bias."""
-    norm.num_batches_tracked.add_(1)
-    momentum = norm.momentum
-    if momentum is None:
-        momentum = 1 / norm.num_batches_tracked.to(norm.running_mean.dtype)
+    momentum = 0.0 if norm.momentum is None else norm.momentum
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+        if norm.momentum is None:
+            momentum = 1 / norm.num_batches_tracked.to(norm.running_mean.dtype)
     norm.running_mean.lerp_(mu.to(norm.running_mean.dtype), momentum)
     norm.running_var.lerp_((var * (count / (count - 1))).to(norm.running_var.dtype), momentum)
 

@@ -5,6 +5,7 @@ At small batches a GPU waits for the processor between kernels; a replay has no 
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import Any
 
 import torch
@@ -26,8 +27,10 @@ class CudaGraphed(nn.Module):
     limit: how many graphs are kept; inputs of further shapes run without one.
 
     Outputs are copies, which later calls leave alone. Parameters and buffers may change in place but not be replaced.
-    For one stream at a time. Raises ConfigError for a limit below 1, and for what a graph cannot replay: an input that
-    is not on a GPU or whose gradient is asked for, a module in training, autocast.
+    Threads take turns; all must be on one stream, for on another the input would be written while it is still read.
+
+    Raises ConfigError for a limit below 1, and for what a graph cannot replay: an input that is not on a GPU or whose
+    gradient is asked for, a module in training, autocast.
     """
 
     def __init__(self, module: nn.Module, example: Tensor, limit: int = 8) -> None:
@@ -37,6 +40,7 @@ class CudaGraphed(nn.Module):
         self.module = module
         self.limit = limit
         self.graphs: dict[tuple, _Graph] = {}
+        self.lock = Lock()
         self(example)
 
     def forward(self, x: Tensor) -> Any:
@@ -51,29 +55,36 @@ class CudaGraphed(nn.Module):
             raise ConfigError("autocast: its casts would be recorded; convert module and input to the dtype instead")
         key = (x.shape, x.stride(), x.dtype, x.device)
         with torch.no_grad():
-            if key not in self.graphs:
-                if len(self.graphs) >= self.limit:
-                    return self.module(x)
-                # Graphs replay one after another and outputs are copied at once, so all work in the same memory.
-                pool = next(iter(self.graphs.values())).graph.pool() if self.graphs else None
-                self.graphs[key] = _Graph(self.module, x, pool)
-            return self.graphs[key](x)
+            with self.lock:
+                if key not in self.graphs and len(self.graphs) < self.limit:
+                    # Graphs replay one after another and outputs are copied at once, so all work in the same memory.
+                    like = next((graph for graph in self.graphs.values() if graph.x.device == x.device), None)
+                    self.graphs[key] = _Graph(self.module, x, like)
+                if key in self.graphs:
+                    return self.graphs[key](x)
+            return self.module(x)
 
 
 class _Graph:
-    """One recording: its input and outputs are tensors of fixed addresses."""
+    """One recording: its input and outputs are tensors of fixed addresses.
 
-    def __init__(self, module: nn.Module, x: Tensor, pool: Any) -> None:
-        self.x = x.detach().clone()
-        with torch.cuda.device_of(x):
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
+    like: another graph on the device, whose memory this one shares.
+    """
+
+    def __init__(self, module: nn.Module, x: Tensor, like: _Graph | None) -> None:
+        # Tensors made in inference mode could not be written outside of it.
+        with torch.inference_mode(False), torch.no_grad(), torch.cuda.device_of(x):
+            self.x = x.detach().clone()
+            # Graphs that share memory must share the stream too.
+            self.side = torch.cuda.Stream() if like is None else like.side
+            self.side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.side):
                 for _ in range(WARM_UP):
                     module(self.x)
-            torch.cuda.current_stream().wait_stream(side)
+            torch.cuda.current_stream().wait_stream(self.side)
             self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph, pool=pool):
+            pool = None if like is None else like.graph.pool()
+            with torch.cuda.graph(self.graph, pool, self.side, capture_error_mode="thread_local"):
                 self.outputs = module(self.x)
 
     def __call__(self, x: Tensor) -> Any:

@@ -12,8 +12,6 @@ Nothing here changes what it is given: running statistics are the caller's affai
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -21,18 +19,22 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from senet.kernels import passes
+from senet.kernels import passes, probe
 from senet.kernels.gates import Params, as_type, excite, excite_backward, read
 
-HAS_TRITON = find_spec("triton") is not None
+
+def by_triton(x: Tensor) -> bool:
+    """Whether Triton's passes take maps of this type and device: the one answer that everything here goes by."""
+    return x.is_cuda and probe.works(x.device, x.dtype)
 
 
 def passes_for(x: Tensor) -> Any:
     """The module with the passes for maps of this type and device, for all passes of a call the same.
 
-    Triton's on a GPU that can run them; on a CPU, of float32 and with a C compiler, those in C; else plain torch.
+    Triton's on a GPU where they work (see `probe`); on a CPU, of float32 and with a C compiler, those in C; else plain
+    torch.
     """
-    if x.is_cuda and HAS_TRITON and _is_recent(x.device):
+    if by_triton(x):
         from senet.kernels import triton_passes
 
         return triton_passes
@@ -41,12 +43,6 @@ def passes_for(x: Tensor) -> Any:
 
         return cpu_passes if cpu_passes.available() else passes
     return passes
-
-
-@cache
-def _is_recent(device: torch.device) -> bool:
-    """Whether Triton compiles for a GPU: one of AMD's, or of Nvidia's from Volta on."""
-    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (7, 0)
 
 
 def _like(t: Tensor, x: Tensor) -> Tensor:
@@ -194,14 +190,17 @@ def _none(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 
 _OPTIONS = "Tensor? w1, Tensor? b1, Tensor? w2, Tensor? b2, str unit, str norm, float eps, bool relu, str group"
-_TAIL = "(Tensor x, Tensor? e, Tensor? gamma, Tensor? beta, Tensor? mean, Tensor? var, " + _OPTIONS + ")"
+_TAIL = (
+    f"(Tensor x, Tensor? e, Tensor? gamma, Tensor? beta, Tensor? mean, Tensor? var, {_OPTIONS})"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
 _BACKWARD = (
     "(Tensor g, Tensor x, Tensor? y, Tensor? gamma, Tensor? beta, Tensor? mu, Tensor? var, Tensor? z0, Tensor? s, "
-    "Tensor? total, " + _OPTIONS + ")"
+    f"Tensor? total, {_OPTIONS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
 
-@torch.library.custom_op("senet::tail", mutates_args=(), schema=_TAIL + " -> (" + ", ".join(["Tensor"] * 6) + ")")
+@torch.library.custom_op("senet::tail", mutates_args=(), schema=_TAIL)
 def _tail(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     return tuple(_none(x, passes.wide(x)) if t is None else t for t in _forward(x, *rest))
 
@@ -209,30 +208,24 @@ def _tail(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
 @_tail.register_fake
 def _(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     *_, unit, norm, _, _, group = rest
-    n, c = x.shape[:2]
-    shapes = (c,) * (norm == "batch"), (n, c) * bool(unit), (1,) * bool(group)
-    mu, z0, total = (x.new_empty(shape or 0, dtype=passes.wide(x)) for shape in shapes)
-    return torch.empty_like(x), mu, torch.empty_like(mu), z0, torch.empty_like(z0), total
+    mu = x.shape[1:2] if norm == "batch" else (0,)
+    z0 = x.shape[:2] if unit else (0,)
+    total = (1,) if group else (0,)
+    return torch.empty_like(x), *(x.new_empty(shape, dtype=passes.wide(x)) for shape in (mu, mu, z0, z0, total))
 
 
-@torch.library.custom_op(
-    "senet::tail_backward", mutates_args=(), schema=_BACKWARD + " -> (" + ", ".join(["Tensor"] * 8) + ")"
-)
+@torch.library.custom_op("senet::tail_backward", mutates_args=(), schema=_BACKWARD)
 def _tail_backward(g: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     return tuple(_none(g) if d is None else d for d in _gradients(g, *rest))
 
 
 @_tail_backward.register_fake
 def _(g: Tensor, x: Tensor, y: Tensor | None, gamma: Tensor | None, beta: Tensor | None, *rest: Any) -> Any:
-    params = rest[5:9]
-    return (
-        torch.empty_like(x),
-        _none(x) if y is None else torch.empty_like(x),
-        *(
-            _none(x) if t is None else torch.empty_like(t, memory_format=torch.contiguous_format)
-            for t in (gamma, beta, *params)
-        ),
+    params = (
+        _none(x) if t is None else torch.empty_like(t, memory_format=torch.contiguous_format)
+        for t in (gamma, beta, *rest[5:9])
     )
+    return torch.empty_like(x), _none(x) if y is None else torch.empty_like(x), *params
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
@@ -255,8 +248,11 @@ def _backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
         return (None,) * 15
     # Once: checkpointing gives them out a single time.
     saved = ctx.saved_tensors
+    is_eager = _is_eager(g)
+    if is_eager and _is_batched(g):
+        _refuse("do not take a batch of gradients")
     # The operation refuses second derivatives.
-    gradients = _gradients if _is_eager(g) and not torch.is_grad_enabled() else torch.ops.senet.tail_backward
+    gradients = _gradients if is_eager and not torch.is_grad_enabled() else torch.ops.senet.tail_backward
     dx, de, *rest = gradients(g, *saved, *ctx.options)
     if saved[1] is None:
         de = g if ctx.adds else None
@@ -265,11 +261,15 @@ def _backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
     return dx, de, dgamma, dbeta, None, None, *dparams, *(None,) * 5
 
 
-def _no_second(*_: object) -> None:
+def _refuse(why: str) -> None:
     raise RuntimeError(
-        "the fused kernels have no second derivative; senet.kernels.unfuse_(model), or senet.create_model(..., "
-        "fused=False), gives a model that has"
+        f"the fused kernels {why}; senet.kernels.unfuse_(model), or senet.create_model(..., fused=False), gives a "
+        "model without them"
     )
+
+
+def _no_second(*_: object) -> None:
+    _refuse("have no second derivative")
 
 
 _tail.register_autograd(_backward, setup_context=_keep)
@@ -290,13 +290,14 @@ class _Eager(torch.autograd.Function):
 
 def _is_eager(x: Tensor) -> bool:
     """Whether a map has data, and nothing but autograd looks at what is called with it."""
-    return (
-        not torch.compiler.is_compiling()
-        and type(x) is Tensor
-        and not x.is_meta
-        and not is_in_torch_dispatch_mode()
-        and not torch._C._are_functorch_transforms_active()
-    )
+    is_watched = torch.compiler.is_compiling() or is_in_torch_dispatch_mode()
+    return not is_watched and type(x) is Tensor and not x.is_meta
+
+
+def _is_batched(g: Tensor) -> bool:
+    """Whether a gradient stands for several: `torch.autograd.grad(is_grads_batched=True)`, `torch.vmap`."""
+    # By name, for torch gives Python no key of the first kind.
+    return "Batched" in str(torch._C._dispatch_keys(g))
 
 
 def tail(x: Tensor, *rest: Any) -> tuple[Any, ...]:

@@ -30,7 +30,6 @@ static Map map_of(int64_t images, int64_t positions, int64_t channels, int64_t C
     Map m = {.images = images, .positions = positions, .channels = channels, .C = C, .copies = 1};
     if (channels == 1) m.copies = PLANE;
     else if (channels < SHORT) m.copies = (SHORT + channels - 1) / channels;
-    if (m.copies > positions) m.copies = positions;
     m.step = TASK / (channels < LANES ? channels : LANES) / m.copies * m.copies;
     m.chunks = (positions + m.step - 1) / m.step;
     m.blocks = (channels + LANES - 1) / LANES;
@@ -220,8 +219,8 @@ INLINE void reduce_part(const int own, const int by, const int keep, Part p, con
     for (int64_t l = 0; l < p.lanes; l++) s0[l] = s1[l] = 0;
     FOR_LANES(p, i, l) {
         float v = x[i + l] - f->mu[l * own], d = g[i + l];
-        if (by == Y) d = y[i + l] > 0 ? d : 0;
-        if (by == X) d = f->gain[l * own] * v + f->shift[l * own] > 0 ? d : 0;
+        if (by == Y) d = y[i + l] <= 0 ? 0 : d; /* where y is NaN d stays, as torch has it */
+        if (by == X) d = f->gain[l * own] * v + f->shift[l * own] <= 0 ? 0 : d;
         if (keep) t[i + l] = d;
         s0[l] += d;
         s1[l] += d * v;
@@ -287,7 +286,7 @@ INLINE void input_part(const int own, const int by, Part p, const float *restric
 {
     FOR_LANES(p, i, l) {
         float v = x[i + l] - f->mu[l * own], d = t[i + l];
-        if (by == X) d = f->gain[l * own] * v + f->shift[l * own] > 0 ? d : 0;
+        if (by == X) d = f->gain[l * own] * v + f->shift[l * own] <= 0 ? 0 : d;
         dx[i + l] = gain[l * own] * d + shift[l * own] - slope[l * own] * v;
     }
 }

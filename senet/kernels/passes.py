@@ -1,4 +1,4 @@
-"""The passes of a fused block tail in plain torch: what the Triton passes are judged by, and what runs without CUDA.
+"""The passes of a fused block tail in plain torch: what those in Triton and C are judged by, and what runs elsewhere.
 
 The tail is `y = relu(s (a (x - mu) + beta) + e)`, batch norm, unit, sum and ReLU. The squeeze needs no pass of its own:
 the mean over space of a batch-normalised map is `z = a (mean - mu) + beta`, and batch norm reads the map for its
@@ -8,8 +8,8 @@ statistics anyway. So the sums are gathered per image and channel, (n, c), inste
     reduce, gate_gradient, [the gradient dz of s], sums, input_gradient              reads g, y, x, t, x; writes t, dx
 
 Letters: `x` (N, C, *) is the output of the block's last convolution, `e` (N, C, *) the shortcut, `g` the gradient of
-`y`, `t = g (y > 0)`; P = positions per image, M = N P. Maps are of any memory format; `mean, m2, z, s, dz, T0, T1`
-are (N, C), `mu, var, r, a, beta` (C), both in float32, or in float64 where x is.
+`y`, `t = g (y > 0)`, but g where y is NaN, as in torch; P = positions per image, M = N P. Maps are of any memory
+format; `mean, m2, z, s, dz, T0, T1` are (N, C), `mu, var, r, a, beta` (C), both in float32, or in float64 where x is.
 
 Where there is no norm, `mu, a, beta, r` are None (0, 1, 0, 1); where there is no unit, `s` and `dz` are.
 """
@@ -135,7 +135,7 @@ def _masked(
 ) -> Tensor:
     if not relu:
         return g
-    return g.where((_affine(x, mu, a, beta, s) if y is None else y) > 0, 0)
+    return g.masked_fill((_affine(x, mu, a, beta, s) if y is None else y) <= 0, 0)
 
 
 def gate_gradient(T0: Tensor, T1: Tensor, a: Tensor | None, beta: Tensor | None) -> Tensor:

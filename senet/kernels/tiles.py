@@ -140,7 +140,7 @@ def reduce(
                 up = _affine(v, mu_, a_, beta_, s_)
             else:
                 up = tl.load(y + at, inside, other=0.0, eviction_policy="evict_first").to(WIDE)
-            w = tl.where(up > 0, w, 0.0)
+            w = tl.where(up <= 0, 0.0, w)  # where y is NaN w stays, as torch has it
         if t is not None:
             tl.store(t + at, w, inside)
         sum0 += w
@@ -177,7 +177,7 @@ def input_gradient(
         v = tl.load(x + at, inside, eviction_policy="evict_first").to(WIDE)
         w = tl.load(t + at, inside, eviction_policy="evict_first").to(WIDE)
         if RELU:
-            w = tl.where(_affine(v, mu_, a_, beta_, s_) > 0, w, 0.0)
+            w = tl.where(_affine(v, mu_, a_, beta_, s_) <= 0, 0.0, w)
         w = s_ * w + (dz_ if ties is None else dz_ * (v == extremum_).to(WIDE))
         tl.store(dx + at, a_ * (w - level - slope * (v - mu_)), inside)
 

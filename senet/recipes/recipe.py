@@ -158,8 +158,8 @@ class TrainRecipe:
     accumulate: batches per optimiser step; an epoch's last step may have fewer, which then count for as much less.
     precision: "fp32", "bf16" or "fp16" (with loss scaling; needs a GPU).
     channels_last: memory format, 2 to 3 times faster on CPUs.  compile: with `torch.compile`.
-    fused: batch norm, unit, sum and ReLU as one kernel: "auto", on a GPU with Triton; "yes", everywhere, which off the
-        GPU is the same algebra in plain torch and slower; "no", nowhere.
+    fused: batch norm, unit, sum and ReLU as one kernel: "auto", on a GPU with Triton; "yes", everywhere, on a CPU with
+        a C compiler too, where float32 is faster by it; "no", nowhere.
     freeze_bn_epochs: batch norm's parameters and statistics stay as they are in that many last epochs (Appendix (f)).
     device: "auto" is a GPU where there is one.  threads: of the CPU; 0 leaves torch's choice.
     limit_batches: a trial run: at most that many batches in each epoch of training and of evaluation; 0 for all.

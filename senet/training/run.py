@@ -24,7 +24,8 @@ from senet.device import pick_device
 from senet.errors import CheckpointError, ConfigError, MissingExtraError, RunError
 from senet.files import new_folder
 from senet.images import Data, Split
-from senet.kernels.ops import HAS_TRITON
+from senet.kernels import cpu_passes
+from senet.kernels.ops import by_triton
 from senet.models.describe import describe
 from senet.recipes.files import RECIPE
 from senet.recipes.recipe import Recipe
@@ -60,11 +61,14 @@ def device_of(recipe: Recipe) -> torch.device:
     return device
 
 
-def kernels(device: torch.device, fused: str) -> str:
-    """What computes the blocks' tails by a recipe's choice: "triton", "torch", or "none", the layers one by one."""
-    if device.type == "cuda" and HAS_TRITON:
-        return "none" if fused == "no" else "triton"
-    return "torch" if fused == "yes" else "none"
+def kernels(device: torch.device, fused: str, precision: str) -> str:
+    """What computes the blocks' tails by a recipe's choice: "triton", "c", "torch", or "none": layer by layer."""
+    if device.type == "cuda" and fused != "no":
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        return "triton" if by_triton(torch.empty(0, device=device, dtype=dtype)) else "none"
+    if fused != "yes":
+        return "none"
+    return "c" if device.type == "cpu" and precision == "fp32" and cpu_passes.available() else "torch"
 
 
 def loader(split: Split, batch_size: int, device: torch.device, *, train: bool) -> DataLoader[Any]:
@@ -134,8 +138,8 @@ def _take_folder(folder: Path, recipe: Recipe, device: torch.device, *, resume: 
     if not resume:
         new_folder(folder)
         run.write_recipe(folder, recipe)
-        environment = run.environment(device, recipe.train.threads) | {"kernels": kernels(device, recipe.train.fused)}
-        run.write_json(folder / run.ENVIRONMENT, environment)
+        used = kernels(device, recipe.train.fused, recipe.train.precision)
+        run.write_json(folder / run.ENVIRONMENT, run.environment(device, recipe.train.threads) | {"kernels": used})
     elif not (folder / RECIPE).is_file():
         raise RunError(f"{folder}: not the folder of a run: it has no {RECIPE}")
     elif run.read_summary(folder) is not None:

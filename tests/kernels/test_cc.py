@@ -64,9 +64,38 @@ def test_the_compiler_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_pa
     mine.write_text("#!/bin/sh\n")
     mine.chmod(0o755)
     monkeypatch.setenv("CC", str(mine))
-    assert cc.compiler() == str(mine)
+    assert cc.compiler() == [str(mine)]
+    monkeypatch.setenv("CC", f"'{mine}' gcc -O1")
+    assert cc.compiler() == [str(mine), "gcc", "-O1"]
     monkeypatch.delenv("CC")
-    assert cc.compiler() == next((p for n in ("cc", "gcc", "clang") if (p := shutil.which(n))), None)
+    assert cc.compiler() == next(([p] for n in ("cc", "gcc", "clang") if (p := shutil.which(n))), None)
+
+
+def test_options_of_the_environment_reach_the_compiler(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_compiler()
+    source.write_text("int number(void) { return NUMBER; }\n")
+    monkeypatch.setenv("CC", f"{cc.compiler()[0]} -DNUMBER=9")  # type: ignore[index]
+    assert cc.library(source).number() == 9  # type: ignore[union-attr]
+
+
+def test_a_compiler_that_is_not_there_is_named(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_compiler()
+    monkeypatch.setenv("CC", "/nowhere/cc -O1")
+    with pytest.warns(RuntimeWarning, match=r"\$CC: /nowhere/cc is not there; .*cc compiles instead"):
+        assert cc.library(source).number() == 7  # type: ignore[union-attr]
+
+
+def test_another_machine_compiles_its_own(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_compiler()
+    for n, (place, name, value) in enumerate(
+        ((cc, "_cpu", "flags: of another"), (cc.platform, "libc_ver", ("musl", "1")), (cc, "FLAGS", (*cc.FLAGS, "-g"))),
+        2,
+    ):
+        assert cc.library(source) is not None
+        monkeypatch.setattr(place, name, value if name == "FLAGS" else lambda value=value: value)
+        cc.library.cache_clear()
+        assert cc.library(source) is not None
+        assert len(list((source.parent / "cache" / "senet").iterdir())) == n
 
 
 def test_what_cannot_be_compiled(source: Path) -> None:

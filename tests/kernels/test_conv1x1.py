@@ -285,6 +285,24 @@ def test_a_gradient_is_refused(op: Way, gates_input: bool, place: int) -> None:
         assert not op(*drawn).requires_grad
 
 
+def test_a_kernel_that_cannot_run_is_not_chosen(fused: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+    from senet.kernels import triton_conv1x1
+
+    def fails(*arguments: object) -> Tensor:
+        raise RuntimeError("a long story\nFailed to find C compiler")
+
+    monkeypatch.setattr(triton_conv1x1, "conv1x1", fails)
+    monkeypatch.setattr(module, "suits_kernel", lambda h: True)
+    monkeypatch.setattr(module, "_chosen", {})
+    monkeypatch.setattr(module, "_time_ms", lambda run: float(run().numel()))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    drawn = draw(2, 6, 5, 3, 4, torch.float32)
+    with pytest.warns(RuntimeWarning, match=r"without its Triton kernel.*\(RuntimeError: Failed to find C compiler\)"):
+        judge(conv1x1(*drawn, True), *drawn, True)
+    # Said once: warnings are errors here.
+    assert choose(*drawn, True, False) is separate
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not HAS_CUDA, reason="times kernels on a CUDA device")
 def test_the_choice_is_timed_once() -> None:

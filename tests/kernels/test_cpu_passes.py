@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from senet import SEConfig
 from senet import functional as sf
-from senet.kernels import cc, cpu_passes, fuse, ops, passes
+from senet.kernels import cc, cpu_passes, fuse, passes
 
 # Channels: a lane, less and more than a row, more than a task's; positions: less than a row, some tasks.
 SHAPES = [
@@ -161,20 +161,37 @@ def test_nan_goes_where_torch_lets_it(last: bool) -> None:
         assert torch.equal(mine.isnan(), theirs.isnan())
     out = cpu_passes.apply(x, None, None, None, None, None, True)
     assert torch.equal(out.nan_to_num(-1), torch.relu(x).nan_to_num(-1))
-    t = cpu_passes.reduce(x, x, out, None, None, None, None, None, relu=True, keep=True)[0]
-    assert t is not None
-    assert t[1, 2, 7] == 0
+    # The gradient of torch's ReLU: it is let through where y is NaN.
+    leaf, g = x.clone().requires_grad_(), torch.ones_like(x)
+    (wanted,) = torch.autograd.grad(torch.relu(leaf), leaf, g)
+    assert wanted[1, 2, 7] == 1
+    for y in (out, None):
+        t = cpu_passes.reduce(g, x, y, None, None, None, None, None, relu=True, keep=True)[0]
+        assert torch.equal(t, wanted)  # type: ignore[arg-type]
+        t = passes.reduce(g, x, y, None, None, None, None, None, relu=True, keep=True)[0]
+        assert torch.equal(t, wanted)  # type: ignore[arg-type]
+    for p in (cpu_passes, passes):
+        dx = p.input_gradient(g, x, *(None,) * 10, count=1, relu=True)
+        assert torch.equal(dx.nan_to_num(1), wanted)
 
 
 @pytest.mark.parametrize("last", [False, True])
 def test_threads_change_nothing(last: bool) -> None:
     x = laid(torch.randn(3, 24, 60, 60), last)
+    norm, unit, e = nn.BatchNorm2d(24), SEConfig(reduction=4).build(24), torch.randn_like(x)
+
+    def tail() -> list[Tensor]:
+        leaves = [x.detach().requires_grad_(), e.detach().requires_grad_(), *norm.parameters(), *unit.parameters()]
+        y = fuse.block_tail(leaves[0], norm, unit, leaves[1], everywhere=True)
+        return [y, *torch.autograd.grad(y, leaves, x)]
+
     before, found = torch.get_num_threads(), []
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
             sums = cpu_passes.reduce(x, x, None, None, None, None, None, None, relu=True, keep=False)
-            found.append([*cpu_passes.moments(x)[:2], *sums[1:3], cpu_passes.apply(x, x, None, None, None, None, True)])
+            y = cpu_passes.apply(x, x, None, None, None, None, True)
+            found.append([*cpu_passes.moments(x)[:2], *sums[1:3], y, *tail()])
     finally:
         torch.set_num_threads(before)
     for one, three in zip(*found, strict=True):
@@ -182,8 +199,7 @@ def test_threads_change_nothing(last: bool) -> None:
 
 
 @pytest.mark.parametrize("squeeze", ["avg", "max"])
-def test_a_tail(squeeze: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops, "passes_for", lambda x: cpu_passes)
+def test_a_tail(squeeze: Any) -> None:
     norm, unit = nn.BatchNorm2d(20), SEConfig(reduction=4, squeeze=squeeze).build(20)
     x, e, g = (laid(torch.randn(4, 20, 19, 13), True).requires_grad_(i < 2) for i in range(3))
     leaves = [x, e, *norm.parameters(), *unit.parameters()]

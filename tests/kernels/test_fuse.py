@@ -147,6 +147,8 @@ def test_wrong_values_are_refused() -> None:
         unfuse_(create_model(TINY, fused=False))
     with pytest.raises(ConfigError, match="fused: 'on' is not known; legal values: auto, True, False"):
         create_model(TINY, fused="on")  # type: ignore[call-overload]
+    with pytest.raises(ConfigError, match="fused: 1 is not known"):
+        create_model(TINY, fused=1)  # type: ignore[call-overload]
 
 
 def test_back_again(calls: list[Any]) -> None:
@@ -194,6 +196,18 @@ def test_compile_and_export() -> None:
     assert_equal(step(fused, x), wanted, 1e-4)
     exported = torch.export.export(create_model(TINY, fused=True).eval(), (x,), strict=False)
     assert not [node for node in exported.graph.nodes if "senet" in str(node.target)]
+
+
+def test_transforms_of_torch_func_run_unfused(calls: list[Any]) -> None:
+    plain, fused = twins(TINY)
+    x = images().double()
+
+    def gradients(model: nn.Module) -> dict[str, Tensor]:
+        params = {name: p.detach() for name, p in model.named_parameters()}
+        return torch.func.grad(lambda p: torch.func.functional_call(model.eval(), p, (x,)).square().sum())(params)
+
+    assert_equal(gradients(fused), gradients(plain), 1e-12)
+    assert calls == []
 
 
 @pytest.mark.parametrize("site", ["norm", "norm1", "se", "se.fc2"])
@@ -268,6 +282,46 @@ def test_weights_of_another_table_leave_it_fused(calls: list[Any]) -> None:
     x = images()
     assert torch.allclose(model.eval()(x), other.eval()(x), atol=1e-5)
     assert len(calls) == 7
+
+
+def replica_of(module: nn.Module) -> Any:
+    """As `nn.DataParallel` makes it: tensors are attributes, and no parameters."""
+    replica: Any = module._replicate_for_data_parallel()
+    for name, child in module._modules.items():
+        replica._modules[name] = child and replica_of(child)
+    for name, p in module._parameters.items():
+        setattr(replica, name, None if p is None else p * 1)
+    return replica
+
+
+@pytest.mark.parametrize("config", [SEConfig(), SEConfig(bias=False), ECAConfig(), SharedConfig()], ids=str)
+def test_replicas(config: Any, calls: list[Any]) -> None:
+    plain, fused = twins(replace(TINY, se=config))
+    replica = replica_of(fused)
+    assert not list(replica.parameters())
+    x = images().double()
+    wanted = step(plain, x)
+    F.cross_entropy(replica(x), torch.arange(len(x))).backward()
+    grads = {name: grad_of(p) for name, p in fused.named_parameters()}
+    assert_equal(grads, {name: wanted[name] for name in grads}, 1e-9)
+    assert sum(bool(args[10]) for args in calls) == 3
+
+
+def test_types_in_replicas() -> None:
+    layer = replica_of(nn.Linear(2, 2).double())
+    with pytest.warns(UserWarning, match="a Linear of torch.float64 has a map of torch.float32"):
+        assert not fuse._is_plain(layer, (nn.Linear,), torch.zeros(1))
+
+
+def test_who_watches_all_modules_sees_every_call(calls: list[Any]) -> None:
+    model, seen = create_model(TINY, fused=True), set()
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *_: seen.add(module))
+    try:
+        model(images())
+    finally:
+        handle.remove()
+    assert calls == []
+    assert {m for m in model.modules() if isinstance(m, nn.BatchNorm2d | nn.Linear)} <= seen
 
 
 def test_features_alone_are_fused(calls: list[Any]) -> None:

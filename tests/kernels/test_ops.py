@@ -5,17 +5,21 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from senet import ECAConfig, SEConfig, SharedConfig, UnitConfig
 from senet import functional as sf
 from senet.initial import draw_
 from senet.insert import InsertedUnit, Site
-from senet.kernels import fuse, ops, passes
+from senet.kernels import cc, cpu_passes, fuse, ops, passes, probe
 
 GATED = ["sigmoid", "tanh", "relu", "hard_sigmoid"]
 UNITS: dict[str, UnitConfig | None] = {
@@ -233,17 +237,56 @@ def test_finite_differences(case: tuple[Any, ...]) -> None:
     assert torch.autograd.gradcheck(function, leaves)
 
 
-def test_second_derivatives_are_refused() -> None:
+# In eager mode an autograd function, else the operation.
+WAYS = pytest.mark.parametrize("tail", [ops.tail, torch.ops.senet.tail], ids=["eager", "operation"])
+
+
+@WAYS
+def test_second_derivatives_are_refused(tail: Any) -> None:
     case = arguments("se sigmoid avg")
-    (dx,) = torch.autograd.grad(torch.ops.senet.tail(*case)[0].square().sum(), case[0], create_graph=True)
+    (dx,) = torch.autograd.grad(tail(*case)[0].square().sum(), case[0], create_graph=True)
     with pytest.raises(RuntimeError, match=r"no second derivative; senet.kernels.unfuse_\(model\)"):
         dx.sum().backward()
 
 
-def test_a_shortcut_alone_may_want_a_gradient() -> None:
+@WAYS
+def test_batches_of_gradients_are_refused(tail: Any) -> None:
+    case = arguments("se sigmoid avg")
+    y = tail(*case)[0]
+    with pytest.raises(RuntimeError, match=r"do not take a batch of gradients; senet.kernels.unfuse_\(model\)"):
+        torch.autograd.grad(y, case[0], torch.ones(2, *y.shape, dtype=y.dtype), is_grads_batched=True)
+    y = tail(*case)[0]
+    with pytest.raises(RuntimeError, match="do not take a batch of gradients"):
+        torch.vmap(lambda g: torch.autograd.grad(y, case[0], g))(torch.ones(2, *y.shape, dtype=y.dtype))
+
+
+def test_a_step_in_training_leaves_an_earlier_backward_in_evaluation_alone() -> None:
+    grads = []
+    for function, options in ((sf.norm_relu, {}), (fuse.norm_relu, {"everywhere": True})):
+        norm, x = norm_of().eval(), map_of(3, 8, 5, 3).requires_grad_()
+        y = function(x, norm, **options)
+        if options:
+            function(x, norm.train(), **options)
+        grads += torch.autograd.grad(y.square().sum(), x)
+    assert torch.allclose(*grads, rtol=1e-12)
+
+
+@pytest.mark.parametrize("momentum", [0.3, None])
+def test_a_norm_that_does_not_count(momentum: float | None, calls: list[str]) -> None:
+    x, found = map_of(3, 8, 5, 3), []
+    for function, options in ((sf.norm_relu, {}), (fuse.norm_relu, {"everywhere": True})):
+        norm = norm_of(momentum=momentum)
+        norm.num_batches_tracked = None
+        function(x, norm, **options)
+        found += [norm.running_mean, norm.running_var]
+    assert_equal(found[2:], found[:2], 1e-12)
+
+
+@WAYS
+def test_a_shortcut_alone_may_want_a_gradient(tail: Any) -> None:
     case = arguments()
     x, e, *rest = [t.detach() if isinstance(t, Tensor) else t for t in case]
-    y = torch.ops.senet.tail(x, e.requires_grad_(), *rest)[0]
+    y = tail(x, e.requires_grad_(), *rest)[0]
     assert torch.equal(torch.autograd.grad(y.sum(), e)[0], (y > 0).double())
 
 
@@ -271,10 +314,56 @@ def test_by_triton(name: str, device: torch.device, calls: list[str], monkeypatc
         torch.use_deterministic_algorithms(False)
 
 
-def test_passes_by_device() -> None:
-    assert ops.passes_for(torch.zeros(1, 1, 1, 1)) is passes
-    if torch.cuda.is_available() and ops.HAS_TRITON:
-        assert ops.passes_for(torch.zeros(1, 1, 1, 1, device="cuda")).__name__.endswith("triton_passes")
+class Log(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append(str(func))
+        return func(*args, **kwargs or {})
+
+
+def test_dispatch_modes_see_the_operations_and_nothing_else() -> None:
+    case = arguments("se sigmoid avg")
+    with Log() as log:
+        y = ops.tail(*case)[0]
+        y.backward(torch.ones_like(y))
+    assert [name for name in log.seen if name.startswith("senet")] == [
+        "senet.tail.default",
+        "senet.tail_backward.default",
+    ]
+    assert not any("mul" in name or "sum" in name for name in log.seen)
+
+
+def test_maps_without_data_compile_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_passes, "_c", lambda: pytest.fail("compiled"))
+    for mode, device in ((FakeTensorMode(), "cpu"), (nullcontext(), "meta")):
+        with mode:
+            x = torch.empty(2, 4, 3, 2, device=device, requires_grad=True)
+            y = ops.tail(x, *(None,) * 9, "", "batch", 1e-5, True, "")[0]
+            y.sum().backward()
+            assert x.grad is not None
+            assert x.grad.shape == y.shape == x.shape
+
+
+def test_passes_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.zeros(1, 1, 1, 1)
+    assert ops.passes_for(x) is (passes if cc.compiler() is None else cpu_passes)
+    assert ops.passes_for(x.double()) is ops.passes_for(x.bfloat16()) is ops.passes_for(x.to("meta")) is passes
+    monkeypatch.setattr(cpu_passes, "_c", lambda: None)
+    assert ops.passes_for(x) is passes
+    # A map that says it is on a GPU, where they work or not.
+    for works in (True, False):
+        monkeypatch.setattr(probe, "works", lambda *of, works=works: works)
+        gpu: Any = SimpleNamespace(is_cuda=True, is_cpu=False, device="cuda:0", dtype=torch.float32)
+        assert ops.passes_for(gpu).__name__ == f"senet.kernels.{'triton_passes' if works else 'passes'}"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_passes_on_a_gpu() -> None:
+    assert ops.passes_for(torch.zeros(1, 1, 1, 1, device="cuda")).__name__.endswith("triton_passes")
 
 
 TWO = """

@@ -230,7 +230,12 @@ def test_nan_and_infinity_pass_through(programs: int, device: torch.device, monk
     sign = torch.tensor([1.0, -1, 1, -1, 1], device=device)
     for mine, theirs in zip(fast.moments(x, sign), passes.moments(x, sign), strict=True):
         torch.testing.assert_close(mine, theirs, equal_nan=True)
-    assert torch.equal(fast.apply(x, *[None] * 5, True).isnan(), x.isnan())
+    y = fast.apply(x, *[None] * 5, True)
+    assert torch.equal(y.isnan(), x.isnan())
+    # Torch's ReLU lets the gradient through where y is NaN.
+    g, wanted = torch.ones_like(x), ((x > 0) | x.isnan()).float()
+    for mask in (y, None):
+        assert torch.equal(fast.reduce(g, x, mask, *[None] * 5, relu=True, keep=True)[0], wanted)
 
 
 def test_other_formats_are_brought_to_that_of_x(device: torch.device) -> None:

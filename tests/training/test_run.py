@@ -17,6 +17,7 @@ from torch import nn
 
 from senet import create_model, load
 from senet.errors import ConfigError, MissingExtraError, RunError
+from senet.kernels import cpu_passes
 from senet.recipes.files import write_recipe_file
 from senet.recipes.recipe import OptimRecipe, Recipe, ScheduleRecipe
 from senet.training import folder as run
@@ -74,8 +75,10 @@ def test_a_run_equals_a_loop_written_by_hand(recipe: Recipe, open_small: Any, tm
 
 
 def test_fused_as_the_recipe_says(recipe: Recipe, open_small: Any, tmp_path: Path) -> None:
-    assert [kernels(torch.device("cpu"), fused) for fused in ("auto", "yes", "no")] == ["none", "torch", "none"]
-    for fused, said in (("yes", "torch"), ("no", "none")):
+    in_c = "c" if cpu_passes.available() else "torch"
+    assert [kernels(torch.device("cpu"), fused, "fp32") for fused in ("auto", "yes", "no")] == ["none", in_c, "none"]
+    assert kernels(torch.device("cpu"), "yes", "bf16") == "torch"
+    for fused, said in (("yes", in_c), ("no", "none")):
         train(changed(recipe, fused=fused), open_small(recipe), tmp_path / fused, quiet=True)
         environment = json.loads((tmp_path / fused / run.ENVIRONMENT).read_text())
         assert environment["kernels"] == said
