@@ -20,6 +20,7 @@ COMMANDS = {
     "info": "what a network is made of and what it costs",
     "doctor": "whether a trained network's units are alive and in their place",
     "convert": "other libraries' weights into ours, and back",
+    "export": "a trained network as one file that runs elsewhere: ONNX, torch.export",
     "bench": "time networks with SE beside their plain twins and other libraries'",
     "tables": "our figures beside the paper's",
 }

@@ -1,0 +1,154 @@
+"""Gates as weights, which is how ONNX Runtime multiplies a map by them fastest on a CPU.
+
+It keeps maps in blocks of 8 or 16 channels and fuses a convolution with the sum and the ReLU behind it. A product with
+gates `(N, C, 1, 1)` it can do neither with: it leaves the layout, multiplies, adds, cuts off and returns, five passes
+over the widest map. But `relu(s u + e)` is a depthwise 1x1 convolution of u with the weights s, plus e, and ReLU: one
+operation in blocks, and one pass. It takes weights that are constants alone into that layout, so this is done in two
+steps: `mark_gates` multiplies by a number instead, which says which unit it is, and `put_gates` puts the gates in its
+place in what ONNX Runtime has made of the file. Weights serve all images of a batch, so a batch is made one image of
+N C channels there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from senet.deploy.gates import find_gates, is_mean
+from senet.deploy.graph import Graph, aten, shape
+from senet.errors import ConfigError
+
+GATES = "gates{}"
+"""What the outputs are called that stand in for the gates of each unit."""
+
+FIRST = 1e6
+"""The first unit's number among weights, none of which are as large."""
+
+
+def mark_gates(g: Graph) -> int:
+    """Multiply maps by `FIRST` and the unit's number, return the gates beside the network's outputs; how many units.
+
+    The graph is then for export and `put_gates` alone.
+    """
+    gates = [gated for gated in find_gates(g) if len(shape(gated.u)) == 4]
+    outputs = g.graph.output_node()
+    for number, gated in enumerate(gates):
+        channels, squeeze = shape(gated.u)[1], gated.squeeze
+        marker = g.add_constant(f"number{number}", torch.full((channels, 1, 1, 1), FIRST + number))
+        with g.graph.inserting_before(gated.product):
+            args = (gated.u, marker, None, [1, 1], [0, 0], [1, 1], channels)
+            marked = g.graph.call_function(aten.conv2d.default, args)
+        outputs.args = ([*outputs.args[0], gated.s],)  # type: ignore[misc]
+        gated.product.replace_all_uses_with(marked)
+        if squeeze is not None and is_mean(squeeze) and not squeeze._erased:
+            with g.graph.inserting_before(squeeze):
+                z = g.graph.call_function(_mean_of_map, (squeeze.args[0], len(shape(squeeze)) == 2))
+            squeeze.replace_all_uses_with(z)
+    g.tidy()
+    return len(gates)
+
+
+def _mean_of_map(u: Tensor, flat: bool) -> Tensor:
+    # In blocks, which ReduceMean, the exporter's choice, is not.
+    z = torch.onnx.ops.symbolic("GlobalAveragePool", (u,), dtype=u.dtype, shape=(*u.shape[:2], 1, 1))
+    return z.flatten(1) if flat else z
+
+
+def put_gates(proto: bytes, units: int) -> bytes:
+    """An ONNX file of one batch size, as ONNX Runtime optimizes it on this machine, with the gates for the numbers.
+
+    Raises ConfigError where a unit's product has become part of something else.
+    """
+    from onnx import helper, numpy_helper
+
+    model = _as_run_here(proto)
+    graph = model.graph
+    batch = graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    constants = {t.name: t for t in graph.initializer}
+    nodes: list[Any] = []
+    found = set()
+
+    def added(op: str, name: str, new: str, *values: int) -> str:
+        key = f"{op}_{'_'.join(map(str, values))}"
+        if key not in constants:
+            constants[key] = numpy_helper.from_array(torch.tensor(values).numpy(), key)
+        nodes.append(helper.make_node(op, [name, key], [new]))
+        return new
+
+    for node in graph.node:
+        number, channels = _number(node, constants)
+        if number is None:
+            nodes.append(node)
+            continue
+        found.add(number)
+        out, group = node.output[0], next(a for a in node.attribute if a.name == "group")
+        s, filled, width = GATES.format(number), group.i, batch * group.i
+        if channels < filled:
+            s = added("Pad", s, f"{out}_filled", *(0, 0, 0, 0), *(0, filled - channels, 0, 0))
+        node.input[1] = added("Reshape", s, f"{out}_gates", width, 1, 1, 1)
+        if batch > 1:
+            # 0 keeps a height and a width.
+            for i in {0, 3} & set(range(len(node.input))):
+                node.input[i] = added("Reshape", node.input[i], f"{out}_in{i}", 1, width, 0, 0)
+            node.output[0], group.i = f"{out}_one_image", width
+        nodes.append(node)
+        if batch > 1:
+            added("Reshape", node.output[0], out, batch, filled, 0, 0)
+    if len(found) < units:
+        left = units - len(found)
+        raise ConfigError(f"optimize: 'machine' has no form for {left} units of this network; legal values: any, None")
+    outputs = [o for o in graph.output if o.name not in map(GATES.format, range(units))]
+    ordered = _in_order(nodes, {*constants, *(i.name for i in graph.input)})
+    used = {name for node in ordered for name in node.input}
+    del graph.node[:], graph.initializer[:], graph.output[:]
+    graph.node.extend(ordered)
+    graph.initializer.extend(t for name, t in constants.items() if name in used)
+    graph.output.extend(outputs)
+    return model.SerializeToString()
+
+
+def _number(node: Any, constants: dict[str, Any]) -> tuple[int | None, int]:
+    """Of a depthwise 1x1 convolution by a unit's number: which, and its channels without fillers."""
+    from onnx import numpy_helper
+
+    weight = constants.get(node.input[1]) if node.op_type in ("Conv", "FusedConv") else None
+    if weight is None or list(weight.dims[1:]) != [1, 1, 1]:
+        return None, 0
+    values = numpy_helper.to_array(weight).flatten()
+    marked = values[values >= FIRST]
+    return (int(marked[0] - FIRST), len(marked)) if len({*marked}) == 1 else (None, 0)
+
+
+def _in_order(nodes: list[Any], known: set[str]) -> list[Any]:
+    """Each node behind those that it needs: gates may be made after the place where their number stood."""
+    ordered, waiting = [], nodes
+    while waiting:
+        late = []
+        for node in waiting:
+            if known.issuperset(filter(None, node.input)):
+                ordered.append(node)
+                known.update(node.output)
+            else:
+                late.append(node)
+        assert len(late) < len(waiting)
+        waiting = late
+    return ordered
+
+
+def _as_run_here(proto: bytes) -> Any:
+    """The file as ONNX Runtime optimizes it on this machine."""
+    import onnx
+    import onnxruntime
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "optimized.onnx"
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(path)
+        # It warns that the file is for this machine.
+        options.log_severity_level = 3
+        onnxruntime.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
+        return onnx.load(path)

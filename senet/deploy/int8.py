@@ -1,0 +1,136 @@
+"""An ONNX file in 8 bits by ONNX Runtime: scales measured on images, gates in float or in 8 bits too."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from senet.deploy.onnx import session
+from senet.errors import ConfigError, MissingExtraError, unknown
+from senet.files import write_atomically
+
+GATES = ("dynamic", "static")
+
+POOLS = ("ReduceMean", "ReduceMax", "GlobalAveragePool", "GlobalMaxPool")
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How near two files' logits are, over images.
+
+    cosine: of the angle between an image's two logit vectors, the mean.  top1: share of images with one first class.
+    images: how many.
+    """
+
+    cosine: float
+    top1: float
+    images: int
+
+
+def quantize_onnx(
+    path: str | Path,
+    out: str | Path,
+    images: Iterable[Tensor],
+    *,
+    gates: Literal["dynamic", "static"] = "dynamic",
+) -> None:
+    """Write an ONNX file in 8 bits: weights per output channel, maps by the ranges that they have on images.
+
+    path: from `export_onnx` with `optimize="any"` or None.  out: the new file.
+    images: batches `(N, C, H, W)` like those to come, float32; a hundred images are usual.
+    gates: "dynamic" leaves squeeze, excitation and gate function in float, so that their ranges are each image's own;
+        "static" quantizes them by measured ranges like the rest. The product with the map is quantized in both.
+
+    Raises ConfigError for no images or a file of another form, RunError where the file cannot be written,
+    MissingExtraError without onnx and onnxruntime.
+    """
+    for needed in ("onnx", "onnxruntime"):
+        if find_spec(needed) is None:
+            raise MissingExtraError("ONNX files", "export")
+    if gates not in GATES:
+        raise unknown("gates", gates, GATES)
+    import onnx
+    from onnxruntime import quantization
+
+    model = onnx.load(str(path))
+    form = next((p.value for p in model.metadata_props if p.key == "senet.optimize"), None)
+    if form == "machine":
+        raise ConfigError(f"path: {str(path)!r} is in the form 'machine'; legal values: a file with optimize='any'")
+    name = model.graph.input[0].name
+    batches = [{name: batch.numpy()} for batch in images]
+    if not batches:
+        raise ConfigError("images: there are none to measure ranges on; legal values: one batch or more")
+    # What `quant_pre_process` would do is done: everything is folded, and every shape is in the file.
+    model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        # onnxruntime warns of what onnx deprecates.
+        warnings.simplefilter("ignore")
+        new = Path(folder) / "int8.onnx"
+        quantization.quantize_static(
+            model,
+            new,
+            _reader(iter(batches)),
+            activation_type=quantization.QuantType.QUInt8,
+            per_channel=True,
+            nodes_to_exclude=gate_nodes(model) if gates == "dynamic" else [],
+        )
+        result = onnx.load(new)
+    kept = [p for p in result.metadata_props if p.key.startswith("senet.")]
+    del result.metadata_props[:]
+    result.metadata_props.extend(kept)
+    result.metadata_props.add(key="senet.int8", value=f"{gates} gates")
+    data = result.SerializeToString()
+    write_atomically(Path(out), lambda file: file.write(data))
+
+
+def _reader(batches: Iterator[dict[str, Any]]) -> Any:
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):
+        def get_next(self) -> dict[str, Any] | None:  # type: ignore[override]
+            return next(batches, None)
+
+    return Reader()
+
+
+def gate_nodes(model: Any) -> list[str]:
+    """Names of an ONNX model's nodes from squeezes to gates: factors of products that are made from poolings alone."""
+    maker = {name: node for node in model.graph.node for name in node.output}
+    inputs = {i.name for i in model.graph.input}
+    found: dict[str, None] = {}
+    for product in (n for n in model.graph.node if n.op_type == "Mul"):
+        for factor in product.input:
+            nodes, todo, is_gate = {}, [factor], factor in maker
+            while todo and is_gate:
+                name = todo.pop()
+                is_gate = name not in inputs
+                node = maker.get(name)
+                if node is not None and node.name not in nodes:
+                    nodes[node.name] = None
+                    todo += [] if node.op_type in POOLS else node.input
+            if is_gate:
+                found |= nodes
+    return list(found)
+
+
+@torch.no_grad()
+def agreement(path: str | Path, other: str | Path, images: Iterable[Tensor]) -> Agreement:
+    """How near the logits of two ONNX files are on images. Raises ConfigError for no images, MissingExtraError."""
+    run, run_other = session(Path(path)), session(Path(other))
+    cosines, same = [], []
+    for batch in images:
+        x = {"image": batch.numpy()}
+        (a,), (b,) = (tuple(map(torch.as_tensor, r(None, x))) for r in (run, run_other))
+        cosines.append(torch.cosine_similarity(a.double(), b.double()))
+        same.append(a.argmax(1) == b.argmax(1))
+    if not cosines:
+        raise ConfigError("images: there are none to compare on; legal values: one batch or more")
+    return Agreement(float(torch.cat(cosines).mean()), float(torch.cat(same).double().mean()), len(torch.cat(same)))

@@ -1,0 +1,103 @@
+"""`senet export`: what it writes, says and refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+
+from senet import load
+from senet.deploy import onnx as deploy
+from senet.deploy import program
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+def test_8_bits_as_json(senet: Call, trained: Path) -> None:
+    status, out, err = senet("export", trained, "n.onnx", "--int8", "--images", 40, "--json")
+    assert status == 0, err
+    told = json.loads(out)
+    assert (told["model"], told["input"], told["gates"]) == ("se_resnet20", ["N", 1, 8, 8], "dynamic")
+    assert told["rewrites"][0] == "  19 batch norms folded"
+    assert told["deviation"] < 1e-5
+    assert told["agreement"]["images"] == 40
+    assert told["agreement"]["cosine"] > 0.9
+    assert told["bytes"] == Path("n.onnx").stat().st_size < told["float_bytes"]
+    about = {p.key: p.value for p in onnx.load("n.onnx").metadata_props}
+    assert (about["senet.model"], about["senet.data"]) == ("se_resnet20", "digits")
+    assert json.loads(about["senet.classes"]) == list("0123456789")
+    assert json.loads(about["senet.preprocessing"])["image_size"] == 8
+    assert set(json.loads(about["senet.measurements"])) == set(load(trained).measurements)
+
+
+@pytest.mark.parametrize(
+    ("words", "given", "shape"),
+    [
+        ((), {"optimize": "any", "any_size": False}, (1, 1, 8, 8)),
+        (("--optimize", "machine", "--batch", 4), {"optimize": "machine"}, (4, 1, 8, 8)),
+        (
+            ("--optimize=no", "--any-size", "--opset", 19),
+            {"optimize": None, "any_size": True, "opset": 19},
+            (1, 1, 8, 8),
+        ),
+        (("--size", 12), {"optimize": "any", "size": 12}, (1, 1, 12, 12)),
+    ],
+)
+def test_options_reach_the_exporter(
+    words: tuple, given: dict[str, Any], shape: tuple, senet: Call, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def export(model: Any, path: Path, example: torch.Tensor, **fields: Any) -> deploy.Exported:
+        seen.update(fields, shape=tuple(example.shape), size=model.preprocessing.image_size)
+        path.write_text("")
+        return deploy.Exported(path, 0, None, 1.5e-7, True, False)
+
+    monkeypatch.setattr(deploy, "export_onnx", export)
+    monkeypatch.setattr(program, "export_program", export)
+    for file in ("n.onnx", "n.pt2")[: 1 if "opset" in given or "machine" in words else 2]:
+        Path(file).write_text("old")
+        status, out, err = senet("export", "--force", trained, file, *words)
+        assert status == 0, err
+        assert seen["shape"] == shape
+        wanted = given | {"optimize": given["optimize"] is not None} if file == "n.pt2" else given
+        assert {name: seen[name] for name in given} == wanted
+        sizes = ("H", "W") if given.get("any_size") else shape[2:]
+        assert out.splitlines() == [
+            "   0 rewrites, as asked",
+            f"{file}: se_resnet20, 0.0 MB, takes (N, 1, {sizes[0]}, {sizes[1]})",
+            "checked: outputs 1.5e-07 from the network's, relative",
+        ]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["n.tflite"], "OUT: the ending of 'n.tflite' is not known; endings: .onnx, .pt2"),
+        (["no/n.onnx"], "no: no such folder"),
+        (["old.onnx"], "old.onnx is there already; write over it with --force"),
+        (["n.onnx", "--optimize", "gpu"], "--optimize: 'gpu' is not known; legal values: any, machine, no"),
+        (["n.onnx", "--size", "-1"], "--size: -1 is too small"),
+        (["n.onnx", "--batch", "2"], "--batch: has no effect without --optimize machine"),
+        (["n.pt2", "--opset", "18"], "--opset: has no effect without an .onnx"),
+        (["n.onnx", "--gates", "static"], "--gates: has no effect without --int8"),
+        (["n.onnx", "--int8", "--gates", "float"], "--gates: 'float' is not known; legal values: dynamic, static"),
+        (["n.onnx", "--image-size", "16"], "--data.image_size: has no effect without --int8"),
+        (["n.onnx", "--int8", "--size", "9", "--image-size", "16"], "--data.image_size: is --size; name one of them"),
+        (["n.pt2", "--int8"], "--int8: is of ONNX files"),
+        (["n.pt2", "--optimize", "machine"], "--optimize: is of ONNX files"),
+        (["n.onnx", "--optimize", "machine", "--int8"], "--optimize: 'machine' is for float and one size"),
+        (["n.onnx", "--opset", "5"], "opset: 5 is not known; legal values: 18"),
+    ],
+)
+def test_refused(words: list[str], says: str, senet: Call, trained: Path) -> None:
+    Path("old.onnx").write_text("old")
+    status, _, err = senet("export", trained, *words)
+    assert status == 2
+    assert err.startswith(f"senet export: error: {says}")
+    assert [p.name for p in Path().iterdir()] == ["old.onnx"]

@@ -1,0 +1,107 @@
+"""8 bits: trained on the digits first, for of random logits no agreement says anything."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+import torch.nn.functional as F
+from onnx import helper
+from torch import Tensor
+
+from senet import ConfigError, create_model
+from senet.data import open_data
+from senet.deploy.int8 import Agreement, agreement, gate_nodes, quantize_onnx
+from senet.deploy.onnx import export_onnx
+from senet.recipes.recipe import DataRecipe
+from tests.deploy.networks import BOTTLENECKS
+
+Trained = tuple[Path, Tensor]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The file of a network after 72 steps on the digits, and the held-out images."""
+    data = open_data(DataRecipe(name="digits", image_size=8), seed=0)
+    net = replace(BOTTLENECKS, in_channels=1, num_classes=10, image_size=8)
+    model, device, order = create_model(net, fused=False).train(), torch.device("cpu"), data.train.order(128)
+    sgd = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    for epoch in range(6):
+        order.set_epoch(epoch)
+        for key in order:
+            x, y = data.train.prepare(data.train[key], device)
+            sgd.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            sgd.step()
+    x, y = data.val.prepare(data.val[(0, list(range(len(data.val))))], device)
+    with torch.no_grad():
+        assert (model.eval()(x).argmax(1) == y).float().mean() > 0.9
+    path = tmp_path_factory.mktemp("int8") / "float.onnx"
+    export_onnx(model, path, x[:1], verify=False)
+    return path, x
+
+
+@pytest.mark.parametrize("gates", ["dynamic", "static"])
+def test_8_bits_agree_with_float(trained: Trained, gates: str, tmp_path: Path) -> None:
+    path, x = trained
+    out = tmp_path / "int8.onnx"
+    quantize_onnx(path, out, x[::2].split(60), gates=gates)  # type: ignore[arg-type]
+    near = agreement(path, out, x[1::2].split(100))
+    assert near.images == 179
+    assert near.top1 > 0.97
+    assert 0.999 < near.cosine < 1
+    assert out.stat().st_size < 0.75 * path.stat().st_size
+
+    model = onnx.load(out)
+    maker = {name: node.op_type for node in model.graph.node for name in node.output}
+    before = {op: {maker[n.input[0]] for n in model.graph.node if n.op_type == op} for op in ("Sigmoid", "Mul", "Conv")}
+    assert before["Mul"] == before["Conv"] == {"DequantizeLinear"}
+    assert before["Sigmoid"] == {"Gemm" if gates == "dynamic" else "DequantizeLinear"}
+    told = {p.key: p.value for p in model.metadata_props}
+    assert (told["senet.int8"], told["senet.optimize"]) == (f"{gates} gates", "any")
+    assert all(key.startswith("senet.") for key in told)
+
+
+def test_agreement_by_hand(tmp_path: Path) -> None:
+    def scaled(name: str, *by: float) -> Path:
+        value = helper.make_tensor("by", 1, [2], by)
+        io = [helper.make_tensor_value_info(n, 1, ["N", 2]) for n in ("image", "logits")]
+        graph = helper.make_graph([helper.make_node("Mul", ["image", "by"], ["logits"])], name, io[:1], io[1:], [value])
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / name)
+        return tmp_path / name
+
+    one, other = scaled("one.onnx", 1, 1), scaled("other.onnx", 1, -1)
+    # (3, 4) beside (3, -4), cosine -7/25, another class; (1, 0) beside itself.
+    x = torch.tensor([[3.0, 4.0], [1.0, 0.0]])
+    assert agreement(one, other, [x]) == Agreement(pytest.approx((1 - 7 / 25) / 2), 0.5, 2)  # type: ignore[arg-type]
+    assert agreement(one, one, [x, x]) == Agreement(pytest.approx(1), 1.0, 4)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="images: there are none to compare"):
+        agreement(one, other, [])
+
+
+def test_gates_are_what_poolings_alone_make() -> None:
+    def nodes(*triples: tuple[str, str, str]) -> list[onnx.NodeProto]:
+        return [helper.make_node(op, i.split(), [o], name=o) for op, i, o in triples]
+
+    unit = nodes(("Conv", "x w", "u"), ("ReduceMean", "u", "z"), ("Gemm", "z w1", "a"), ("Sigmoid", "a", "s"))
+    rest = nodes(("Mul", "u s", "y"), ("Sigmoid", "y", "t"), ("Mul", "y t", "silu"), ("ReduceMean", "silu", "head"))
+    image = helper.make_tensor_value_info("x", 1, None)
+    graph = helper.make_graph([*unit, *rest], "g", [image], [])
+    assert sorted(gate_nodes(helper.make_model(graph))) == ["a", "s", "z"]
+
+
+def test_refused(trained: Trained, tmp_path: Path) -> None:
+    path, x = trained
+    with pytest.raises(ConfigError, match="images: there are none"):
+        quantize_onnx(path, tmp_path / "n.onnx", [])
+    with pytest.raises(ConfigError, match=r"gates: 'float' is not known; legal values: dynamic, static"):
+        quantize_onnx(path, tmp_path / "n.onnx", [x], gates="float")  # type: ignore[arg-type]
+    model = onnx.load(path)
+    next(p for p in model.metadata_props if p.key == "senet.optimize").value = "machine"
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ConfigError, match="is in the form 'machine'; legal values: a file with optimize='any'"):
+        quantize_onnx(tmp_path / "m.onnx", tmp_path / "n.onnx", [x])
+    assert not (tmp_path / "n.onnx").exists()

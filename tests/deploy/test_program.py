@@ -1,0 +1,53 @@
+"""`.pt2` files: they run where senet is not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from senet import ConfigError
+from senet.deploy.program import METADATA, export_program
+from tests.deploy.networks import images, small
+
+ALONE = """
+import sys, torch
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "senet":
+            raise ImportError("blocked: " + name)
+
+sys.meta_path.insert(0, Blocker())
+x = torch.randn(3, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+torch.save(torch.export.load(sys.argv[1]).module()(x), sys.argv[2])
+"""
+
+
+def test_it_runs_without_senet(tmp_path: Path) -> None:
+    model, path, out = small(), tmp_path / "n.pt2", tmp_path / "y.pt"
+    done = export_program(model, path, images(1), any_size=True, classes="abcde", about={"model": "small"})
+    assert done.deviation is not None
+    assert 0 < done.deviation < 1e-5
+    assert (done.any_batch, done.any_size, len(done.rewrites.early)) == (True, True, 3)  # type: ignore[union-attr]
+    told = subprocess.run([sys.executable, "-c", ALONE, path, out], capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    with torch.no_grad():
+        torch.testing.assert_close(torch.load(out), model(images(3, 24)), rtol=1e-5, atol=1e-5)
+    extra = {METADATA: ""}
+    torch.export.load(path, extra_files=extra)
+    about = json.loads(extra[METADATA])
+    assert (about["senet.model"], json.loads(about["senet.classes"])) == ("small", list("abcde"))
+
+
+def test_as_it_is_and_refused(tmp_path: Path) -> None:
+    done = export_program(small(), tmp_path / "n.pt2", images(1), optimize=False, verify=False)
+    assert (done.rewrites, done.deviation) == (None, None)
+    names = [node.name for node in torch.export.load(done.path).graph.nodes]
+    assert any("norm" in name for name in names)
+    with pytest.raises(ConfigError, match=r"example: torch\.float64 on cpu"):
+        export_program(small(), tmp_path / "n.pt2", images(1).double())
