@@ -28,6 +28,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     data = open_data(DataRecipe(name="digits", image_size=8), seed=0)
     net = replace(BOTTLENECKS, in_channels=1, num_classes=10, image_size=8)
     model, device, order = create_model(net, fused=False).train(), torch.device("cpu"), data.train.order(128)
+    # More threads than one only wait for each other on maps this small.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     sgd = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     for epoch in range(6):
         order.set_epoch(epoch)
@@ -36,6 +39,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
             sgd.zero_grad()
             F.cross_entropy(model(x), y).backward()
             sgd.step()
+    torch.set_num_threads(threads)
     x, y = data.val.prepare(data.val[(0, list(range(len(data.val))))], device)
     with torch.no_grad():
         assert (model.eval()(x).argmax(1) == y).float().mean() > 0.9
