@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,15 @@ os.environ["OMP_NUM_THREADS"] = str(_threads)  # of the processes that tests sta
 # Triton's programs run in its interpreter where there is no GPU; Triton reads this when it is first imported.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def devices() -> Iterator[None]:
+    """No file's tests leave a torch behind that no longer makes tensors where `with torch.device(...)` says."""
+    yield
+    with torch.device("meta"):
+        assert torch.empty(0).is_meta
+        assert torch.zeros(0).is_meta
 
 
 @pytest.fixture

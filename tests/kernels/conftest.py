@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
+
+from tests.kernels.buffers import Buffers
 
 
 @pytest.fixture
@@ -23,3 +26,10 @@ def device() -> torch.device:
     if isinstance(triton.language.sum, triton.JITFunction):
         pytest.fail("triton was imported before TRITON_INTERPRET=1 was set")
     return torch.device("cpu")
+
+
+@pytest.fixture
+def nan_buffers() -> Iterator[None]:
+    """Buffers full of NaN, which stays where a pass does not write."""
+    with Buffers(lambda empty, *args, **kwargs: empty(*args, **kwargs).fill_(torch.nan)):
+        yield

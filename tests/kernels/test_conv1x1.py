@@ -24,14 +24,12 @@ Way = Callable[..., Tensor]
 
 
 @pytest.fixture
-def fused(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Way:
+def fused(device: torch.device, monkeypatch: pytest.MonkeyPatch, nan_buffers: None) -> Way:
     """The kernel, with its buffers full of NaN before it runs."""
     if device.type == "cpu":
         repair_dot(monkeypatch)
     from senet.kernels import triton_conv1x1
 
-    empty = torch.empty
-    monkeypatch.setattr(torch, "empty", lambda *args, **kwargs: empty(*args, **kwargs).fill_(torch.nan))
     return triton_conv1x1.conv1x1
 
 

@@ -10,6 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from senet.kernels import probe
+from tests.kernels.buffers import Buffers
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 PASSES = ("moments", "combine", "normalise", "apply", "reduce", "gate_gradient", "sums", "input_gradient")
@@ -109,5 +110,5 @@ def test_on_a_gpu_where_they_fail_networks_run_layer_by_layer(monkeypatch: pytes
         monkeypatch.setattr(probe, "works", lambda *of, works=works: works)
         for everywhere in (True, False):
             assert fuse._is_meant(x, everywhere) is works
-    monkeypatch.setattr(torch, "empty", lambda *size, device, dtype: x)
-    assert [kernels(torch.device("cuda"), fused, "bf16") for fused in ("auto", "yes", "no")] == ["none"] * 3
+    with Buffers(lambda *of, **options: x):
+        assert [kernels(torch.device("cuda"), fused, "bf16") for fused in ("auto", "yes", "no")] == ["none"] * 3

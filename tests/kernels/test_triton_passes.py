@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from senet.kernels import passes
 
 fast = pytest.importorskip("senet.kernels.triton_passes", reason="triton is not installed")
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("nan_buffers")
 
 # Of float32 sums some roundings; of maps in half precision a unit in the last place, for the interpreter rounds down.
 SUMS = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 1e-6, torch.float16: 1e-6}
@@ -104,17 +104,6 @@ def close(found: Any, wanted: Any, tolerance: float) -> None:
     if wanted is not None:
         assert found.shape == wanted.shape
         torch.testing.assert_close(found.double(), wanted, rtol=0, atol=tolerance * float(wanted.abs().max()))
-
-
-@pytest.fixture(autouse=True)
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fill new buffers with NaN, so that what a program does not write is seen."""
-
-    def filled(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        return lambda *args, **kwargs: make(*args, **kwargs).fill_(float("nan"))
-
-    monkeypatch.setattr(torch, "empty", filled(torch.empty))
-    monkeypatch.setattr(torch, "empty_like", filled(torch.empty_like))
 
 
 @pytest.fixture(params=CASES, ids=lambda case: f"{case.shape}-{case.last}-{case.dtype}".replace("torch.", ""))
