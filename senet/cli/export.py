@@ -148,8 +148,9 @@ def write(checkpoint: Checkpoint, recipe: Recipe, out: Path, found: dict[str, An
         common |= {"opset": found["opset"]} if found["opset"] else {}
         done = export_onnx(checkpoint.model, out, example, optimize=form, **common)
     batch = "N" if done.any_batch else len(example)
+    sizes = [f"{name} >= {low}" if low > 1 else name for name, low in zip("HW", done.smallest, strict=False)]
     return {
-        "input": [batch, recipe.model.in_channels, *(["H", "W"] if found["any_size"] else [side, side])],
+        "input": [batch, recipe.model.in_channels, *(sizes or [side, side])],
         "rewrites": str(done.rewrites or "   0 rewrites, as asked").splitlines(),
         "deviation": done.deviation,
     }

@@ -41,7 +41,8 @@ class Exported:
 
     rewrites: what was done to the network; None where it was exported as it is.
     deviation: the relative L2 distance of its outputs from the network's; None where it was not measured.
-    any_batch, any_size: whether it takes other batches and sizes than the example's.
+    any_batch: whether it takes other batches than the example's.
+    smallest: the height and width from which on it takes any; empty where it takes the example's alone.
     """
 
     path: Path
@@ -49,7 +50,7 @@ class Exported:
     rewrites: Rewrites | None
     deviation: float | None
     any_batch: bool
-    any_size: bool
+    smallest: tuple[int, ...]
 
 
 def export_onnx(
@@ -73,7 +74,8 @@ def export_onnx(
     optimize: the rewrites of `senet.optimize`, "any" for every runtime alike, "machine" in the form that ONNX Runtime
         is fastest with on a CPU of this one's vector width, for the example's batch size (see `senet.deploy.blocks`);
         None exports the network as it is.
-    any_size: leave height and width open; not with "machine".
+    any_size: leave height and width open; not with "machine". The file cannot refuse maps smaller than those for which
+        the network was seen to be the same: its metadata name them.
     opset: the version of ONNX's operations.
     verify: compare with the network in ONNX Runtime, where that is installed.
     classes: names of the outputs.  about: further metadata, such as {"model": "se_resnet50"}.
@@ -95,18 +97,19 @@ def export_onnx(
     g, rewrites = rewritten(model, example) if optimize else (capture(model, example), None)
     if any_size and not g.any_size:
         raise ConfigError(f"any_size: this network takes {tuple(example.shape[2:])} alone; legal values: False")
+    smallest = g.smallest if any_size else ()
     units = 0
     if optimize == "machine":
         units, g.any_batch = mark_gates(g), False
-    data = _to_onnx(g, units, example, any_size, opset, metadata(model, optimize, classes, about or {}))
+    data = _to_onnx(g, units, example, any_size, opset, metadata(model, optimize, classes, smallest, about or {}))
     data = put_gates(data, units) if optimize == "machine" else data
     deviation = None
     if verify and find_spec("onnxruntime") is not None:
         run = session(data)
-        deviation = deviation_of(lambda x: run(None, {"image": x.numpy()}), model, example, g.any_batch, any_size)
+        deviation = deviation_of(lambda x: run(None, {"image": x.numpy()}), model, example, g.any_batch, smallest)
     path = Path(path)
     write_atomically(path, lambda file: file.write(data))
-    return Exported(path, len(data), rewrites, deviation, g.any_batch, any_size)
+    return Exported(path, len(data), rewrites, deviation, g.any_batch, smallest)
 
 
 def check_example(model: nn.Module, example: Tensor) -> None:
@@ -119,11 +122,14 @@ def check_example(model: nn.Module, example: Tensor) -> None:
             raise ConfigError(f"{name}: {what} is not exported; legal values: torch.float32 on cpu")
 
 
-def metadata(model: nn.Module, form: str | None, classes: Sequence[str], about: Mapping[str, str]) -> dict[str, str]:
+def metadata(
+    model: nn.Module, form: str | None, classes: Sequence[str], smallest: Sequence[int], about: Mapping[str, str]
+) -> dict[str, str]:
     """What a file says of itself, all under `senet.`: `version`, and what is known of the rest, as JSON but for names.
 
     preprocessing: how the network wants its images, the fields of `Preprocessing`.  net: its table.  classes: names
-    of the outputs.  optimize: the form.  And the names in `about`: by `senet export`, `model` and `recipe`.
+    of the outputs.  smallest: the height and width from which on it takes any, where they are open.  optimize: the
+    form.  And the names in `about`: by `senet export`, `model` and `recipe`.
     """
     found: dict[str, str] = {"version": __version__, "optimize": str(form), **about}
     if isinstance(model, Network):
@@ -132,6 +138,8 @@ def metadata(model: nn.Module, form: str | None, classes: Sequence[str], about: 
             found["preprocessing"] = json.dumps(asdict(model.preprocessing))
     if classes:
         found["classes"] = json.dumps(list(classes))
+    if smallest:
+        found["smallest"] = json.dumps(list(smallest))
     return {f"senet.{key}": value for key, value in found.items()}
 
 
@@ -188,13 +196,15 @@ def session(file: bytes | str | Path, threads: int = 0) -> Any:
 
 
 @torch.no_grad()
-def deviation_of(run: Any, model: nn.Module, example: Tensor, any_batch: bool, any_size: bool) -> float:
+def deviation_of(run: Any, model: nn.Module, example: Tensor, any_batch: bool, smallest: Sequence[int]) -> float:
     """The largest relative L2 distance of any output from the network's in eval mode, on random images.
 
-    For a batch like the example, and another batch and size where they are open. RunError beyond `TOLERANCE`.
+    For a batch like the example, and another batch, a larger size and the smallest where they are open. RunError
+    beyond `TOLERANCE`.
     """
     n, c, *size = example.shape
-    shapes = [(n, c, *size)] + [(n + 2, c, *size)] * any_batch + [(n, c, *(d + 32 for d in size))] * any_size
+    shapes = [(n, c, *size)] + [(n + 2, c, *size)] * any_batch
+    shapes += [(n, c, *(d + 32 for d in size)), (n, c, *smallest)] if smallest else []
     flags = [(m, m.training) for m in model.modules()]
     model.eval()
     worst = 0.0

@@ -58,14 +58,15 @@ class Optimized(nn.Module):
     rewrites: what was done to it.  any_size, any_batch: whether maps of another size and other batches than the
         example's are taken.  smallest: the size from which on they are.
     Its weights are constants in the graph; it does not train, move or change its dtype: optimize the network again
-    for that. `graph` is the `torch.fx.GraphModule`, to print, save or export.
+    for that. `module` is the `torch.fx.GraphModule` without what is for this machine alone; it is what
+    `torch.export.export` sees.
     """
 
     _run: Any
 
     def __init__(self, g: Graph, run: Any, example: Tensor, rewrites: Rewrites) -> None:
         super().__init__()
-        self.graph = g.module
+        self.module = g.module
         self.rewrites = rewrites
         self.any_size, self.any_batch, self.smallest = g.any_size, g.any_batch, g.smallest
         self.shape, self.dtype, self.device = tuple(example.shape), example.dtype, example.device
@@ -95,8 +96,9 @@ class Optimized(nn.Module):
         """
         if not torch.compiler.is_compiling():
             self._check(x)
+        run = self.module if torch.compiler.is_exporting() else self._run
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            return tree_unflatten(list(self._run(x)), self._spec)
+            return tree_unflatten(list(run(x)), self._spec)
 
     def train(self, mode: bool = True) -> Optimized:
         """Raises ConfigError for True: its norms are gone."""
@@ -112,7 +114,7 @@ class Optimized(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         raise ConfigError(
             "an optimized network is made for this machine, it is not copied or pickled; save the original, then "
-            "optimize it again, or export its graph"
+            "optimize it again, or export it"
         )
 
     def extra_repr(self) -> str:

@@ -53,7 +53,7 @@ def export_program(
 
     example: float32 images `(N, C, H, W)` on the CPU, where the network is too; one is enough.
     optimize: the rewrites of `senet.optimize`; else the network as it is.
-    any_size: leave height and width open.
+    any_size: leave height and width open, from the smallest on for which the network was seen to be the same.
     verify: compare what was written with the network.
     classes: names of the outputs.  about: further metadata, such as {"model": "se_resnet50"}.
 
@@ -64,19 +64,22 @@ def export_program(
     if optimize:
         fast = optimized(model, example)
         # Ends of blocks are fused for this machine only, outside the graph.
-        graph, spec, g, rewrites = fast.graph, fast._spec, fast, replace(fast.rewrites, fused=())
+        module, spec, g, rewrites = fast.module, fast._spec, fast, replace(fast.rewrites, fused=())
     else:
         g = capture(model, example)
-        graph, spec, rewrites = g.module, g.spec, None
+        module, spec, rewrites = g.module, g.spec, None
     if any_size and not g.any_size:
         raise ConfigError(f"any_size: this network takes {tuple(example.shape[2:])} alone; legal values: False")
-    open_dims = [0] * g.any_batch + list(range(2, example.dim())) * any_size
+    open_dims: dict[int, Any] = {0: Dim.DYNAMIC} if g.any_batch else {}
+    smallest = g.smallest if any_size else ()
+    open_dims |= {2 + i: Dim.DYNAMIC(min=low) for i, low in enumerate(smallest)}
     batch = torch.zeros(max(2, len(example)) if g.any_batch else len(example), *example.shape[1:])
     with torch.no_grad():
-        program = torch.export.export(
-            _Nested(graph, spec).eval(), (batch,), dynamic_shapes=(dict.fromkeys(open_dims, Dim.DYNAMIC) or None,)
-        )
-    about = metadata(model, "any" if optimize else None, classes, about or {})
+        program = torch.export.export(_Nested(module, spec).eval(), (batch,), dynamic_shapes=(open_dims or None,))
+    # torch itself may refuse maps smaller than its guess of what the operations take.
+    x = next(node for node in program.graph.nodes if node.op == "placeholder" and node.name == "x").meta["val"]
+    smallest = tuple(int(program.range_constraints[d.node.expr].lower) for d in x.shape[2:]) if any_size else ()
+    about = metadata(model, "any" if optimize else None, classes, smallest, about or {})
     data = BytesIO()
     with warnings.catch_warnings():
         # Of channels-last weights, which it writes whole.
@@ -85,7 +88,7 @@ def export_program(
     deviation = None
     if verify:
         run = torch.export.load(BytesIO(data.getvalue())).module()
-        deviation = deviation_of(lambda x: tree_leaves(run(x)), model, example, g.any_batch, any_size)
+        deviation = deviation_of(lambda x: tree_leaves(run(x)), model, example, g.any_batch, smallest)
     path = Path(path)
     write_atomically(path, lambda file: file.write(data.getbuffer()))
-    return Exported(path, data.tell(), rewrites, deviation, g.any_batch, any_size)
+    return Exported(path, data.tell(), rewrites, deviation, g.any_batch, smallest)

@@ -52,7 +52,7 @@ def test_every_expansion(expansion: nn.Module) -> None:
     fast = same(model, 4, *(5, 7, 3)[: expansion.weight.dim() - 2])  # type: ignore[operator]
     assert fast.rewrites.early == ["1"]
     # The first layer is merged with the expansion: 16 channels to 4 become 4 to 4.
-    merged = next(v for k, v in fast.graph.named_buffers() if "fc1_weight" in k)
+    merged = next(v for k, v in fast.module.named_buffers() if "fc1_weight" in k)
     assert merged.shape == (4, 4)
 
 

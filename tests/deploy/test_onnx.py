@@ -59,7 +59,7 @@ def test_the_file_is_the_network(files: Files, form: str, batches: Sequence[int]
     for n in batches:
         assert error(model, done.path, images(n, seed=7)) < 1e-5
     assert done.any_batch == (len(batches) > 1)
-    assert not done.any_size
+    assert done.smallest == ()
     assert done.deviation is not None
     assert 0 < done.deviation < 1e-5
     assert done.bytes == done.path.stat().st_size
@@ -144,7 +144,8 @@ def test_as_it_is_of_any_size_in_an_older_opset_with_several_outputs(tmp_path: P
             return {"maps": maps, "logits": self.network.forward_head(maps)}
 
     done = export_onnx(Two(), tmp_path / "n.onnx", images(1), optimize=None, any_size=True, opset=18)
-    assert (done.any_size, done.rewrites) == (True, None)
+    assert (done.smallest, done.rewrites) == ((1, 1), None)
+    assert {p.key: p.value for p in onnx.load(done.path).metadata_props}["senet.smallest"] == "[1, 1]"
     run = InferenceSession(done.path).run
     with torch.no_grad():
         want = Two()(images(2, 24))

@@ -311,6 +311,15 @@ def test_the_network_is_left_alone() -> None:
     assert torch.equal(fast(x), y)
 
 
+def test_torch_exports_it() -> None:
+    fast = optimize(nn.Sequential(conv(), nn.BatchNorm2d(8)), torch.zeros(1, 3, 8, 8))
+    x = noise(3, 3, 8, 8).float()
+    program = torch.export.export(fast, (x[:2],), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    assert error(program.module()(x), fast(x)) < 1e-6
+    # What is laid out for this machine is not in it.
+    assert not any("mkldnn" in str(node.target) for node in program.graph.nodes)
+
+
 def test_it_is_for_inference_alone() -> None:
     fast = optimize(nn.Sequential(conv(), nn.BatchNorm2d(8)), torch.zeros(1, 3, 8, 8))
     assert not fast.training

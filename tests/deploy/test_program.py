@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from senet import ConfigError
 from senet.deploy.program import METADATA, export_program
@@ -33,7 +34,7 @@ def test_it_runs_without_senet(tmp_path: Path) -> None:
     done = export_program(model, path, images(1), any_size=True, classes="abcde", about={"model": "small"})
     assert done.deviation is not None
     assert 0 < done.deviation < 1e-5
-    assert (done.any_batch, done.any_size, len(done.rewrites.early)) == (True, True, 3)  # type: ignore[union-attr]
+    assert (done.any_batch, done.smallest, len(done.rewrites.early)) == (True, (3, 3), 3)  # type: ignore[union-attr]
     told = subprocess.run([sys.executable, "-c", ALONE, path, out], capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr
     with torch.no_grad():
@@ -42,6 +43,17 @@ def test_it_runs_without_senet(tmp_path: Path) -> None:
     torch.export.load(path, extra_files=extra)
     about = json.loads(extra[METADATA])
     assert (about["senet.model"], json.loads(about["senet.classes"])) == ("small", list("abcde"))
+
+
+def test_maps_smaller_than_those_that_were_compared_are_refused(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 5), nn.AdaptiveAvgPool2d(1))
+    done = export_program(model, tmp_path / "n.pt2", images(1, 8), any_size=True)
+    extra = {METADATA: ""}
+    run = torch.export.load(done.path, extra_files=extra).module()
+    assert done.smallest == tuple(json.loads(json.loads(extra[METADATA])["senet.smallest"])) == (8, 8)
+    assert run(images(2, 9)).shape == (2, 8, 1, 1)
+    with pytest.raises(AssertionError, match=">= 8"):
+        run(images(2, 7))
 
 
 def test_as_it_is_and_refused(tmp_path: Path) -> None:

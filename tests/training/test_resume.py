@@ -130,19 +130,19 @@ def test_a_second_signal_stops_at_once_and_the_last_checkpoint_stays(
         return prepare(batch, device)
 
     data.train.prepare = twice
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit, match="130"):
         train(recipe, data, tmp_path / "a", quiet=True)
     assert f"stopped at once; the last checkpoint: senet train --resume {tmp_path / 'a'}" in capsys.readouterr().err
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     assert len(calls) == 3
     train(recipe, open_small(recipe), tmp_path / "a", quiet=True, resume=True)
     train(recipe, open_small(recipe), tmp_path / "b", quiet=True)
     assert differences(state(tmp_path / "a"), state(tmp_path / "b")) == []
 
 
-@pytest.mark.parametrize(("name", "status"), [("SIGKILL", -9), ("SIGTERM", 143)])
-def test_killed_process_resumes_bit_for_bit(name: str, status: int, recipe: Recipe, tmp_path: Path) -> None:
-    """A real process on the real digits, killed at a random moment after its first checkpoint."""
+def test_killed_processes_resume_bit_for_bit(recipe: Recipe, tmp_path: Path) -> None:
+    """Real processes on the real digits, killed at a random moment after their first checkpoint."""
     recipe = replace(
         recipe,
         data=replace(recipe.data, batch_size=32),
@@ -158,22 +158,23 @@ def test_killed_process_resumes_bit_for_bit(name: str, status: int, recipe: Reci
     subprocess.run(
         command("--config", str(file), "--out", str(tmp_path / "unbroken")), check=True, stdout=subprocess.DEVNULL
     )
-    folder = tmp_path / "killed"
-    process = subprocess.Popen(
-        command("--config", str(file), "--out", str(folder)), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    while not (folder / run.LAST).is_file():
-        assert process.poll() is None
-        time.sleep(0.02)
-    time.sleep(random.uniform(0, 0.5))
-    process.send_signal(signal.Signals[name])
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == status
-    if name == "SIGTERM":
-        assert f"Go on with: senet train --resume {folder}" in errors.decode()
-    assert not (folder / run.SUMMARY).exists()
-    subprocess.run(command("--resume", str(folder)), check=True, stdout=subprocess.DEVNULL)
-    assert differences(state(folder), state(tmp_path / "unbroken")) == []
+    for name, status in (("SIGKILL", -9), ("SIGTERM", 143)):
+        folder = tmp_path / name
+        process = subprocess.Popen(
+            command("--config", str(file), "--out", str(folder)), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        while not (folder / run.LAST).is_file():
+            assert process.poll() is None
+            time.sleep(0.02)
+        time.sleep(random.uniform(0, 0.5))
+        process.send_signal(signal.Signals[name])
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == status
+        if name == "SIGTERM":
+            assert f"Go on with: senet train --resume {folder}" in errors.decode()
+        assert not (folder / run.SUMMARY).exists()
+        subprocess.run(command("--resume", str(folder)), check=True, stdout=subprocess.DEVNULL)
+        assert differences(state(folder), state(tmp_path / "unbroken")) == [], name
 
 
 def test_resumes_bit_for_bit_with_worker_processes(recipe: Recipe, tmp_path: Path) -> None:
