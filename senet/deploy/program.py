@@ -87,7 +87,10 @@ def export_program(
         torch.export.save(program, data, extra_files={METADATA: json.dumps(about)})
     deviation = None
     if verify:
-        run = torch.export.load(BytesIO(data.getvalue())).module()
+        with warnings.catch_warnings():
+            # torch 2.11 warns of its own buffers.
+            warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
+            run = torch.export.load(BytesIO(data.getvalue())).module()
         deviation = deviation_of(lambda x: tree_leaves(run(x)), model, example, g.any_batch, smallest)
     path = Path(path)
     write_atomically(path, lambda file: file.write(data.getbuffer()))
