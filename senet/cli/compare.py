@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from senet.cli import options, report, running
+from senet.cli import options, running, show
 from senet.cli.line import Line, common_options, with_changes
 from senet.errors import ConfigError
 
@@ -42,5 +42,5 @@ def run(argv: list[str]) -> int:
     options.check_effects(changed, found["named"])
     recipes = [with_changes(b, shown, changed) for b in bases]
     names = "-".join(r.name for r in recipes)
-    folder = running.folder_for(found["out"], f"compare-{names}-{report.data_label(changed)}")
+    folder = running.folder_for(found["out"], f"compare-{names}-{show.data_label(changed)}")
     return running.run_many(recipes, found["seeds"], folder, as_json=found["json"])

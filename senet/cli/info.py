@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 
 from senet.cli import options
 from senet.cli.line import Line
-from senet.cli.report import table
+from senet.cli.show import table
 from senet.errors import ConfigError
 from senet.models.registry import canonical_name, get_net
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
-from senet.cli import report
+from senet.cli import show
 from senet.files import free_name
 from senet.recipes.files import read_recipe
 from senet.recipes.recipe import DataRecipe, Recipe
@@ -25,14 +25,14 @@ def run_one(recipe: Recipe, folder: Path, *, as_json: bool, resume: bool = False
     from senet.training.run import train
 
     with _progress(as_json):
-        report.announce(recipe.name, recipe)
+        show.announce(recipe.name, recipe)
         data = open_data(recipe.data, recipe.train.seed, progress=True)
         print(data.source)
         summary = train(recipe, data, folder, resume=resume).summary
     if as_json:
         print(json.dumps(summary | {"folder": str(folder)}, indent=2))
     else:
-        report.print_summary(summary, folder)
+        show.print_summary(summary, folder)
     return 0
 
 
@@ -45,11 +45,11 @@ def run_many(recipes: list[Recipe], seeds: int, folder: Path, *, as_json: bool, 
         return open_data(recipe, seed, progress=True)
 
     with _progress(as_json):
-        found = compare(recipes, seeds, opened, folder, resume=resume, announce=report.announce)
+        found = compare(recipes, seeds, opened, folder, resume=resume, announce=show.announce)
     if as_json:
         print(json.dumps(found | {"folder": str(folder)}, indent=2))
     else:
-        report.print_comparison(found, folder)
+        show.print_comparison(found, folder)
     return 0
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from senet.cli import options
 from senet.cli.line import Line
-from senet.cli.report import table
+from senet.cli.show import table
 from senet.errors import unknown
-from senet.paper import Printed, agrees, complexity
+from senet.paper.complexity import Printed, agrees, complexity
 
 DESCRIPTION = """Our figures beside the paper's.
 

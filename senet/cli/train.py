@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from senet.cli import options, report, running
+from senet.cli import options, running, show
 from senet.cli.line import Line, common_options
 from senet.errors import ConfigError
 from senet.models.registry import plain_twin
@@ -37,9 +37,9 @@ def run(argv: list[str]) -> int:
     recipe = options.apply(base, found["fields"])
     options.check_effects(recipe, found["named"])
     if line.words or found["config"]:
-        folder = running.folder_for(found["out"], f"{recipe.name}-{report.data_label(recipe)}")
+        folder = running.folder_for(found["out"], f"{recipe.name}-{show.data_label(recipe)}")
         return running.run_one(recipe, folder, as_json=found["json"])
-    folder = running.folder_for(found["out"], f"pair-{report.data_label(recipe)}")
+    folder = running.folder_for(found["out"], f"pair-{show.data_label(recipe)}")
     return running.run_many(twins(recipe), 1, folder, as_json=found["json"])
 
 

@@ -17,7 +17,7 @@ import torch
 import senet
 from senet import ConfigError, ECAConfig, Net, SEConfig, UnitConfig, create_model, get_net, insert_
 from senet.cli import main
-from senet.paper import agrees, complexity
+from senet.paper.complexity import agrees, complexity
 
 describe = cache(senet.describe)
 
