@@ -14,6 +14,7 @@ from senet.errors import SenetError
 COMMANDS = {
     "train": "train a network, or a plain network and its SE twin as a controlled pair",
     "compare": "train several networks alike, over several seeds, and compare them",
+    "reproduce": "a table or figure of the paper: all its rows as fair twins, ours beside the paper's",
     "evaluate": "measure a trained network's error",
     "predict": "name what is in images",
     "models": "list the networks",

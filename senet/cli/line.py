@@ -17,7 +17,9 @@ from senet.recipes.recipe import DataRecipe, OptimRecipe, Recipe, TrainRecipe
 from senet.recipes.registry import get_recipe, recipe_for, recipes
 
 _CONFIGS = (DataRecipe, OptimRecipe, TrainRecipe, *UnitConfig.kinds.values())
-SWITCHES = {"json", "help"} | {name for c in _CONFIGS for name, hint in field_types(c).items() if hint is bool}
+SWITCHES = {"json", "help", "plan", "details", "search", "ablate", "pretrained", "cached"} | {
+    name for c in _CONFIGS for name, hint in field_types(c).items() if hint is bool
+}
 """Options that need no value."""
 
 

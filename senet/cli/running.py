@@ -24,7 +24,7 @@ def run_one(recipe: Recipe, folder: Path, *, as_json: bool, resume: bool = False
     from senet.data import open_data
     from senet.training.run import train
 
-    with _progress(as_json):
+    with progress(as_json):
         show.announce(recipe.name, recipe)
         data = open_data(recipe.data, recipe.train.seed, progress=True)
         print(data.source)
@@ -44,7 +44,7 @@ def run_many(recipes: list[Recipe], seeds: int, folder: Path, *, as_json: bool, 
     def opened(recipe: DataRecipe, seed: int) -> Data:
         return open_data(recipe, seed, progress=True)
 
-    with _progress(as_json):
+    with progress(as_json):
         found = compare(recipes, seeds, opened, folder, resume=resume, announce=show.announce)
     if as_json:
         print(json.dumps(found | {"folder": str(folder)}, indent=2))
@@ -64,7 +64,7 @@ def go_on(folder: Path, *, as_json: bool) -> int:
 
 
 @contextmanager
-def _progress(as_json: bool) -> Iterator[None]:
+def progress(as_json: bool) -> Iterator[None]:
     """Where a program reads standard output, progress goes to standard error."""
     if not as_json:
         yield

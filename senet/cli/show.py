@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,45 @@ def print_comparison(report: dict[str, Any], folder: Path) -> None:
         f"evaluate     senet evaluate {folder}/{last}\n"
         f"predict      senet predict {folder}/{last} IMAGE..."
     )
+
+
+def print_reproduction(found: dict[str, Any]) -> None:
+    """A target's result: ours beside the paper's, and the differences with their intervals."""
+    print(f"\n{found['target']}: {found['title']}")
+    if not found["finished"]:
+        print("no run has finished")
+        return
+    print(
+        f"{found['data']}, {found['train_images']:,} training and {found['test_images']:,} test images, "
+        f"{_epochs(found['epochs'])}, {found['finished']} of {found['runs']} runs; error after the last epoch\n"
+    )
+    lines = [("row", "top-1 error, %", "the paper's", "n", "parameters")]
+    for row in found["rows"]:
+        m = row["top1_error"]
+        mean = "" if m["mean"] is None else f"{m['mean']:.2f}"
+        spread = "" if m["deviation"] is None else f" ± {m['deviation']:.2f}"
+        printed = "" if m["printed"] is None else f"{m['printed']:.2f}"
+        n = sum(e is not None for e in m["errors"])
+        lines.append((row["name"], mean + spread, printed, str(n or ""), f"{row['params']:,}" if row["params"] else ""))
+    print(table(lines))
+    differences = [d for d in found["differences"] if d["measure"] == "top1_error"]
+    if differences:
+        lines = [("difference", "points", "95 % interval", "n", "the paper's", "")]
+        for d in differences:
+            interval = "" if d["low"] is None else f"{d['low']:+.2f} to {d['high']:+.2f}"
+            printed = "" if d["printed"] is None else f"{d['printed']:+.2f}"
+            label = f"{d['row']} minus {d['minus']}"
+            lines.append((label, f"{d['mean']:+.2f}", interval, str(d["seeds"]), printed, d["verdict"]))
+        print(f"\n{table(lines)}")
+    for name, why in found["failed"].items():
+        print(f"failed: {name}: {why}")
+    differs(found["differs"], "\n")
+
+
+def differs(lines: Sequence[str], before: str = "") -> None:
+    """What is otherwise than in the paper."""
+    if lines:
+        print(f"{before}otherwise than in the paper:\n" + "\n".join(f"  {line}" for line in lines))
 
 
 def table(rows: list[tuple[str, ...]], left: tuple[int, ...] = (0,)) -> str:

@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from senet.data.images import normalise
+from senet.data.images import moments, normalise
 from senet.initial import stream
 from senet.recipes.recipe import DataRecipe
 
 _TRIES = 10
+# Numbers below this are hashed to numbers below it: their products still fit 64 bits with a sign.
+_HASHES = 2**31
 
 
 class Draws(NamedTuple):
@@ -30,12 +32,16 @@ class Draws(NamedTuple):
     shift: (n, 2) int64, rows and columns by which the window moves, -crop_padding to crop_padding.
     hole: (n, 2) int64, row and column of cutout's centre.
     box: (n, 4) int64, top, left, height and width of the part that is scaled to S x S.
+    angle: (n,) float32, degrees, anticlockwise.
+    noise: (n,) int64, the seed of the jitter.
     """
 
-    flip: Tensor | None
-    shift: Tensor | None
-    hole: Tensor | None
-    box: Tensor | None
+    flip: Tensor | None = None
+    shift: Tensor | None = None
+    hole: Tensor | None = None
+    box: Tensor | None = None
+    angle: Tensor | None = None
+    noise: Tensor | None = None
 
     def at(self, indices: Tensor) -> Draws:
         """The draws of some images: `indices` (m,) int64."""
@@ -52,12 +58,14 @@ def draw(recipe: DataRecipe, seed: int, epoch: int, n: int) -> Draws:
     Switching one augmentation on or off does not change the draws of another.
     """
     u = torch.rand((n, 5), generator=stream(seed, "augment", epoch), dtype=torch.float64)
+    turn = torch.rand(n, generator=stream(seed, "rotate", epoch), dtype=torch.float64)
     padding = recipe.crop_padding
     return Draws(
         flip=u[:, 0] < 0.5 if recipe.flip else None,
         shift=(u[:, 1:3] * (2 * padding + 1)).long() - padding if recipe.crop == "pad" else None,
         hole=(u[:, 3:5] * recipe.image_size).long() if recipe.cutout else None,
-        box=None,
+        angle=((2 * turn - 1) * recipe.rotate).float() if recipe.rotate else None,
+        noise=torch.randint(_HASHES, (n,), generator=stream(seed, "jitter", epoch)) if recipe.jitter else None,
     )
 
 
@@ -82,11 +90,11 @@ def draw_boxes(recipe: DataRecipe, height: int, width: int, n: int, generator: t
 
 
 def augment(images: Tensor, draws: Draws, recipe: DataRecipe) -> Tensor:
-    """Crop, mirror, normalise, blank: `(n, C, S, S)` uint8, channels_last -> `(n, C, S, S)` float32.
+    """Crop, mirror, normalise, turn, jitter, blank: `(n, C, S, S)` uint8, channels_last -> `(n, C, S, S)` float32.
 
     Padding and cutout fill with 0 *after* normalisation, which is the mean colour: so do the originals that the paper
-    takes its CIFAR protocol from (fb.resnet.torch; the cutout authors' code). Cutout's square is
-    [centre - side // 2, centre - side // 2 + side), clipped at the border.
+    takes its CIFAR protocol from (fb.resnet.torch; the cutout authors' code). So does turning here. Cutout's square is
+    [centre - side // 2, centre - side // 2 + side), clipped at the border. Jitter does not clip.
     """
     n, _, size, _ = images.shape
     rows = places = torch.arange(size, device=images.device).expand(n, size)
@@ -99,6 +107,11 @@ def augment(images: Tensor, draws: Draws, recipe: DataRecipe) -> Tensor:
         x.masked_fill_(~_square((rows >= 0) & (rows < size), (columns >= 0) & (columns < size)), 0.0)
     else:
         x = normalise(images if draws.flip is None else _pick(images, rows, columns), recipe)
+    if draws.angle is not None:
+        x = _turn(x, draws.angle)
+    if draws.noise is not None:
+        _, std = moments(recipe.mean, recipe.std, x.device)
+        x = x + (2 * _uniform(draws.noise, x) - 1) * (recipe.jitter / std)
     if draws.hole is not None:
         first = draws.hole - recipe.cutout // 2
         hole_rows, hole_columns = (
@@ -136,3 +149,34 @@ def _resample(images: Tensor, rows: Tensor, columns: Tensor, box: Tensor) -> Ten
     x, y = grid
     where = torch.stack([x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], dim=-1)
     return F.grid_sample(images.float(), where, padding_mode="border", align_corners=True)
+
+
+def _turn(x: Tensor, angle: Tensor) -> Tensor:
+    """Each image turned about its centre by its angle, bilinear, 0 outside: `(n, C, S, S)`, (n,) -> `(n, C, S, S)`."""
+    size = x.shape[-1]
+    sin, cos = (t.view(-1, 1, 1) for t in (angle.deg2rad().sin(), angle.deg2rad().cos()))
+    # From the centre to the border is 1; rows count downwards.
+    places = (torch.arange(size, device=x.device) * 2 - (size - 1)) / max(size - 1, 1)
+    rows, columns = places[:, None], places[None, :]
+    where = torch.stack([columns * cos - rows * sin, columns * sin + rows * cos], dim=-1)
+    return F.grid_sample(x, where, padding_mode="zeros", align_corners=True)
+
+
+def _uniform(seeds: Tensor, like: Tensor) -> Tensor:
+    """Numbers in [0, 1], (n, C, S, S) float32, each a function of its image's seed and its place in the image alone.
+
+    A hash, not a generator: it is the same on every device, and no image waits for another.
+    """
+    places = torch.arange(like.shape[1:].numel(), device=like.device)
+    mixed = _mix_(_mix_(places)[None] ^ seeds[:, None])
+    return mixed.float().div_(_HASHES).view(like.shape)
+
+
+def _mix_(h: Tensor) -> Tensor:
+    """A hash of whole numbers below 2^31, one to one, in place: xor with the upper bits, times an odd number, twice."""
+    for shift, factor in ((16, 0x45D9F3B), (15, 0x2C1B3C6D)):
+        h ^= h >> shift
+        h *= factor
+        h &= _HASHES - 1
+    h ^= h >> 16
+    return h

@@ -35,8 +35,9 @@ _SMALL = 4000
 def load_image(source: str | Path | Image.Image, recipe: DataRecipe) -> Tensor:
     """One image as evaluation sees it: `(C, S, S)` uint8.
 
-    The shorter side goes to `recipe.resize` (antialiased) and the centre is cut out; where the recipe keeps images in
-    memory the shorter side goes to S itself. The paper's evaluation: arXiv:1709.01507v4, section 5.1.
+    The shorter side (with `keep_aspect=False` each side) goes to `recipe.resize`, antialiased, and the centre is cut
+    out; where the recipe keeps images in memory it goes to S itself. The paper's evaluation: arXiv:1709.01507v4,
+    section 5.1.
 
     Raises DataError for a file that is not an image, and ConfigError where `recipe.resize` is smaller than S.
 
@@ -55,12 +56,13 @@ def normalise(images: Tensor, recipe: DataRecipe) -> Tensor:
     >>> normalise(torch.tensor([[[0, 255]]], dtype=torch.uint8), DataRecipe(mean=(127.5,), std=(127.5,)))
     tensor([[[-1.,  1.]]])
     """
-    mean, std = _moments(recipe.mean, recipe.std, images.device)
+    mean, std = moments(recipe.mean, recipe.std, images.device)
     return images.float().sub(mean).div_(std)
 
 
 @cache
-def _moments(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+def moments(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Of each channel, (C, 1, 1) float32 on a device."""
     # Made once per device: a copy to a GPU in every step would make it wait.
     return tuple(torch.tensor(v, device=device).view(-1, 1, 1) for v in (mean, std))  # type: ignore[return-value]
 
@@ -111,13 +113,16 @@ def _converted(image: Image.Image, channels: int) -> Image.Image:
 def fit(image: Image.Image, side: int, recipe: DataRecipe) -> Image.Image:
     """The shorter side scaled to `side` pixels (antialiased), then the central square of the recipe's size.
 
-    An image that already has the size stays untouched.
+    With `keep_aspect=False` both sides are scaled to `side`. An image that already has the size stays untouched.
     """
     size = recipe.image_size
     width, height = image.size
     shorter = min(width, height)
-    if shorter != side:
+    if not recipe.keep_aspect:
+        width = height = side
+    elif shorter != side:
         width, height = int(side * width / shorter), int(side * height / shorter)
+    if (width, height) != image.size:
         image = image.resize((width, height), Image.Resampling[recipe.interpolation.upper()])
     if (width, height) == (size, size):
         return image

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -78,13 +78,14 @@ def _open_digits(recipe: DataRecipe, seed: int) -> Data:
     grey = grey.expand(-1, recipe.channels, -1, -1)
     classes = tuple("0123456789")
     train, val = hold_out(targets, classes, recipe)
+    used = train[train_part(targets[train], recipe)]
     return Data(
         name="digits",
         classes=classes,
         channels=recipe.channels,
-        train=TensorSplit(grey[train], targets[train], recipe, seed),
+        train=TensorSplit(grey[used], targets[used], recipe, seed),
         val=TensorSplit(grey[val], targets[val], recipe, None),
-        source="1,797 real handwritten digits (UCI, CC BY 4.0), in the package",
+        source="1,797 real handwritten digits (UCI, CC BY 4.0), in the package" + _share(used, train),
     )
 
 
@@ -99,13 +100,16 @@ def _open_cifar(recipe: DataRecipe, seed: int, progress: bool) -> Data:
     except (OSError, RuntimeError, HTTPException) as error:
         raise _no_cifar(recipe.name, root, cls, error) from error
     count = f"{len(train):,} training and {len(val):,} test images"
+    used = train_part(torch.tensor(train.targets), recipe)
+    source = f"CIFAR-{len(train.classes)} (Krizhevsky, 2009), {count}, in {root / cls.base_folder}{_share(used, train)}"
+    train.data, train.targets = train.data[used.numpy()], [train.targets[i] for i in used.tolist()]
     return Data(
         name=recipe.name,
         classes=tuple(train.classes),
         channels=recipe.channels,
         train=_cifar_split(train, recipe, seed, "training images" if progress else None),
         val=_cifar_split(val, recipe, None, "test images" if progress else None),
-        source=f"CIFAR-{len(train.classes)} (Krizhevsky, 2009), {count}, in {root / cls.base_folder}",
+        source=source,
     )
 
 
@@ -167,13 +171,16 @@ def _open_folder(recipe: DataRecipe, seed: int, progress: bool) -> Data:
         train_files, val_files = ([all_files[i] for i in part.tolist()] for part in parts)
         train_targets, val_targets = (targets[part] for part in parts)
     count = len(train_files) + len(val_files)
+    used = train_part(train_targets, recipe)
+    share = _share(used, train_files)
+    train_files, train_targets = [train_files[i] for i in used.tolist()], train_targets[used]
     return Data(
         name=folder.resolve().name,
         classes=classes,
         channels=recipe.channels,
         train=_split(train_files, train_targets, recipe, seed, "training images" if progress else None),
         val=_split(val_files, val_targets, recipe, None, "validation images" if progress else None),
-        source=f"{count:,} images in {folder} ({where})",
+        source=f"{count:,} images in {folder} ({where}){share}",
     )
 
 
@@ -242,3 +249,23 @@ def hold_out(
         shuffled = torch.randperm(len(mine), generator=stream(recipe.split_seed, "hold out", number))
         held[mine[shuffled[:count]]] = True
     return (~held).nonzero()[:, 0], held.nonzero()[:, 0]
+
+
+def train_part(targets: Tensor, recipe: DataRecipe) -> Tensor:
+    """Indices, rising, of the training images that are used: `train_fraction` of every class, at least one image.
+
+    Which ones is a function of `split_seed`; those of a smaller part are among those of a larger one.
+    """
+    if recipe.train_fraction == 1:
+        return torch.arange(len(targets))
+    used = torch.zeros(len(targets), dtype=torch.bool)
+    for number in targets.unique().tolist():
+        mine = (targets == number).nonzero()[:, 0]
+        shuffled = torch.randperm(len(mine), generator=stream(recipe.split_seed, "train part", number))
+        used[mine[shuffled[: max(round(len(mine) * recipe.train_fraction), 1)]]] = True
+    return used.nonzero()[:, 0]
+
+
+def _share(used: Sized, train: Sized) -> str:
+    """The end of a data set's line where not all its training images are used."""
+    return "" if len(used) == len(train) else f"; {len(used):,} of {len(train):,} training images"

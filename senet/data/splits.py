@@ -7,8 +7,10 @@ Shapes: n images in a batch, C channels, S = recipe.image_size pixels a side.
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,6 +89,9 @@ class Split(Dataset[Batch], ABC):
     workers: int = 0
     """Loader processes that pay off."""
 
+    side: int
+    """Pixels of an image's shorter side before evaluation cuts out the centre."""
+
     def __init__(self, targets: Tensor, recipe: DataRecipe, seed: int | None, skipped: Sequence[str] = ()) -> None:
         self.targets, self.recipe, self.seed, self.skipped = targets, recipe, seed, list(skipped)
         self._held: dict[str, tuple[Any, Any]] = {}
@@ -119,6 +124,35 @@ class Split(Dataset[Batch], ABC):
     @abstractmethod
     def _pixels(self, batch: Batch, indices: Tensor) -> Tensor:
         """(n, C, S, S) uint8, channels_last, on the device that `indices` is on."""
+
+    @abstractmethod
+    def whole(self, index: int) -> Image.Image:
+        """One image, upright, not yet scaled or cropped. Raises DataError where it cannot be read."""
+
+    def at_sizes(self, index: int, sizes: Sequence[int | tuple[int, int]]) -> list[Tensor]:
+        """One image, uncropped, at several sizes: uint8 `(C, h, w)` each, antialiased where it shrinks.
+
+        sizes: pixels of the shorter side (of each side with `keep_aspect=False`), or height and width.
+        Raises DataError where it cannot be read.
+
+        >>> split = TensorSplit(torch.zeros(1, 1, 32, 32, dtype=torch.uint8), torch.zeros(1), DataRecipe(), seed=None)
+        >>> [t.shape for t in split.at_sizes(0, [36, (8, 16)])]
+        [torch.Size([1, 36, 36]), torch.Size([1, 8, 16])]
+        """
+        image = self.whole(index)
+        return [torch.from_numpy(pixels(_scaled(image, size, self.recipe))).permute(2, 0, 1) for size in sizes]
+
+    def fingerprint(self) -> str:
+        """A name for these images as evaluation sees them: others, or the same prepared otherwise, have another."""
+        r = self.recipe
+        made = (self.side, r.image_size, r.keep_aspect, r.interpolation, r.mean, r.std)
+        digest = blake2b(repr(made).encode() + self.targets.numpy().tobytes(), digest_size=16)
+        self._digest(digest)
+        return digest.hexdigest()
+
+    @abstractmethod
+    def _digest(self, digest: blake2b) -> None:
+        """Add the images to a digest."""
 
     def prepare(self, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
         """What the network takes: images `(n, C, S, S)` float32, `(x - mean) / std`, channels_last; targets (n,) int64.
@@ -166,6 +200,14 @@ class TensorSplit(Split):
     ) -> None:
         super().__init__(targets, recipe, seed, skipped)
         self.images = images.contiguous(memory_format=torch.channels_last)
+        self.side = recipe.image_size
+
+    def whole(self, index: int) -> Image.Image:
+        """One image, as it is in memory."""
+        return Image.fromarray(self.images[index].permute(1, 2, 0).squeeze(2).numpy())
+
+    def _digest(self, digest: blake2b) -> None:
+        digest.update(self.images.permute(0, 2, 3, 1).numpy().tobytes())
 
     def _boxes(self, epoch: int) -> Tensor | None:
         recipe, size = self.recipe, self.recipe.image_size
@@ -199,6 +241,15 @@ class FileSplit(Split):
         super().__init__(targets, recipe, seed)
         self.files, self.workers, self.side = files, recipe.workers, evaluation_side(recipe)
 
+    def whole(self, index: int) -> Image.Image:
+        """One image, decoded."""
+        return read(self.files[index], self.recipe.channels)
+
+    def _digest(self, digest: blake2b) -> None:
+        # Name, size and time of change: reading all files would take as long as the evaluation that this may save.
+        for name in self.files:
+            digest.update(f"{name}\0{_stamp(name)}\0".encode())
+
     def __getitem__(self, key: Key) -> Batch:
         """The decoded and cropped images of a key."""
         epoch, indices = key
@@ -231,3 +282,30 @@ class FileSplit(Split):
     def _pixels(self, batch: Batch, indices: Tensor) -> Tensor:
         assert batch.images is not None
         return batch.images.to(indices.device, non_blocking=True)
+
+
+def _scaled(image: Image.Image, size: int | tuple[int, int], recipe: DataRecipe) -> Image.Image:
+    """The image with a shorter side of `size` pixels (each side with `keep_aspect=False`), or of this height and width.
+
+    The longer side is rounded down, as in `fit`.
+    """
+    width, height = image.size
+    shorter = min(width, height)
+    if not isinstance(size, int):
+        height, width = size
+    elif not recipe.keep_aspect:
+        height = width = size
+    elif shorter != size:
+        width, height = int(size * width / shorter), int(size * height / shorter)
+    if (width, height) == image.size:
+        return image
+    return image.resize((width, height), Image.Resampling[recipe.interpolation.upper()])
+
+
+def _stamp(file: str) -> tuple[int, int]:
+    """Bytes and time of change; zeros for a file that has gone, which `on_bad_image` may allow."""
+    try:
+        found = os.stat(file)
+    except OSError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns

@@ -27,13 +27,19 @@ class DataRecipe:
         comes, in worker processes ("no"); "auto" is "yes" up to 64 pixels a side.
     workers: processes that decode images that are not in memory; 0 decodes in the main process.
     val_fraction: part of an unsplit folder (or of the digits) that is held out, by class.  split_seed: which part.
+    train_fraction: part of the training images that is used, the same of every class, for a trial; `split_seed` says
+        which, and a smaller part lies within a larger one.
     on_bad_image: an image that cannot be read stops the run by name ("error"), or is left out and counted ("skip").
     crop: training crop: "none", "pad" (zero padding by `crop_padding`, random crop back: the paper's for CIFAR) or
         "resized" (random area and aspect ratio: the paper's for ImageNet).
     crop_padding: pixels.  crop_scale: range of the area, a part of the image.  crop_ratio: range of the aspect ratio.
     flip: mirror half of the training images.
+    rotate: turn each training image about its centre, by up to so many degrees either way; 0 for none.
+    jitter: add noise to each pixel and channel of the training images, uniform from minus to plus so many pixel values;
+        0 for none. The released models have both, 10 and 20 (hujie-frank/SENet, README).
     cutout: side in pixels of the square that is blanked in each training image (arXiv:1708.04552); 0 for none.
     resize: shorter side before the central crop in evaluation, for images that are not in memory.
+    keep_aspect: scale both sides alike, then cut out the centre; false scales each side to `resize` by itself.
     interpolation: of the resizing in evaluation, "bilinear" or "bicubic", both antialiased.
     mean, std: of each channel, in pixel values 0 to 255; their length is the number of channels (1 grey, 3 RGB).
     """
@@ -47,14 +53,18 @@ class DataRecipe:
     workers: int = 2
     val_fraction: float = 0.2
     split_seed: int = 0
+    train_fraction: float = 1.0
     on_bad_image: Literal["error", "skip"] = "error"
     crop: Literal["none", "pad", "resized"] = "none"
     crop_padding: int = 4
     crop_scale: tuple[float, float] = (0.08, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = False
+    rotate: float = 0.0
+    jitter: float = 0.0
     cutout: int = 0
     resize: int = 256
+    keep_aspect: bool = True
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     mean: tuple[float, ...] = (127.5,)
     std: tuple[float, ...] = (127.5,)
@@ -62,9 +72,11 @@ class DataRecipe:
     def __post_init__(self) -> None:
         check_types(self)
         check_at_least(self, 1, "image_size", "batch_size", "eval_batch_size", "resize")
-        check_at_least(self, 0, "workers", "crop_padding", "cutout")
+        check_at_least(self, 0, "workers", "crop_padding", "cutout", "rotate", "jitter")
         if not 0 < self.val_fraction < 1:
             raise ConfigError(f"val_fraction: {self.val_fraction!r} is not between 0 and 1")
+        if not 0 < self.train_fraction <= 1:
+            raise ConfigError(f"train_fraction: {self.train_fraction!r} is not above 0 and at most 1")
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise ConfigError(f"crop_scale: {self.crop_scale!r} is not a range within 0 to 1")
         if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
@@ -90,8 +102,8 @@ class OptimRecipe:
     lr: learning rate at the top of the schedule.
     momentum: part of the last step that is kept.  nesterov: look ahead by the momentum.
     weight_decay: L2 penalty, added to the gradient times the weight.
-    decay: what the weight decay touches: "all" parameters, or the "weights" of convolutions and linear layers alone,
-        which spares norms and biases.
+    decay: what the weight decay touches: "all" parameters; "no_shift", all but batch norm's shifts (hujie-frank/SENet,
+        issue 8); or the "weights" of convolutions and linear layers alone, which spares norms and biases.
     clip_norm: largest norm of the whole gradient; 0 for no clipping.
     """
 
@@ -99,7 +111,7 @@ class OptimRecipe:
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 1e-4
-    decay: Literal["all", "weights"] = "all"
+    decay: Literal["all", "no_shift", "weights"] = "all"
     clip_norm: float = 0.0
 
     def __post_init__(self) -> None:
@@ -117,8 +129,10 @@ class ScheduleRecipe:
         "plateau": times `gamma` when the validation loss has not fallen for `patience` epochs, at most `cuts` times.
     gamma: factor of a cut.  patience: epochs that a plateau lasts.  cuts: of a plateau schedule, at most.
     milestones: parts of the run, rising: (0.5, 0.75) cuts at half and at three quarters of the epochs, however many.
-    warmup_epochs: the rate first climbs in a straight line for so many epochs, 0.5 for half of one.
-    warmup_start: where it climbs from, as a part of its value.
+    warmup_epochs: the rate is lower in so many first epochs, 0.5 for half of one.
+    warmup_start: what it begins with, as a part of its value.
+    warmup_shape: it climbs from there in a straight line ("linear"), or stays there until the end of the warm-up
+        ("constant").
     """
 
     kind: Literal["constant", "step", "cosine", "plateau"] = "cosine"
@@ -128,6 +142,7 @@ class ScheduleRecipe:
     cuts: int = 3
     warmup_epochs: float = 0.0
     warmup_start: float = 0.1
+    warmup_shape: Literal["linear", "constant"] = "linear"
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -10,7 +10,8 @@ from senet.errors import unknown
 from senet.models.registry import canonical_name, get_net
 from senet.recipes.recipe import Recipe
 
-FILES = ("digits", "cifar", "imagenet", "folder")
+FILES = ("digits", "cifar", "preact", "wrn", "shake", "student")
+FILES += ("imagenet", "mobile", "places", "senet154", "folder")
 """The recipe files, in the order of `recipes()`."""
 
 

@@ -1,9 +1,11 @@
-"""Learning curves as a picture."""
+"""Learning curves, and ours beside the paper's, as pictures."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from senet.files import write_atomically
 
@@ -67,6 +69,56 @@ def plot_curves(path: Path, runs: dict[str, list[History]]) -> None:
         axes.grid(alpha=0.25, which="both")
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False)
+    image = BytesIO()
+    figure.savefig(image, format="png", dpi=130)
+    write_atomically(path, lambda file: file.write(image.getvalue()))
+
+
+def plot_rows(path: Path, found: Mapping[str, Any]) -> None:
+    """Draw a target's differences to a PNG: ours with interval and single seeds, the paper's beside them.
+
+    found: of `senet.training.reproduction.result`.  Where nothing is compared, the rows' errors.
+    Raises RunError where the file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    compared = [d for d in found["differences"] if d["measure"] == "top1_error"]
+    rows = {row["name"]: row["top1_error"] for row in found["rows"]}
+    labels = [d["row"] for d in compared] or [name for name, m in rows.items() if m["mean"] is not None]
+    figure = Figure(figsize=(7.5, 1.4 + 0.42 * max(1, len(labels))), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    ours, paper, grey = "#d1495b", "#30638e", "#8d99a6"
+    for y, label in enumerate(labels):
+        if compared:
+            d = compared[y]
+            pairs = zip(rows[label]["errors"], rows[d["minus"]]["errors"], strict=True)
+            points = [a - b for a, b in pairs if a is not None and b is not None]
+            mean, low, high, printed = d["mean"], d["low"], d["high"], d["printed"]
+        else:
+            points = [e for e in rows[label]["errors"] if e is not None]
+            mean, low, high, printed = rows[label]["mean"], None, None, rows[label]["printed"]
+        axes.plot(points, [y] * len(points), "|", color=ours, alpha=0.5, markersize=9)
+        if low is not None:
+            axes.plot([low, high], [y, y], "-", color=ours, linewidth=1.8)
+        axes.plot([mean], [y], "o", color=ours, label="ours: mean, seeds, 95 % interval" if y == 0 else None)
+        if printed is not None:
+            axes.plot([printed], [y], "D", color=paper, markerfacecolor="white", label=None)
+    if any((compared[y]["printed"] if compared else rows[n]["printed"]) is not None for y, n in enumerate(labels)):
+        axes.plot([], [], "D", color=paper, markerfacecolor="white", linestyle="", label="the paper")
+    if compared:
+        axes.axvline(0, color=grey, linewidth=1)
+    names = [f"{d['row']} minus {d['minus']}" for d in compared] or labels
+    axes.set_yticks(range(len(labels)), names)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.set_xlabel("difference of top-1 error, points (left is better)" if compared else "top-1 error, %")
+    axes.set_title(f"{found['target']}: {found['title']}", fontsize=10, loc="left")
+    axes.grid(axis="x", alpha=0.25)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(left=False)
+    if labels:
+        figure.legend(loc="outside lower right", ncols=2, frameon=False, fontsize=8)
     image = BytesIO()
     figure.savefig(image, format="png", dpi=130)
     write_atomically(path, lambda file: file.write(image.getvalue()))

@@ -7,6 +7,7 @@ from math import cos, pi
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from senet.recipes.recipe import OptimRecipe, ScheduleRecipe, TrainRecipe
@@ -31,7 +32,8 @@ def rate(schedule: ScheduleRecipe, epochs: int, steps_per_epoch: int) -> Callabl
         else:
             value = schedule.gamma ** sum(step >= cut for cut in cuts)
         if step < warm:
-            value *= schedule.warmup_start + (1 - schedule.warmup_start) * step / warm
+            climbed = step / warm if schedule.warmup_shape == "linear" else 0.0
+            value *= schedule.warmup_start + (1 - schedule.warmup_start) * climbed
         return value
 
     return factor
@@ -39,9 +41,16 @@ def rate(schedule: ScheduleRecipe, epochs: int, steps_per_epoch: int) -> Callabl
 
 def sgd(model: nn.Module, optim: OptimRecipe) -> torch.optim.SGD:
     """Stochastic gradient descent over a network's parameters; the recipe says which of them decay."""
-    # Weights of convolutions and linear layers are matrices or more; norms and biases are vectors.
-    decayed = [p for p in model.parameters() if optim.decay == "all" or p.dim() > 1]
-    spared = [p for p in model.parameters() if optim.decay == "weights" and p.dim() <= 1]
+    shifts = {id(m.bias) for m in model.modules() if isinstance(m, _BatchNorm)}
+
+    def decays(parameter: nn.Parameter) -> bool:
+        if optim.decay == "no_shift":
+            return id(parameter) not in shifts
+        # Weights of convolutions and linear layers are matrices or more; norms and biases are vectors.
+        return optim.decay == "all" or parameter.dim() > 1
+
+    decayed = [p for p in model.parameters() if decays(p)]
+    spared = [p for p in model.parameters() if not decays(p)]
     groups = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
     return torch.optim.SGD(
         [g for g in groups if g["params"]],

@@ -42,6 +42,9 @@ FLOORS = {
     "detection": 6,
     "deploy": 6,
     "bench": 6,
+    "analysis": 6,
+    "report": 6,
+    "app": 6,
     "cli": 7,
     "__main__": 8,
 }
@@ -68,10 +71,13 @@ OUTSIDE = {
     "health": {"torch"},
     "data": {"torch", "numpy", "torchvision", "PIL", "tqdm"},
     "training": {"torch", "lightning", "torchdata", "torchvision", "matplotlib", "scipy", "tqdm", "tensorboard"},
-    "evaluation": {"torch", "tqdm"},
+    "evaluation": {"torch", "tqdm", "numpy", "scipy", "PIL", "safetensors"},
     "detection": {"torch", "torchvision"},
     "deploy": {"torch", "onnx", "onnxruntime", "numpy"},
     "bench": {"torch", "matplotlib", "tqdm"},
+    "analysis": {"torch", "numpy", "matplotlib", "tqdm"},
+    "report": set(),
+    "app": {"torch", "numpy", "matplotlib", "PIL", "gradio"},
     "cli": {"jsonargparse", "torch", "timm", "torchvision"},
     "__main__": set(),
 }
@@ -81,6 +87,7 @@ NEIGHBOURS = {
     ("checkpoint", "recipes"),
     ("weights", "models"),
     ("weights", "kernels"),
+    ("paper", "recipes"),
 }
 """Who may look at whom on one floor; on floor 6 nobody does."""
 

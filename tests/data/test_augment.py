@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from torchvision.transforms import functional as tv
 
 from senet.data.augment import Draws, augment, draw, draw_boxes
 from senet.data.images import normalise
@@ -16,7 +17,7 @@ from senet.initial import stream
 from senet.recipes.recipe import DataRecipe
 
 RGB = DataRecipe(image_size=12, mean=(125.3, 123.0, 113.9), std=(63.0, 62.1, 66.7))
-NOTHING = Draws(None, None, None, None)
+NOTHING = Draws()
 
 
 def some_images(n: int = 20, channels: int = 3, size: int = 12) -> torch.Tensor:
@@ -167,19 +168,66 @@ def test_draws_are_uniform() -> None:
 
 
 def test_draws_depend_on_seed_and_epoch_and_not_on_the_other_options() -> None:
-    full = replace(RGB, flip=True, crop="pad", cutout=4)
+    each = {"flip": {"flip": True}, "shift": {"crop": "pad"}, "hole": {"cutout": 4}}
+    each |= {"angle": {"rotate": 10.0}, "noise": {"jitter": 20.0}}
+    full = replace(RGB, flip=True, crop="pad", cutout=4, rotate=10.0, jitter=20.0)
     a = draw(full, 0, 0, 50)
-    assert a.flip is not None
-    assert a.shift is not None
-    assert a.hole is not None
-    for other in (draw(full, 1, 0, 50), draw(full, 0, 1, 50)):
-        assert other.flip is not None
-        assert other.shift is not None
-        assert other.hole is not None
-        assert not torch.equal(a.flip, other.flip)
-        assert not torch.equal(a.shift, other.shift)
-        assert not torch.equal(a.hole, other.hole)
-    alone = draw(replace(RGB, flip=True), 0, 0, 50)
-    assert alone.flip is not None
-    assert torch.equal(a.flip, alone.flip)
-    assert alone[1:] == (None, None, None)
+    for name, options in each.items():
+        mine = getattr(a, name)
+        for other in (draw(full, 1, 0, 50), draw(full, 0, 1, 50)):
+            assert not torch.equal(mine, getattr(other, name)), name
+        alone = draw(replace(RGB, **options), 0, 0, 50)._asdict()
+        assert torch.equal(mine, alone.pop(name)), name
+        assert set(alone.values()) == {None}, name
+        # An image's draws do not depend on how many come after it.
+        assert torch.equal(mine[:7], getattr(draw(full, 0, 0, 7), name)), name
+
+
+@pytest.mark.parametrize("size", [12, 7])
+def test_turning_equals_torchvision(size: int) -> None:
+    recipe = replace(RGB, image_size=size, rotate=180.0)
+    images = some_images(size=size)
+    draws = draw(recipe, 0, 0, len(images))
+    assert draws.angle is not None
+    assert -180 < draws.angle.min() < -100
+    assert 100 < draws.angle.max() < 180
+    ours, straight = augment(images, draws, recipe), normalise(images, recipe)
+    for i, angle in enumerate(draws.angle.tolist()):
+        expected = tv.rotate(straight[i], angle, tv.InterpolationMode.BILINEAR)
+        torch.testing.assert_close(ours[i], expected, atol=2e-5, rtol=0)
+    quarter = augment(images, NOTHING._replace(angle=torch.full((len(images),), 90.0)), recipe)
+    torch.testing.assert_close(quarter, straight.rot90(1, (2, 3)), atol=2e-5, rtol=0)
+
+
+def test_jitter_is_uniform_and_independent() -> None:
+    recipe = replace(RGB, image_size=64, jitter=20.0)
+    images = torch.full((12, 3, 64, 64), 100, dtype=torch.uint8)
+    draws = draw(recipe, 0, 0, 12)
+    std = torch.tensor(recipe.std).view(3, 1, 1)
+    noise = (augment(images, draws, recipe) - normalise(images, recipe)) * std
+    n = noise.numel()
+    counts = torch.histc(noise, 40, -20, 20)
+    assert counts.sum() == n
+    # Five standard deviations of a count, of a mean product.
+    assert (counts - n / 40).abs().max() < 5 * math.sqrt(n / 40)
+    neighbours = {
+        "channel": (noise[:, :-1], noise[:, 1:]),
+        "row": (noise[:, :, :-1], noise[:, :, 1:]),
+        "column": (noise[..., :-1], noise[..., 1:]),
+        "image": (noise[:-1], noise[1:]),
+    }
+    for name, (a, b) in neighbours.items():
+        assert abs((a * b).mean()) / noise.var() < 5 / math.sqrt(a.numel()), name
+    # An image's noise is its own, whatever the batch.
+    some = torch.tensor([7, 2])
+    torch.testing.assert_close(
+        (augment(images[:2], draws.at(some), recipe) - normalise(images[:2], recipe)) * std, noise[some]
+    )
+
+
+def test_the_hole_is_blank_after_turning_and_jitter() -> None:
+    recipe = replace(RGB, cutout=4, rotate=10.0, jitter=20.0)
+    draws = draw(recipe, 0, 0, 20)._replace(hole=torch.full((20, 2), 6))
+    x = augment(some_images(), draws, recipe)
+    assert (x[:, :, 4:8, 4:8] == 0).all()
+    assert (x[:, :, :4] != 0).any(1).all()

@@ -48,6 +48,15 @@ def test_bicubic(tmp_path: Path, save_image: SaveImage) -> None:
     assert not torch.equal(ours, load_image(tmp_path / "a.png", FILES))
 
 
+@pytest.mark.parametrize("size", [(40, 31), (31, 40), (30, 30), (24, 24), (30, 60)])
+def test_without_the_aspect_ratio(size: tuple[int, int]) -> None:
+    """Places365: each side to 256, then the central 224."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    for recipe, side in ((FILES, 30), (MEMORY, 24)):
+        expected = tv.pil_to_tensor(tv.center_crop(tv.resize(image, [side, side]), 24))  # type: ignore[arg-type]
+        assert torch.equal(load_image(image, replace(recipe, keep_aspect=False)), expected)
+
+
 def test_an_image_of_the_right_size_is_untouched(tmp_path: Path) -> None:
     array = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
     Image.fromarray(array).save(tmp_path / "a.png")

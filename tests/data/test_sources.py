@@ -101,6 +101,33 @@ def test_what_is_held_out_does_not_depend_on_the_seed_of_the_run() -> None:
     assert not torch.equal(first[0], other[0])
 
 
+@pytest.mark.parametrize("fraction", [0.5, 0.25, 0.01])
+def test_a_part_of_the_training_images(fraction: float, make_folder: MakeFolder) -> None:
+    counts = {"train/a": 8, "train/b": 4, "train/c": 1, "val/a": 2, "val/b": 2, "val/c": 2}
+    recipe = DataRecipe(name=str(make_folder(counts)), image_size=16, **RGB)
+    whole, half, part = (open_data(replace(recipe, train_fraction=f), seed=0) for f in (1.0, 0.5, fraction))
+    assert part.train.targets.bincount().tolist() == [max(round(n * fraction), 1) for n in (8, 4, 1)]
+    assert part.source == f"{whole.source}; {len(part.train)} of 13 training images"
+    assert torch.equal(pixels_of(part)[0][-6:], pixels_of(whole)[0][-6:]), "validation stays whole"
+    here, among = (pixels_of(data)[0][:-6] for data in (part, half))
+    assert all((image == among).flatten(1).all(1).any() for image in here), "a smaller part lies within a larger one"
+    # Decoded when their turn comes, the same ones; with another split_seed, others.
+    late = open_data(replace(recipe, in_memory="no", resize=16, train_fraction=fraction), seed=7).train
+    batch = late[0, range(len(late))]
+    assert torch.equal(late.targets, part.train.targets)
+    assert batch.images is not None
+    assert torch.equal(batch.images, here)
+    other = open_data(replace(recipe, train_fraction=fraction, split_seed=1), seed=0)
+    assert not torch.equal(pixels_of(other)[0][:-6], here)
+
+
+def test_a_part_of_the_digits_leaves_the_held_out_ones_alone() -> None:
+    whole, part = (open_data(DataRecipe(image_size=8, train_fraction=f), seed=0) for f in (1.0, 0.1))
+    assert torch.equal(pixels_of(whole)[0][-359:], pixels_of(part)[0][-359:])
+    assert len(part.train) == sum(round(n * 0.1) for n in whole.train.targets.bincount().tolist())
+    assert part.source.endswith(f", in the package; {len(part.train)} of 1,438 training images")
+
+
 @pytest.mark.parametrize("name", ["digits", "cifar10"])
 def test_built_in_sets_are_always_in_memory(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"data\.in_memory: 'no' has no effect on '{name}'"):
@@ -197,6 +224,14 @@ def test_cifar_is_downloaded_once(
         assert f"{len(cifar.train)} training and 6 test images" in data.source
         if not attempt:
             cut_off(monkeypatch)
+    part = open_data(replace(recipe, train_fraction=0.5), seed=0)
+    n = len(cifar.train)
+    assert part.train.targets.bincount().tolist() == [n // 6] * 3
+    found = pixels_of(part)[0][:-6].numpy()
+    at = [(cifar.train == image).all((1, 2, 3)).argmax().item() for image in found]
+    assert np.array_equal(cifar.train[at], found)
+    assert part.train.targets.tolist() == [i % 3 for i in at]
+    assert part.source == f"{data.source}; {n // 2} of {n} training images"
     assert socket.getdefaulttimeout() is None
 
 

@@ -25,7 +25,15 @@ from senet.recipes.recipe import DataRecipe
 MakeFolder = Callable[..., Path]
 CPU = torch.device("cpu")
 SMALL = DataRecipe(
-    image_size=16, resize=20, crop="resized", flip=True, cutout=4, mean=(100.0, 110.0, 120.0), std=(50.0, 60.0, 70.0)
+    image_size=16,
+    resize=20,
+    crop="resized",
+    flip=True,
+    rotate=10.0,
+    jitter=20.0,
+    cutout=4,
+    mean=(100.0, 110.0, 120.0),
+    std=(50.0, 60.0, 70.0),
 )
 
 

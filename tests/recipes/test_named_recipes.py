@@ -12,14 +12,23 @@ import yaml
 
 import senet.recipes
 from senet import ConfigError, Recipe, RunError, SEConfig, create_model, get_net, list_models, override, to_dict
+from senet.cli import options
+from senet.cli.line import Line
+from senet.cli.train import twins
 from senet.models.registry import canonical_name
 from senet.recipes.files import RECIPE, read_recipe, write_recipe_file
 from senet.recipes.recipe import DataRecipe, OptimRecipe, ScheduleRecipe, TrainRecipe
 from senet.recipes.registry import FILES, get_recipe, recipe_for, recipes
+from senet.recipes.scaling import scaled
+
+RECIPE_MODULES = [import_module(f"senet.recipes.{file}") for file in FILES]
 
 
 def test_the_registry() -> None:
-    assert list(recipes()) == ["digits", "cifar10", "cifar100", "imagenet", "ablation", "folder"]
+    cifar = [f"{network}_{data}" for network in ("preact", "wrn", "shake") for data in ("cifar10", "cifar100")]
+    imagenet = ["imagenet", "imagenet299", "ablation", "ablation_plateau", "released", "mobile", "shufflenet"]
+    others = ["places365", "senet154", "senet154_320", "folder"]
+    assert list(recipes()) == ["digits", "cifar10", "cifar100", *cifar, "student", *imagenet, *others]
     with pytest.raises(ConfigError, match=r"recipe: 'cifar' is not known \(did you mean 'cifar10'\?\); legal values"):
         get_recipe("cifar")
 
@@ -38,12 +47,29 @@ def test_each_file_opens_with_its_command(file: str) -> None:
 
 
 @pytest.mark.parametrize("name", recipes())
+def test_each_recipe_by_the_command_line(name: str) -> None:
+    """`senet train --recipe NAME` is that recipe and its plain twin; its file says the command and names it."""
+    line = Line.of(["--recipe", name, "--epochs", "5000"])
+    base = line.recipe("")
+    assert base == get_recipe(name)
+    parser = options.Parser("train", "[MODEL]", "test")
+    parser.option("recipe", default="")
+    options.add_fields(parser, base)
+    assert options.apply(base, parser.read(line.argv, base)["fields"]) == override(base, "train.epochs=5000")
+    plain, se = twins(base)
+    assert (plain.model, se) == (replace(base.model, se=None), base)
+    assert plain.name in list_models()
+    (text,) = {m.__doc__ or "" for m in RECIPE_MODULES if isinstance(getattr(m, name, None), Recipe)}
+    assert f"--recipe {name}" in text or f"`{name}`" in text or f"--data {name}" in text or name == "folder"
+
+
+@pytest.mark.parametrize("name", recipes())
 def test_each_recipe_fits_its_network(name: str) -> None:
     recipe = get_recipe(name)
     assert recipe.name in list_models()
     plain = replace(recipe.model, se=None)
     assert plain == replace(get_net(recipe.name), se=None)
-    assert recipe.data.image_size in (recipe.model.image_size, 32)
+    assert recipe.data.image_size in (recipe.model.image_size, 32) or name == "senet154_320"
     assert recipe.data.channels in (1, 3)
     create_model(recipe.model, device="meta")
 
@@ -60,7 +86,75 @@ def test_published_schedules() -> None:
     assert [m * 270 for m in ablation.schedule.milestones] == pytest.approx([125, 200, 250])
     assert ablation.model.se == SEConfig(bias=False)
     assert (cifar.data.batch_size, cifar.optim.lr, cifar.data.crop, cifar.data.crop_padding) == (128, 0.1, "pad", 4)
-    assert get_recipe("cifar100") == replace(cifar, data=replace(cifar.data, name="cifar100"))
+    for name in ("cifar10", "preact_cifar10", "wrn_cifar10"):
+        base, other = get_recipe(name), get_recipe(f"{name}0")
+        assert other == replace(base, data=replace(base.data, name="cifar100"))
+
+
+SCHEDULES = {
+    # Name: network, images in a batch, learning rate, weight decay, Nesterov, epochs, cuts, factor.
+    "imagenet": ("se_resnet50", 1024, 0.6, 1e-4, False, 100, [30, 60, 90], 0.1),
+    "imagenet299": ("se_inception_resnet_v2", 1024, 0.6, 1e-4, False, 100, [30, 60, 90], 0.1),
+    "ablation": ("se_resnet50", 256, 0.1, 1e-4, False, 270, [125, 200, 250], 0.1),
+    "ablation_plateau": ("se_resnet50", 256, 0.1, 1e-4, False, 300, "plateau", 0.1),
+    "released": ("se_resnet50", 256, 0.1, 1e-4, False, 300, "plateau", 0.1),
+    "mobile": ("se_mobilenet", 256, 0.1, 1e-4, False, 400, "plateau", 0.1),
+    "shufflenet": ("se_shufflenet_g3", 256, 0.1, 4e-5, False, 400, "plateau", 0.1),
+    "places365": ("se_resnet152", 1024, 0.6, 1e-4, False, 100, [30, 60, 90], 0.1),
+    "senet154": ("senet154", 2048, 1.0, 1e-4, False, 100, [30, 60, 90], 0.1),
+    "senet154_320": ("senet154", 2048, 1.0, 1e-4, False, 100, [30, 60, 90], 0.1),
+    "cifar10": ("se_resnet20", 128, 0.1, 1e-4, False, 164, [82, 123], 0.1),
+    "preact_cifar10": ("se_preresnet110", 128, 0.1, 1e-4, False, 164, [82, 123], 0.1),
+    "wrn_cifar10": ("se_wrn_16_8", 128, 0.1, 5e-4, True, 200, [60, 120, 160], 0.2),
+    "shake_cifar10": ("se_shake_shake_26_2x96d", 128, 0.2, 1e-4, True, 1800, "cosine", 0.1),
+    "shake_cifar100": ("se_shake_even_29_2x4x64d", 32, 0.025, 5e-4, True, 1800, "cosine", 0.1),
+    "student": ("se_resnet20", 64, 0.1, 1e-4, False, 300, [150, 225], 0.1),
+}
+"""The paper's protocols and, where it refers to them, its sources'."""
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_protocols_in_numbers(name: str) -> None:
+    r = get_recipe(name)
+    network, batch, lr, decay, nesterov, epochs, cuts, factor = SCHEDULES[name]
+    found = (r.name, r.data.batch_size, r.optim.lr, r.optim.weight_decay, r.optim.nesterov, r.train.epochs)
+    assert found == (network, batch, lr, decay, nesterov, epochs)
+    assert (r.optim.momentum, r.schedule.gamma) == (0.9, factor)
+    if isinstance(cuts, list):
+        assert [m * epochs for m in r.schedule.milestones] == pytest.approx(cuts)
+    assert r.schedule.kind == (cuts if isinstance(cuts, str) else "step")
+
+
+def test_what_single_protocols_have_of_their_own() -> None:
+    data = {name: recipe.data for name, recipe in recipes().items()}
+    assert {n: (d.resize, d.image_size) for n, d in data.items() if d.image_size > 100 and n != "folder"} == {
+        **dict.fromkeys(("imagenet", "ablation", "ablation_plateau", "released", "mobile", "shufflenet"), (256, 224)),
+        **{"places365": (256, 224), "imagenet299": (352, 299), "senet154": (256, 224), "senet154_320": (320, 320)},
+    }
+    assert [n for n, d in data.items() if not d.keep_aspect] == ["places365"]
+    assert {n: d.cutout for n, d in data.items() if d.cutout} == {"shake_cifar10": 16, "shake_cifar100": 8}
+    assert [(n, d.rotate, d.jitter) for n, d in data.items() if d.rotate or d.jitter] == [("released", 10, 20)]
+    assert {n: d.crop_scale[0] for n, d in data.items() if d.crop == "resized" and d.crop_scale[0] != 0.08} == {
+        **dict.fromkeys(("mobile", "shufflenet", "folder"), 0.25)
+    }
+    train = {name: recipe.train for name, recipe in recipes().items()}
+    smoothed = ("ablation", "ablation_plateau", "senet154", "senet154_320", "folder")
+    assert {n: t.label_smoothing for n, t in train.items() if t.label_smoothing} == dict.fromkeys(smoothed, 0.1)
+    assert {n: t.freeze_bn_epochs for n, t in train.items() if t.freeze_bn_epochs} == {"senet154": 5, "senet154_320": 5}
+    assert get_recipe("senet154").model.dropout == 0.2
+    # 0.01 in the first 400 steps, of 391 in an epoch.
+    warm = get_recipe("preact_cifar10").schedule
+    assert (warm.warmup_epochs * 391, warm.warmup_start, warm.warmup_shape) == (pytest.approx(400), 0.1, "constant")
+
+
+@pytest.mark.parametrize(("batch", "lr"), [(256, 0.15), (1024, 0.6), (32, 0.01875)])
+def test_linear_scaling(batch: int, lr: float) -> None:
+    """arXiv:1706.02677: k times the batch, k times the rate; nothing else changes."""
+    base = get_recipe("imagenet")
+    new, line = scaled(base, batch)
+    assert new.optim.lr == pytest.approx(lr)
+    assert new == override(override(base, f"data.batch_size={batch}"), f"optim.lr={new.optim.lr}")
+    assert f"becomes {lr:g} for batches of {batch}" in line
 
 
 @pytest.mark.parametrize(
@@ -184,6 +278,12 @@ PARTS: list[tuple[type, dict[str, Any], str | None]] = [
     (DataRecipe, {"val_fraction": 0.0}, "val_fraction: 0.0 is not between 0 and 1"),
     (DataRecipe, {"val_fraction": 1}, "val_fraction: 1 is not between 0 and 1"),
     (DataRecipe, {"val_fraction": 0.99}, None),
+    (DataRecipe, {"train_fraction": 0.0}, "train_fraction: 0.0 is not above 0 and at most 1"),
+    (DataRecipe, {"train_fraction": 1.01}, "train_fraction: 1.01 is not above 0 and at most 1"),
+    (DataRecipe, {"train_fraction": 1.0}, None),
+    (DataRecipe, {"rotate": -1.0}, "rotate: -1.0 is too small; legal values: 0 or more"),
+    (DataRecipe, {"jitter": -1.0}, "jitter: -1.0 is too small; legal values: 0 or more"),
+    (DataRecipe, {"rotate": 10.0, "jitter": 20.0}, None),
     (DataRecipe, {"crop_scale": (0.0, 1.0)}, r"crop_scale: \(0.0, 1.0\) is not a range within 0 to 1"),
     (DataRecipe, {"crop_scale": (0.5, 0.25)}, "crop_scale: .* is not a range"),
     (DataRecipe, {"crop_scale": (0.5, 0.5)}, None),
@@ -201,7 +301,7 @@ PARTS: list[tuple[type, dict[str, Any], str | None]] = [
     (OptimRecipe, {"lr": float("inf")}, "lr: inf is not a finite number"),
     (OptimRecipe, {"nesterov": True, "momentum": 0.0}, "nesterov: true needs a momentum above 0"),
     (OptimRecipe, {"nesterov": True}, None),
-    (OptimRecipe, {"decay": "none"}, "decay: 'none' is not known; legal values: all, weights"),
+    (OptimRecipe, {"decay": "none"}, "decay: 'none' is not known; legal values: all, no_shift, weights"),
     (ScheduleRecipe, {"kind": "step"}, "milestones: kind='step' needs at least one"),
     (ScheduleRecipe, {"kind": "step", "milestones": (0.5, 0.25)}, "milestones: .* between 0 and 1, rising"),
     (ScheduleRecipe, {"kind": "step", "milestones": (0.5, 0.5)}, "milestones: .* rising"),
@@ -210,6 +310,7 @@ PARTS: list[tuple[type, dict[str, Any], str | None]] = [
     (ScheduleRecipe, {"milestones": (0.5,)}, "milestones: .* have no effect with kind='cosine'; use kind='step'"),
     (ScheduleRecipe, {"warmup_start": 0.0}, "warmup_start: 0.0 is not above 0 and at most 1"),
     (ScheduleRecipe, {"warmup_start": 1.0}, None),
+    (ScheduleRecipe, {"warmup_shape": "cosine"}, "warmup_shape: 'cosine' is not known; legal values: linear, constant"),
     (TrainRecipe, {"epochs": 0}, "epochs: 0 is too small; legal values: 1 or more"),
     (TrainRecipe, {"epochs": 1.0}, "epochs: 1.0 is not a whole number"),
     (TrainRecipe, {"epochs": 1}, None),

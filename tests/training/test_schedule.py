@@ -33,6 +33,16 @@ def test_warm_up_climbs_in_a_line() -> None:
     assert [factor(t) for t in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
 
 
+def test_a_constant_warm_up_stays_low_and_then_jumps() -> None:
+    """Deep CIFAR networks: 0.01 for the first 400 iterations, then 0.1."""
+    schedule = ScheduleRecipe(
+        kind="step", milestones=(0.5, 0.75), warmup_epochs=400 / 391, warmup_start=0.1, warmup_shape="constant"
+    )
+    factor = rate(schedule, epochs=164, steps_per_epoch=391)
+    want = {0: 0.1, 1: 0.1, 399: 0.1, 400: 1, 82 * 391 - 1: 1, 82 * 391: 0.1, 123 * 391: 0.01}
+    assert {t: factor(t) for t in want} == pytest.approx(want)
+
+
 def optimizer_and_scheduler(schedule: ScheduleRecipe) -> tuple:
     model = nn.Linear(2, 2)
     optimizer = sgd(model, OptimRecipe(lr=0.5))
@@ -66,12 +76,14 @@ def test_plateau_goes_on_from_its_state() -> None:
     assert rates == pytest.approx([0.005, 0.005])
 
 
-@pytest.mark.parametrize(("decay", "decayed"), [("all", 6), ("weights", 2)])
+@pytest.mark.parametrize(("decay", "decayed"), [("all", 6), ("no_shift", 5), ("weights", 2)])
 def test_weight_decay_can_spare_norms_and_biases(decay: str, decayed: int) -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Linear(2, 2))
     optimizer = sgd(model, OptimRecipe(decay=decay, weight_decay=0.1))  # type: ignore[arg-type]
     assert sum(len(g["params"]) for g in optimizer.param_groups) == 6
     assert sum(len(g["params"]) for g in optimizer.param_groups if g["weight_decay"] == 0.1) == decayed
+    if decay == "no_shift":
+        assert [id(p) for p in optimizer.param_groups[1]["params"]] == [id(model[1].bias)]
     if decay == "weights":
         assert all(p.dim() > 1 for p in optimizer.param_groups[0]["params"])
 

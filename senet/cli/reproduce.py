@@ -1,0 +1,289 @@
+"""`senet reproduce`: a table or figure of the paper, run on the data and in the time that there are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from senet.cli import options, running, show
+from senet.cli.line import Line
+from senet.errors import ConfigError, RunError
+from senet.paper import plan as plans
+from senet.paper.plan import Plan
+from senet.paper.registry import GROUPS, get_targets, targets
+from senet.paper.target import Target
+from senet.recipes.recipe import DataRecipe, OptimRecipe, Recipe, ScheduleRecipe, TrainRecipe
+from senet.recipes.scaling import scaled
+
+DESCRIPTION = """Run a table or figure of the paper: all its rows as fair twins, over several seeds, beside the paper's
+own figures.
+
+TARGETs: {targets}.
+Without --data, --epochs and the like it is the paper's experiment, whole. On other images, in fewer epochs or at
+another size it is a smaller experiment of the same kind, and the result says what differs. --budget 2h chooses the
+epochs. Before anything is trained the plan is printed with the time that it will take; --plan stops there. The folder
+holds all: called again, or with --resume, finished runs are kept, interrupted ones go on exactly where they were, and
+seeds or targets are added. Fields of data, optim, schedule and train can be set as in `senet train`; with --batch-size
+the learning rate is scaled in proportion, unless it is set too."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The part of a recipe that all rows of a target share."""
+
+    data: DataRecipe
+    optim: OptimRecipe
+    schedule: ScheduleRecipe
+    train: TrainRecipe
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Protocol:
+        """A recipe's."""
+        return cls(recipe.data, recipe.optim, recipe.schedule, recipe.train)
+
+    def into(self, recipe: Recipe) -> Recipe:
+        """A recipe with it."""
+        return replace(recipe, data=self.data, optim=self.optim, schedule=self.schedule, train=self.train)
+
+
+def run(argv: list[str]) -> int:
+    """The command."""
+    line = Line.of(argv)
+    folder = None if line.asks_help else line.resume_folder()
+    if folder is not None:
+        from senet.training.reproduction import read_plans
+
+        return _train(folder, read_plans(folder), jobs=1, as_json="--json" in line.options)
+    if not line.words and not line.asks_help:
+        print(_listing())
+        return 0
+    words = line.words or ("table4",)
+    wanted = get_targets(words)
+    data, size = line.value("data", "data.name", "name") or "", line.value("image_size", "data.image_size") or ""
+    placed = [plans.placed(t, data, int(size) if size.isdigit() else 0) for t in _rows(wanted, line)]
+    first = next(row.recipe for row in placed[0].rows if row.recipe is not None)
+    shown = Protocol.of(first)
+    parser = _parser(shown)
+    found = parser.read(line.argv, shown)
+    made = [plans.networked(_set(t, found), found["network"]) for t in placed]
+    seeds = tuple(range(first.train.seed, first.train.seed + found["seeds"]))
+    if found["seeds"] < 1:
+        raise ConfigError(f"--seeds: {found['seeds']} is too small; legal values: 1 or more")
+    if found["jobs"] < 0:
+        raise ConfigError(f"--jobs: {found['jobs']} is too small; legal values: 0 or more")
+    if found["budget"] and "train.epochs" in found["named"]:
+        raise ConfigError("--budget: chooses the epochs; --epochs beside it would have no effect")
+    budget = seconds(found["budget"]) if found["budget"] else 0.0
+    jobs = found["jobs"] or _default_jobs()
+    made, estimate = _in_time(made, len(seeds), jobs, budget)
+    ready = [
+        Plan(target=here, seeds=seeds, differs=plans.differs(paper, here))
+        for paper, here in zip(wanted, made, strict=True)
+    ]
+    name = "-".join(words) + (f"-{show.data_label(first)}" if first.data.name != "imagenet" else "")
+    folder = Path(found["out"]).expanduser() if found["out"] else Path("runs") / f"reproduce-{name}"
+    with running.progress(found["json"]):
+        _print_plan(ready, folder, estimate, jobs)
+    if found["plan"]:
+        return 0
+    from senet.training.reproduction import write_plans
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()) and not (folder / "plan.json").is_file():
+        raise RunError(f"{folder}: not empty, and not the folder of a reproduction; name another with --out")
+    write_plans(folder, ready)
+    return _train(folder, ready, jobs=jobs, as_json=found["json"])
+
+
+def _parser(shown: Protocol) -> options.Parser:
+    names = ", ".join([*targets(), *GROUPS])
+    parser = options.Parser("reproduce", "TARGET...", DESCRIPTION.format(targets=names))
+    parser.add_argument("TARGET", nargs="*", help="tables and figures of the paper")
+    parser.option("network", default="", metavar="NAME", help="plain network into which each row's unit is put")
+    parser.option("rows", default="", metavar="NAMES", help="some rows alone, by name or by network, with commas")
+    parser.option("seeds", type=int, default=3, metavar="N", help="runs of each row")
+    parser.option("budget", default="", metavar="TIME", help="30m, 2h, 1d: as many epochs as fit, at most the paper's")
+    parser.option("subset", type=float, default=1.0, metavar="PART", help="of the training images, class by class")
+    parser.option("jobs", type=int, default=0, metavar="N", help="runs side by side; 0: one per GPU, or one")
+    parser.option("plan", action="store_true", help="print what would be run, and how long it would take")
+    parser.option("out", default="", metavar="FOLDER", help="by default runs/reproduce-TARGET-DATA")
+    parser.option("json", action="store_true", help="print the result as JSON, and progress on standard error")
+    parser.option("resume", default="", metavar="FOLDER", help="go on with the reproduction in this folder")
+    options.add_fields(parser, shown)
+    return parser
+
+
+def _rows(wanted: list[Target], line: Line) -> list[Target]:
+    """The targets with the rows that `--rows` names, by their own names or their networks'."""
+    given = [name.strip() for name in (line.value("rows") or "").split(",") if name.strip()]
+    if not given:
+        return wanted
+    out = []
+    for target in wanted:
+        of = {row.recipe.name: row.name for row in target.rows if row.recipe is not None}
+        is_single = len(of) == sum(row.recipe is not None for row in target.rows)
+        out.append(plans.chosen(target, [of.get(name, name) if is_single else name for name in given]))
+    return out
+
+
+def _set(target: Target, found: dict[str, Any]) -> Target:
+    """The target with the fields that the line names, in every row."""
+    named = {path: found["fields"][path] for path in found["named"]}
+    epochs = named.pop("train.epochs", 0)
+    batch = named.pop("data.batch_size", 0)
+    if found["subset"] != 1.0:
+        named["data.train_fraction"] = found["subset"]
+
+    def change(recipe: Recipe) -> Recipe:
+        if batch and batch != recipe.data.batch_size:
+            if "optim.lr" in named:
+                recipe = replace(recipe, data=replace(recipe.data, batch_size=batch))
+            else:
+                recipe, _ = scaled(recipe, batch)
+        if epochs:
+            recipe = plans.shortened(recipe, epochs)
+        here = Protocol.of(recipe)
+        recipe = options.apply(here, options.values(here) | named).into(recipe)
+        options.check_effects(recipe, found["named"])
+        return recipe
+
+    return plans.changed(target, change)
+
+
+def seconds(text: str) -> float:
+    """A span of time such as 90s, 30m, 2h or 1d; ConfigError for another text."""
+    number, unit = text[:-1], {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:])
+    try:
+        value = float(number) * (unit or 0)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ConfigError(f"--budget: {text!r} is not a span of time; legal values: such as 90s, 30m, 2h, 1d")
+    return value
+
+
+def open_images(recipe: DataRecipe, seed: int) -> Any:
+    """The images of a recipe, with a bar."""
+    from senet.data import open_data
+
+    return open_data(recipe, seed, progress=True)
+
+
+def _default_jobs() -> int:
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
+def _in_time(made: list[Target], seeds: int, jobs: int, budget: float) -> tuple[list[Target], list[str]]:
+    """The targets with the epochs that fit into the budget, and the estimate in words."""
+    import torch
+
+    from senet.training.queue import seconds_per_image
+    from senet.training.run import device_of, fitted
+
+    recipes = {plans.key(r, 0): r for t in made for row in t.rows if (r := row.recipe) is not None}
+    costs: dict[str, tuple[float, float]] = {}
+    per_epoch: dict[str, float] = {}
+    sizes: dict[Any, Any] = {}
+    for key, recipe in recipes.items():
+        if recipe.data not in sizes:
+            sizes[recipe.data] = open_images(recipe.data, 0)
+        data = sizes[recipe.data]
+        device = device_of(recipe)
+        threads = recipe.train.threads or (max(1, torch.get_num_threads() // jobs) if device.type == "cpu" else 0)
+        kind = json.dumps([str(recipe.model), recipe.data.batch_size, recipe.train.precision])
+        if kind not in costs:
+            costs[kind] = seconds_per_image(fitted(recipe, data), device, threads)
+        train, evaluate = costs[kind]
+        most = recipe.train.limit_batches
+        counts = [
+            min(len(part), most * batch) if most else len(part)
+            for part, batch in ((data.train, recipe.data.batch_size), (data.val, recipe.data.eval_batch_size))
+        ]
+        per_epoch[key] = train * counts[0] + evaluate * counts[1]
+    # Each new process takes some seconds to begin.
+    starting = 8.0 * len(recipes) * seeds
+    if budget:
+        left = budget * jobs - starting
+        whole = sum(cost * recipes[key].train.epochs for key, cost in per_epoch.items()) * seeds
+        part = min(1.0, left / whole)
+        shortest = sum(per_epoch.values()) * seeds
+        if left < shortest:
+            raise ConfigError(
+                f"--budget: one epoch of all rows and seeds takes about {span((shortest + starting) / jobs)}; "
+                "allow more, or less to do: --rows, --seeds, --subset, --image-size"
+            )
+        made = [plans.changed(t, lambda r: plans.shortened(r, max(1, int(r.train.epochs * part)))) for t in made]
+        recipes = {k: plans.shortened(r, max(1, int(r.train.epochs * part))) for k, r in recipes.items()}
+    total = (sum(cost * recipes[key].train.epochs for key, cost in per_epoch.items()) * seeds + starting) / jobs
+    slowest = max(per_epoch, key=lambda k: per_epoch[k])
+    device = device_of(recipes[slowest])
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
+    lines = [
+        f"about {span(total)} on {where}{f', {jobs} at a time' if jobs > 1 else ''}",
+        f"an epoch of {recipes[slowest].name} {span(per_epoch[slowest])}",
+    ]
+    return made, lines
+
+
+def span(seconds: float) -> str:
+    """A time in words: "45 s", "12 min", "3.5 h", "4 days"."""
+    for limit, unit, name in ((90, 1, "s"), (5400, 60, "min"), (172800, 3600, "h")):
+        if seconds < limit:
+            value = seconds / unit
+            return f"{value:.1f} {name}" if value < 10 else f"{value:.0f} {name}"
+    return f"{seconds / 86400:,.0f} days"
+
+
+def _print_plan(ready: list[Plan], folder: Path, estimate: list[str], jobs: int) -> None:
+    runs: dict[str, Recipe] = {}
+    for plan in ready:
+        t = plan.target
+        print(f"\n{t.name}: {t.title}")
+        for row in t.rows:
+            if row.recipe is None:
+                continue
+            r = row.recipe
+            unit = f"{r.model.se.kind}" if r.model.se else "plain"
+            printed = ", ".join(f"{v:.2f}" for v in row.printed.values())
+            print(
+                f"  {row.name:<18} {r.name} ({unit}) on {show.data_label(r)}, {r.train.epochs} epochs, batch "
+                f"{r.data.batch_size}, lr {r.optim.lr:g}{f'   the paper: {printed} %' if printed else ''}"
+            )
+        show.differs(plan.differs)
+        runs |= plan.runs
+    print(f"\n{len(runs)} runs in {folder}: {'; '.join(estimate)}", flush=True)
+
+
+def _train(folder: Path, ready: list[Plan], *, jobs: int, as_json: bool) -> int:
+    from senet.training.queue import run_all
+    from senet.training.reproduction import RUNS, write
+
+    runs = {name: recipe for plan in ready for name, recipe in plan.runs.items()}
+    ended = [0]
+
+    def say(name: str, outcome: str) -> None:
+        ended[0] += 1
+        print(f"[{ended[0]}] {name}: {outcome}", flush=True)
+
+    with running.progress(as_json):
+        done = run_all(runs, open_images, folder / RUNS, jobs=jobs, announce=show.announce, say=say, part_of=folder)
+        results = write(folder, ready, done.summaries, done.failed)
+    if as_json:
+        print(json.dumps({"folder": str(folder), "targets": results}, indent=2))
+    else:
+        for found in results:
+            show.print_reproduction(found)
+        print(f"\nreport   {folder}/{results[0]['target']}.md, .png, .json\nagain    senet reproduce --resume {folder}")
+    return 1 if done.failed else 0
+
+
+def _listing() -> str:
+    rows = [("target", "what", "rows", "the paper's run")]
+    rows += [(t.name, t.title, str(len(t.rows)), t.hours) for t in targets().values()]
+    groups = "\n".join(f"{name}: {', '.join(members)}" for name, members in GROUPS.items())
+    hint = "senet reproduce TARGET --plan says what would be run, and how long it takes here"
+    return f"{show.table(rows, left=(0, 1, 3))}\n{groups}\n\n{hint}"

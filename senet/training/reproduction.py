@@ -1,0 +1,257 @@
+"""A target of the paper, run: the folder, the queue, and ours beside the paper's.
+
+plan.json                 what is run, complete: the recipes and the paper's figures; `--resume` needs nothing else
+runs/NAME-DIGEST-seedN/   one run each; a row that stands in several tables is run once
+TARGET.json, .md, .png    ours beside the paper's, as data, text and picture
+reproduction.json         all targets of the folder
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from senet.config import from_dict, to_dict
+from senet.errors import RunError
+from senet.paper.plan import Plan, key, row_named
+from senet.paper.target import TOP1, TOP5, Row, Target
+from senet.recipes.recipe import Recipe
+from senet.training import folder as run
+from senet.training.compare import paired_difference
+
+PLAN, RESULT, RUNS = "plan.json", "reproduction.json", "runs"
+MEASURES = {TOP1: "top-1 error", TOP5: "top-5 error"}
+
+
+def write_plans(folder: Path, plans: Sequence[Plan]) -> None:
+    """Write plan.json; targets that it has already are replaced by those of the same name, others stay."""
+    before = {p.target.name: p for p in read_plans(folder)} if (folder / PLAN).is_file() else {}
+    all_plans = before | {p.target.name: p for p in plans}
+    run.write_json(folder / PLAN, {"targets": [_plan_dict(p) for p in all_plans.values()]})
+
+
+def read_plans(folder: Path) -> list[Plan]:
+    """The plans of a folder; RunError where it has none that can be read."""
+    try:
+        return [_plan(d) for d in json.loads((folder / PLAN).read_text())["targets"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{folder}: not the folder of a reproduction: {error}") from error
+
+
+def _plan_dict(plan: Plan) -> dict[str, Any]:
+    t = plan.target
+    rows = [asdict(replace(row, recipe=None)) | {"recipe": row.recipe and to_dict(row.recipe)} for row in t.rows]
+    fields = {name: getattr(t, name) for name in ("name", "title", "hours", "crops", "shows")}
+    return {**fields, "rows": rows, "seeds": plan.seeds, "differs": plan.differs}
+
+
+def _plan(d: dict[str, Any]) -> Plan:
+    rows = tuple(Row(**r | {"recipe": r["recipe"] and from_dict(Recipe, r["recipe"])}) for r in d["rows"])
+    fields = {name: d[name] for name in ("name", "title", "hours", "shows")}
+    target = Target(rows=rows, crops=tuple(d["crops"]), **fields)
+    return Plan(target=target, seeds=tuple(d["seeds"]), differs=tuple(d["differs"]))
+
+
+def result(plan: Plan, summaries: Mapping[str, dict[str, Any]], failed: Mapping[str, str]) -> dict[str, Any]:
+    """Ours beside the paper's, as plain data; errors in percent, differences in points.
+
+    rows: name, network, parameters and multiply-adds, `runs` by name, and for each measure the `errors` of the seeds
+    (None for a run that failed or is still to come), `mean`, `deviation` and the `printed`.
+    differences: row, minus, measure, seeds in both, mean, 95 % interval of the paired difference, printed, verdict.
+    """
+    rows = [_row(row, plan, summaries, failed) for row in plan.target.rows]
+    by_name = {row["name"]: row for row in rows}
+    differences = [
+        found
+        for row in plan.target.rows
+        if row.minus
+        for measure in MEASURES
+        if (found := _difference(plan.target, row, by_name, measure)) is not None
+    ]
+    done = [s for row in rows for name in row["runs"] if (s := summaries.get(name)) is not None]
+    first = done[0] if done else {}
+    return {
+        "target": plan.target.name,
+        "title": plan.target.title,
+        "data": first.get("data"),
+        "train_images": first.get("train_images"),
+        "test_images": first.get("test_images"),
+        "epochs": first.get("epochs"),
+        "seeds": list(plan.seeds),
+        "finished": sum(name in summaries for name in plan.runs),
+        "runs": len(plan.runs),
+        "rows": rows,
+        "differences": differences,
+        "differs": list(plan.differs),
+        "failed": {name: failed[name] for name in plan.runs if name in failed},
+        "paper_needed": plan.target.hours,
+        "train_seconds": round(
+            sum({name: summaries[name]["train_seconds"] for name in plan.runs if name in summaries}.values()), 1
+        ),
+    }
+
+
+def _row(row: Row, plan: Plan, summaries: Mapping[str, dict[str, Any]], failed: Mapping[str, str]) -> dict[str, Any]:
+    names = [key(row.recipe, seed) for seed in plan.seeds] if row.recipe else []
+    done = [summaries.get(name) for name in names]
+    first = next((s for s in done if s is not None), {})
+    measured = {}
+    for measure in MEASURES:
+        errors = [None if s is None else s[measure] for s in done]
+        have = [e for e in errors if e is not None]
+        measured[measure] = {
+            "errors": errors,
+            "mean": statistics.fmean(have) if have else None,
+            "deviation": statistics.stdev(have) if len(have) > 1 else None,
+            "printed": row.printed.get(measure),
+        }
+    return {
+        "name": row.name,
+        "network": row.recipe.name if row.recipe else None,
+        "params": first.get("params"),
+        "macs": first.get("macs"),
+        "step_ms": statistics.median(s["step_ms"] for s in done if s) if first else None,
+        "runs": names,
+        "note": row.note,
+        **measured,
+    }
+
+
+def _difference(target: Target, row: Row, by_name: Mapping[str, dict[str, Any]], measure: str) -> dict[str, Any] | None:
+    """A row's errors minus those of the row it is compared with, over the seeds that both have; None for none."""
+    here, base = by_name[row.name], by_name[row.minus]
+    pairs = [
+        (a, b)
+        for a, b in zip(here[measure]["errors"], base[measure]["errors"], strict=True)
+        if a is not None and b is not None
+    ]
+    theirs, against = row.printed.get(measure), row_named(target, row.minus).printed.get(measure)
+    printed = None if theirs is None or against is None else round(theirs - against, 2)
+    if not pairs:
+        return None
+    ours, bases = zip(*pairs, strict=True)
+    found = paired_difference(row.name, row.minus, list(ours), list(bases), [1.0])
+    low, high = (None if math.isnan(v) else v for v in (found.low, found.high))
+    return {
+        "row": row.name,
+        "minus": row.minus,
+        "measure": measure,
+        "seeds": found.seeds,
+        "mean": found.mean,
+        "deviation": None if math.isnan(found.deviation) else found.deviation,
+        "low": low,
+        "high": high,
+        "printed": printed,
+        "verdict": verdict(low, high, printed),
+    }
+
+
+def verdict(low: float | None, high: float | None, printed: float | None) -> str:
+    """What an interval says of the paper's difference: its sign alone, for size depends on data and epochs.
+
+    >>> verdict(-2.0, -0.5, -1.02), verdict(-2.0, 0.5, -1.02), verdict(0.5, 2.0, -1.02)
+    ('agrees', 'open', 'disagrees')
+    """
+    if low is None or high is None or (low <= 0 <= high and (low, high) != (0, 0)):
+        return "open"
+    if printed is None:
+        return "clear"
+    ours = 0 if low == high == 0 else 1 if low > 0 else -1
+    return "agrees" if ours == (printed > 0) - (printed < 0) else "disagrees"
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """The result as a page of Markdown."""
+    shown = [m for m in MEASURES if any(row[m]["printed"] is not None for row in found["rows"])] or [TOP1]
+    head = ["row"]
+    for m in shown:
+        head += [f"{MEASURES[m]}, %", "the paper's"]
+    lines = [[*head, "n", "parameters", "multiply-adds"]]
+    for row in found["rows"]:
+        cells = [row["name"]]
+        for m in shown:
+            printed = row[m]["printed"]
+            cells += [mean_text(row[m]), "" if printed is None else f"{printed:.2f}"]
+        n = sum(e is not None for e in row[TOP1]["errors"])
+        cost = [f"{row['params']:,}", f"{row['macs'] / 1e6:,.2f} M"] if row["params"] else ["", ""]
+        lines.append([*cells, str(n) if row["runs"] else "", *cost])
+    text = f"# {found['target']}: {found['title']}\n\n{_where(found)}\n\n{_table(lines)}\n"
+    if found["differences"]:
+        head = ["difference", "measure", "ours, points", "95 % interval", "n", "the paper's", "verdict"]
+        rows = [head]
+        for d in found["differences"]:
+            if d["measure"] not in shown:
+                continue
+            interval = "" if d["low"] is None else f"{d['low']:+.2f} to {d['high']:+.2f}"
+            printed = "" if d["printed"] is None else f"{d['printed']:+.2f}"
+            label = f"{d['row']} minus {d['minus']}"
+            rows.append(
+                [label, MEASURES[d["measure"]], f"{d['mean']:+.2f}", interval, str(d["seeds"]), printed, d["verdict"]]
+            )
+        text += (
+            f"\n{_table(rows)}\n\nPaired over seeds, Student's t. *agrees*: the interval excludes zero and the sign is "
+            "the paper's; *disagrees*: it excludes zero and the sign is not; *open*: too few or too noisy runs to say; "
+            "*clear*: it excludes zero, and the paper gives no figure.\n"
+        )
+    if found["failed"]:
+        text += "\nFailed runs:\n\n" + "".join(f"- {name}: {why}\n" for name, why in found["failed"].items())
+    if found["differs"]:
+        text += "\nOtherwise than in the paper:\n\n" + "".join(f"- {line}\n" for line in found["differs"])
+    if found["paper_needed"]:
+        text += f"\nThe paper's run: {found['paper_needed']}.\n"
+    return text
+
+
+def mean_text(measured: Mapping[str, Any]) -> str:
+    """Mean and deviation: "22.28 ± 0.10"."""
+    if measured["mean"] is None:
+        return ""
+    spread = "" if measured["deviation"] is None else f" ± {measured['deviation']:.2f}"
+    return f"{measured['mean']:.2f}{spread}"
+
+
+def _where(found: Mapping[str, Any]) -> str:
+    if not found["finished"]:
+        return "No run has finished yet."
+    n, epochs = len(found["seeds"]), found["epochs"]
+    return (
+        f"{found['data']}, {found['train_images']:,} training and {found['test_images']:,} test images, "
+        f"{epochs} epoch{'s' if epochs > 1 else ''}, {n} seed{'s' if n > 1 else ''}; errors after the last epoch. "
+        f"{found['finished']} of {found['runs']} runs finished, {found['train_seconds'] / 3600:.2f} hours of training."
+    )
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = rows
+    rule = ["---", *["--:"] * (len(head) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *body])
+
+
+def write(
+    folder: Path, plans: Sequence[Plan], summaries: Mapping[str, Any], failed: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Write each target's result into the folder, and all of them into reproduction.json; gives them."""
+    from senet.files import write_text
+    from senet.training.plots import plot_curves, plot_rows
+
+    results = []
+    for plan in plans:
+        found, name = result(plan, summaries, failed), plan.target.name
+        run.write_json(folder / f"{name}.json", found)
+        write_text(folder / f"{name}.md", markdown(found))
+        plot_rows(folder / f"{name}.png", found)
+        histories = {
+            row["name"]: [run.read_metrics(folder / RUNS / n) for n in row["runs"] if n in summaries]
+            for row in found["rows"]
+        }
+        histories = {n: h for n, h in histories.items() if h}
+        if histories and (plan.target.shows == "curves" or len(histories) <= 4):
+            plot_curves(folder / f"{name}-curves.png", histories)
+        results.append(found)
+    run.write_json(folder / RESULT, {"targets": results})
+    return results

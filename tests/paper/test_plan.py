@@ -1,0 +1,142 @@
+"""A target as it is run here: twins stay twins, runs are shared, and what differs from the paper is said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from senet.errors import ConfigError
+from senet.paper import plan as p
+from senet.paper.plan import Plan
+from senet.paper.registry import GROUPS, get_targets, targets
+from senet.paper.target import TOP1, Row, Target
+from senet.recipes.recipe import Recipe
+
+
+@pytest.mark.parametrize("name", list(targets()))
+def test_rows_are_twins_of_what_they_are_compared_with(name: str) -> None:
+    target = targets()[name]
+    assert target.name == name
+    by_name = {row.name: row for row in target.rows}
+    assert len(by_name) == len(target.rows)
+    for row in target.rows:
+        assert row.printed or row.recipe
+        if row.minus:
+            base = by_name[row.minus]
+            assert row.recipe is not None
+            assert base.recipe is not None
+            # One field of the recipe differs, and in that one the unit.
+            assert replace(row.recipe, name=base.recipe.name, model=base.recipe.model) == base.recipe
+            assert replace(row.recipe.model, se=base.recipe.model.se) == base.recipe.model
+            assert row.recipe.model.se != base.recipe.model.se
+
+
+def all_plans(*names: str) -> list[Plan]:
+    return [Plan(target=t, seeds=(0, 1, 2), differs=()) for t in get_targets(names)]
+
+
+def test_rows_that_stand_in_several_tables_are_run_once() -> None:
+    ablations = all_plans("ablations")
+    assert [plan.target.name for plan in ablations] == list(GROUPS["ablations"])
+    # r = 2, 4, 8, 16, 32 and none; max; ReLU, tanh; stages 2, 3, 4; PRE, POST, Identity; 3x3; NoSqueeze.
+    assert len({name for plan in ablations for name in plan.runs}) == 17 * 3
+    # Seed by seed: what is finished first is a fair comparison of all rows.
+    assert [name[-1] for name in ablations[0].runs] == ["0"] * 6 + ["1"] * 6 + ["2"] * 6
+
+
+def recipe_of(name: str, row: str) -> Recipe:
+    found = p.row_named(targets()[name], row).recipe
+    assert found is not None
+    return found
+
+
+def test_a_run_is_named_by_what_its_result_depends_on() -> None:
+    recipe = recipe_of("table10", "r = 8")
+    name = p.key(recipe, 3)
+    assert name.startswith("se_resnet50-")
+    assert name.endswith("-seed3")
+    for same in (
+        replace(recipe, data=replace(recipe.data, workers=7, root="elsewhere")),
+        replace(recipe, train=replace(recipe.train, threads=2, seed=9, fused="no")),
+    ):
+        assert p.key(same, 3) == name
+    for other in (
+        replace(recipe, data=replace(recipe.data, batch_size=128)),
+        replace(recipe, optim=replace(recipe.optim, lr=0.2)),
+        recipe_of("table10", "r = 4"),
+    ):
+        assert p.key(other, 3).rpartition("-")[0] != name.rpartition("-")[0]
+
+
+def test_other_images_and_networks() -> None:
+    table10 = targets()["table10"]
+    here = p.networked(p.placed(table10, "cifar10"), "")
+    for row in here.rows:
+        assert row.recipe is not None
+        assert (row.recipe.data.name, row.recipe.data.crop, row.recipe.data.batch_size) == ("cifar10", "pad", 256)
+        assert replace(row.recipe.model, se=None) == table10.small
+    assert [row.recipe.model.se for row in here.rows] == [row.recipe.model.se for row in table10.rows]  # type: ignore
+    named = p.networked(p.placed(table10, "cifar10"), "se_resnet56")
+    assert {row.recipe.name for row in named.rows if row.recipe} == {"se_resnet56", "resnet56"}
+    large = p.networked(p.placed(table10, "/my/images"), "")
+    assert all(
+        row.recipe and row.recipe.data.image_size == 224 and row.recipe.data.crop == "resized" for row in large.rows
+    )
+    little = p.placed(table10, "/my/cifar", 32)
+    assert all(
+        row.recipe and (row.recipe.data.name, row.recipe.data.crop) == ("/my/cifar", "pad") for row in little.rows
+    )
+
+    with pytest.raises(ConfigError, match=r"--network: with resnet20 for all, the rows 'ResNet-110' and 'ResNet-164'"):
+        p.networked(targets()["table4"], "resnet20")
+    pair = p.networked(p.chosen(targets()["table4"], ["SE-ResNet-110"]), "resnet20")
+    assert [row.recipe.name for row in pair.rows if row.recipe] == ["resnet20", "se_resnet20"]
+    with pytest.raises(ConfigError, match=r"se.placement: 'conv3x3' needs bottlenecks"):
+        p.networked(p.placed(targets()["table15"], "cifar10"), "resnet20")
+
+
+def test_rows_are_chosen_with_what_they_are_compared_with() -> None:
+    assert [row.name for row in p.chosen(targets()["table12"], ["tanh"]).rows] == ["tanh", "sigmoid"]
+    with pytest.raises(ConfigError, match=r"--rows: 'elu' is not known; rows of table12: ReLU, tanh, sigmoid"):
+        p.chosen(targets()["table12"], ["elu"])
+
+
+def test_in_fewer_epochs_warm_up_and_frozen_epochs_keep_their_part() -> None:
+    recipe = recipe_of("table4", "ResNet-110")
+    short = p.shortened(recipe, 41)
+    assert short.schedule.warmup_epochs == pytest.approx(recipe.schedule.warmup_epochs / 4)
+    assert (short.train.epochs, short.schedule.milestones) == (41, (0.5, 0.75))
+    frozen = replace(recipe, train=replace(recipe.train, freeze_bn_epochs=8))
+    assert p.shortened(frozen, 41).train.freeze_bn_epochs == 2
+
+
+def test_what_differs_is_said_once_and_with_its_rows() -> None:
+    paper = targets()["table12"]
+    assert p.differs(paper, paper) == ()
+    here = p.networked(p.placed(p.chosen(paper, ["tanh"]), "cifar10"), "resnet20")
+    here = p.changed(here, lambda r: p.shortened(r, 5))
+    lines = p.differs(paper, here)
+    assert lines[0] == "network: resnet20 instead of resnet50"
+    assert "train.epochs: 5, not 270" in lines
+    assert "data.name: cifar10, not imagenet" in lines
+    assert lines[-1] == "rows left out: ReLU"
+    assert not any("root" in line or "workers" in line for line in lines)
+    rows = tuple(
+        replace(row, recipe=replace(row.recipe, optim=replace(row.recipe.optim, lr=1.0))) if row.name == "tanh" else row
+        for row in paper.rows
+        if row.recipe is not None
+    )
+    assert p.differs(paper, replace(paper, rows=rows)) == ("optim.lr: 1.0, not 0.1 (tanh)",)
+
+
+def test_unknown_targets_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"TARGET: 'table1' is not known .*; targets: .*table10.*student, ablations"):
+        get_targets(("table1",))
+
+
+def test_a_row_of_others_results_is_not_run() -> None:
+    rows = (Row(name="cited", printed={TOP1: 1.0}), Row(name="ours", recipe=recipe_of("student", "ResNet-20")))
+    plan = Plan(target=Target(name="t", title="t", rows=rows), seeds=(0,), differs=())
+    assert len(plan.runs) == 1
+    assert p.changed(plan.target, lambda r: r) == plan.target

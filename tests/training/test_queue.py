@@ -1,0 +1,122 @@
+"""The queue: finished runs are kept, failed ones noted, interrupted ones gone on with; side by side the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from senet.data import open_data
+from senet.recipes.files import write_recipe_file
+from senet.recipes.recipe import Recipe
+from senet.training import folder as run
+from senet.training import queue
+from senet.training.callbacks import Interrupted
+from tests.training.conftest import small
+
+
+def open_few(recipe: Any, seed: int) -> Any:
+    return small(open_data(recipe, seed))
+
+
+def seeded(recipe: Recipe, *seeds: int) -> dict[str, Recipe]:
+    return {f"s{seed}": replace(recipe, train=replace(recipe.train, seed=seed)) for seed in seeds}
+
+
+def test_finished_runs_are_kept_and_failed_ones_noted(recipe: Recipe, tmp_path: Path) -> None:
+    wild = replace(recipe, optim=replace(recipe.optim, lr=1e30))
+    told: list[tuple[str, str]] = []
+    runs = {"wild": wild, **seeded(recipe, 0)}
+    done = queue.run_all(runs, open_few, tmp_path, say=lambda *of: told.append(of))
+    assert list(done.summaries) == ["s0"]
+    assert "loss is" in done.failed["wild"]
+    assert told == [("wild", done.failed["wild"]), ("s0", "done")]
+
+    opened: list[int] = []
+    before = (tmp_path / "s0" / run.SUMMARY).stat().st_mtime_ns
+    again = queue.run_all(
+        {**seeded(recipe, 0), **seeded(recipe, 1)}, lambda *of: opened.append(of[1]) or open_few(*of), tmp_path
+    )
+    assert opened == [1]
+    assert again.summaries["s0"] == done.summaries["s0"]
+    assert (tmp_path / "s0" / run.SUMMARY).stat().st_mtime_ns == before
+
+
+def test_a_signal_stops_the_queue_and_it_goes_on_exactly(recipe: Recipe, tmp_path: Path) -> None:
+    unbroken = queue.run_all(seeded(recipe, 0, 1), open_few, tmp_path / "unbroken")
+    calls = []
+
+    def stopping(*of: Any) -> Any:
+        data = open_few(*of)
+        prepare = data.train.prepare
+
+        def counted(batch: Any, device: Any) -> Any:
+            calls.append(1)
+            if len(calls) == 17:  # in the second run
+                os.kill(os.getpid(), signal.SIGTERM)
+            return prepare(batch, device)
+
+        data.train.prepare = counted
+        return data
+
+    with pytest.raises(Interrupted, match=f"--resume {tmp_path / 'whole'}"):
+        queue.run_all(seeded(recipe, 0, 1), stopping, tmp_path / "broken", part_of=tmp_path / "whole")
+    assert [run.read_summary(tmp_path / "broken" / name) is None for name in ("s0", "s1")] == [False, True]
+    done = queue.run_all(seeded(recipe, 0, 1), open_few, tmp_path / "broken")
+    for name in ("s0", "s1"):
+        assert done.summaries[name]["loss"] == unbroken.summaries[name]["loss"]
+
+
+SIDE_BY_SIDE = """
+import json, sys
+from dataclasses import replace
+from pathlib import Path
+from senet.recipes.files import read_recipe
+from senet.training.queue import run_all
+from tests.training.test_queue import open_few, seeded
+
+if __name__ == "__main__":
+    recipe = read_recipe(Path(sys.argv[1]))
+    done = run_all(seeded(recipe, 0, 1), open_few, Path(sys.argv[2]), jobs=2, say=lambda *of: print(*of, flush=True))
+    print(json.dumps({name: s["loss"] for name, s in done.summaries.items()}))
+"""
+
+
+def test_side_by_side_is_the_same_also_after_a_signal(recipe: Recipe, tmp_path: Path) -> None:
+    """Two processes; a signal to the first one alone stops both, saved; called again, all is as in one process."""
+    alone = queue.run_all(seeded(recipe, 0, 1), open_few, tmp_path / "alone")
+    long = tmp_path / "recipe.yaml"
+    write_recipe_file(long, recipe)
+    script = tmp_path / "side.py"
+    script.write_text(SIDE_BY_SIDE)
+    root = Path(__file__).parents[2]
+    command = [sys.executable, str(script), str(long), str(tmp_path / "side")]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while not list((tmp_path / "side").glob("*/last.ckpt")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    out, errors = process.communicate(timeout=100)
+    assert process.returncode == 1, out
+    assert b"Interrupted" in errors
+    again = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=True)
+    losses = json.loads(again.stdout.splitlines()[-1])
+    assert losses == {name: s["loss"] for name, s in alone.summaries.items()}
+
+
+def test_the_cost_of_an_image_is_measured(recipe: Recipe) -> None:
+    train, evaluate = queue.seconds_per_image(recipe, torch.device("cpu"), threads=1)
+    assert 0 < evaluate < train < 1
+    # Four times the pixels and channels cost more.
+    large = replace(recipe, data=replace(recipe.data, image_size=64))
+    assert queue.seconds_per_image(large, torch.device("cpu"), threads=1)[0] > train
