@@ -67,7 +67,11 @@ def run(argv: list[str]) -> int:
     shown = Protocol.of(first)
     parser = _parser(shown)
     found = parser.read(line.argv, shown)
-    made = [plans.networked(_set(t, found), found["network"]) for t in placed]
+    made, rates = [], dict[str, None]()
+    for target in placed:
+        new, said = _set(target, found)
+        made.append(plans.networked(new, found["network"]))
+        rates |= said
     seeds = tuple(range(first.train.seed, first.train.seed + found["seeds"]))
     if found["seeds"] < 1:
         raise ConfigError(f"--seeds: {found['seeds']} is too small; legal values: 1 or more")
@@ -85,7 +89,7 @@ def run(argv: list[str]) -> int:
     name = "-".join(words) + (f"-{show.data_label(first)}" if first.data.name != "imagenet" else "")
     folder = Path(found["out"]).expanduser() if found["out"] else Path("runs") / f"reproduce-{name}"
     with running.progress(found["json"]):
-        _print_plan(ready, folder, estimate, jobs)
+        _print_plan(ready, folder, [*rates, *estimate])
     if found["plan"]:
         return 0
     from senet.training.reproduction import write_plans
@@ -128,8 +132,9 @@ def _rows(wanted: list[Target], line: Line) -> list[Target]:
     return out
 
 
-def _set(target: Target, found: dict[str, Any]) -> Target:
-    """The target with the fields that the line names, in every row."""
+def _set(target: Target, found: dict[str, Any]) -> tuple[Target, dict[str, None]]:
+    """The target with the fields that the line names, in every row; and what was said about rates."""
+    said: dict[str, None] = {}
     named = {path: found["fields"][path] for path in found["named"]}
     epochs = named.pop("train.epochs", 0)
     batch = named.pop("data.batch_size", 0)
@@ -141,7 +146,8 @@ def _set(target: Target, found: dict[str, Any]) -> Target:
             if "optim.lr" in named:
                 recipe = replace(recipe, data=replace(recipe.data, batch_size=batch))
             else:
-                recipe, _ = scaled(recipe, batch)
+                recipe, line = scaled(recipe, batch)
+                said[line] = None
         if epochs:
             recipe = plans.shortened(recipe, epochs)
         here = Protocol.of(recipe)
@@ -149,7 +155,7 @@ def _set(target: Target, found: dict[str, Any]) -> Target:
         options.check_effects(recipe, found["named"])
         return recipe
 
-    return plans.changed(target, change)
+    return plans.changed(target, change), said
 
 
 def seconds(text: str) -> float:
@@ -238,7 +244,7 @@ def span(seconds: float) -> str:
     return f"{seconds / 86400:,.0f} days"
 
 
-def _print_plan(ready: list[Plan], folder: Path, estimate: list[str], jobs: int) -> None:
+def _print_plan(ready: list[Plan], folder: Path, notes: list[str]) -> None:
     runs: dict[str, Recipe] = {}
     for plan in ready:
         t = plan.target
@@ -250,12 +256,12 @@ def _print_plan(ready: list[Plan], folder: Path, estimate: list[str], jobs: int)
             unit = f"{r.model.se.kind}" if r.model.se else "plain"
             printed = ", ".join(f"{v:.2f}" for v in row.printed.values())
             print(
-                f"  {row.name:<18} {r.name} ({unit}) on {show.data_label(r)}, {r.train.epochs} epochs, batch "
+                f"  {row.name:<18} {r.name} ({unit}) on {show.data_label(r)}, {show.epochs(r.train.epochs)}, batch "
                 f"{r.data.batch_size}, lr {r.optim.lr:g}{f'   the paper: {printed} %' if printed else ''}"
             )
         show.differs(plan.differs)
         runs |= plan.runs
-    print(f"\n{len(runs)} runs in {folder}: {'; '.join(estimate)}", flush=True)
+    print(f"\n{len(runs)} runs in {folder}: {'; '.join(notes)}", flush=True)
 
 
 def _train(folder: Path, ready: list[Plan], *, jobs: int, as_json: bool) -> int:

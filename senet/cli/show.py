@@ -18,11 +18,12 @@ def announce(name: str, recipe: Recipe) -> None:
     """Say what is going to be trained."""
     t = recipe.train
     unit = f"{recipe.model.se.kind} unit" if recipe.model.se else "no attention unit"
-    length = f"{_epochs(t.epochs)}, batch {recipe.data.batch_size}, seed {t.seed}"
+    length = f"{epochs(t.epochs)}, batch {recipe.data.batch_size}, seed {t.seed}"
     print(f"\n{name} on {recipe.data.name}, {unit}: {length}", flush=True)
 
 
-def _epochs(count: int) -> str:
+def epochs(count: int) -> str:
+    """A number of epochs in words."""
     return f"{count} epoch{'s' if count > 1 else ''}"
 
 
@@ -30,7 +31,7 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
     """One run's result, and what can be done with it."""
     best = f"best {summary['best_top1_error']:.2f} % in epoch {summary['best_epoch']}"
     print(
-        f"\n{summary['model']}: test error {summary['top1_error']:.2f} % after {_epochs(summary['epochs'])}, {best} "
+        f"\n{summary['model']}: test error {summary['top1_error']:.2f} % after {epochs(summary['epochs'])}, {best} "
         f"({summary['test_images']:,} images)\n"
         f"curves      {folder}/curves.png\n"
         f"checkpoint  {folder}/best.safetensors\n"
@@ -83,12 +84,14 @@ def print_comparison(report: dict[str, Any], folder: Path) -> None:
 def print_reproduction(found: dict[str, Any]) -> None:
     """A target's result: ours beside the paper's, and the differences with their intervals."""
     print(f"\n{found['target']}: {found['title']}")
+    for name, why in found["failed"].items():
+        print(f"failed: {name}: {why}")
     if not found["finished"]:
         print("no run has finished")
         return
     print(
         f"{found['data']}, {found['train_images']:,} training and {found['test_images']:,} test images, "
-        f"{_epochs(found['epochs'])}, {found['finished']} of {found['runs']} runs; error after the last epoch\n"
+        f"{epochs(found['epochs'])}, {found['finished']} of {found['runs']} runs; error after the last epoch\n"
     )
     lines = [("row", "top-1 error, %", "the paper's", "n", "parameters")]
     for row in found["rows"]:
@@ -108,8 +111,6 @@ def print_reproduction(found: dict[str, Any]) -> None:
             label = f"{d['row']} minus {d['minus']}"
             lines.append((label, f"{d['mean']:+.2f}", interval, str(d["seeds"]), printed, d["verdict"]))
         print(f"\n{table(lines)}")
-    for name, why in found["failed"].items():
-        print(f"failed: {name}: {why}")
     differs(found["differs"], "\n")
 
 

@@ -111,7 +111,7 @@ def plot_rows(path: Path, found: Mapping[str, Any]) -> None:
         axes.axvline(0, color=grey, linewidth=1)
     names = [f"{d['row']} minus {d['minus']}" for d in compared] or labels
     axes.set_yticks(range(len(labels)), names)
-    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.set_ylim(max(1, len(labels)) - 0.5, -0.5)
     axes.set_xlabel("difference of top-1 error, points (left is better)" if compared else "top-1 error, %")
     axes.set_title(f"{found['target']}: {found['title']}", fontsize=10, loc="left")
     axes.grid(axis="x", alpha=0.25)

@@ -1,0 +1,129 @@
+"""`senet reproduce` on the digits, tiny: the plan, the result, going on, adding to it, and mistakes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from senet.cli import reproduce
+from senet.training.reproduction import RUNS
+
+Call = Callable[..., tuple[int, str, str]]
+TINY = ["--data", "digits", "--image-size", "8", "--limit-batches", "2", "--batch-size", "16", "--threads", "1"]
+PAIR = ["student", "--rows", "se_resnet20"]
+
+
+def test_ours_beside_the_papers_and_again(senet: Call) -> None:
+    words = ["table12", "--rows", "tanh", "--network", "resnet20", *TINY, "--epochs", "2", "--seeds", "2", "--out", "r"]
+    status, out, err = senet("reproduce", *words)
+    assert status == 0, err
+    plan, _, rest = out.partition("runs in r:")
+    assert plan.rstrip().endswith("4")
+    assert (
+        "sigmoid            se_resnet20 (se) on digits, 2 epochs, batch 16, lr 0.00625   the paper: 22.28, 6.03 %"
+        in plan
+    )
+    assert "optim.lr: 0.00625, not 0.1" in plan
+    assert "network: resnet20 instead of resnet50" in plan
+    assert rest.count(": done") == 4
+    assert "tanh minus sigmoid" in rest
+    found = json.loads(Path("r/table12.json").read_text())
+    assert (found["finished"], found["epochs"], [row["name"] for row in found["rows"]]) == (4, 2, ["tanh", "sigmoid"])
+    assert found["differences"][0]["printed"] == 0.72
+    runs = sorted(p.name for p in Path("r", RUNS).iterdir())
+    stamps = [(Path("r") / RUNS / name / "summary.json").stat().st_mtime_ns for name in runs]
+
+    # A third seed and a second table; what is finished stays, and the sigmoid's run is shared.
+    words = [w if w != "2" or words[i - 1] != "--seeds" else "3" for i, w in enumerate(words)]
+    status, out, err = senet("reproduce", *words)
+    assert status == 0, err
+    assert out.count(": done") == 2
+    assert [(Path("r") / RUNS / name / "summary.json").stat().st_mtime_ns for name in runs] == stamps
+    words = ["table11" if w == "table12" else "max" if w == "tanh" else w for w in words]
+    assert senet("reproduce", *words)[1].count(": done") == 3
+    status, out, _ = senet("reproduce", "--resume", "r", "--json")
+    assert [t["target"] for t in json.loads(out)["targets"]] == ["table12", "table11"]
+    assert all(t["finished"] == t["runs"] == 6 for t in json.loads(out)["targets"])
+
+
+def test_a_plan_alone_trains_nothing(senet: Call) -> None:
+    status, out, err = senet("reproduce", *PAIR, *TINY, "--epochs", "3", "--seeds", "1", "--plan")
+    assert status == 0, err
+    assert (
+        "2 runs in runs/reproduce-student-digits: learning rate 0.1 for batches of 64 becomes 0.025 for batches of 16"
+        in out
+    )
+    assert "rows left out: ResNet-56, SE-ResNet-56" in out
+    assert not Path("runs").exists()
+
+
+def test_the_budget_chooses_the_epochs(senet: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    import senet.training.queue as queue
+
+    monkeypatch.setattr(queue, "seconds_per_image", lambda *of: (0.01, 0.0))
+    words = ["reproduce", *PAIR, "--data", "digits", "--image-size", "8", "--seeds", "1", "--plan"]
+    # 1,438 digits: 14.38 s an epoch, two runs, and 8 s for each to begin.
+    status, out, err = senet(*words, "--budget", "5m")
+    assert status == 0, err
+    assert "SE-ResNet-20       se_resnet20 (se) on digits, 9 epochs" in out
+    status, _, err = senet(*words, "--budget", "40s")
+    assert status == 2
+    assert "--budget: one epoch of all rows and seeds takes about 45 s; allow more, or less to do" in err
+
+
+def test_no_target_lists_them(senet: Call) -> None:
+    status, out, _ = senet("reproduce")
+    assert status == 0
+    for name in ("table2", "table4", "table16", "figure6", "student", "ablations"):
+        assert name in out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["table9"], "TARGET: 'table9' is not known"),
+        (["table12", "--rows", "elu"], "--rows: 'elu' is not known; rows of table12: ReLU, tanh, sigmoid"),
+        (["table4", "--seeds", "0"], "--seeds: 0 is too small"),
+        (["table4", "--jobs", "-1"], "--jobs: -1 is too small"),
+        (["table4", "--budget", "soon"], "--budget: 'soon' is not a span of time; legal values: such as 90s"),
+        (["table4", "--budget", "2h", "--epochs", "3"], "--budget: chooses the epochs"),
+        (["table4", "--subset", "0"], "train_fraction"),
+        (["table2", "--data", "digits"], "--network: table2's networks are for images of 224 pixels and these have 32"),
+        (["table4", "--model.se.reduction", "8"], "--model.se.reduction"),
+        (["table4", "--resume", "x"], "--resume: takes no other options"),
+        (["--resume", "x"], "x: not the folder of a reproduction"),
+    ],
+)
+def test_mistakes(words: list[str], says: str, senet: Call) -> None:
+    status, _, err = senet("reproduce", *words)
+    assert status == 2
+    assert err.startswith("senet reproduce: error: ")
+    assert says in err
+
+
+def test_a_folder_with_other_things_is_refused(senet: Call) -> None:
+    Path("mine").mkdir()
+    Path("mine/thesis.tex").write_text("")
+    status, _, err = senet("reproduce", *PAIR, *TINY, "--epochs", "1", "--out", "mine")
+    assert status == 2
+    assert "mine: not empty, and not the folder of a reproduction" in err
+    assert [p.name for p in Path("mine").iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(4.25, "4.2 s"), (45.0, "45 s"), (600.0, "10 min"), (9000.0, "2.5 h"), (864000.0, "10 days")]
+)
+def test_spans_of_time(value: float, text: str) -> None:
+    assert reproduce.span(value) == text
+
+
+def test_a_failed_run_is_said(senet: Call) -> None:
+    words: list[Any] = [*PAIR, *TINY, "--epochs", "1", "--seeds", "1", "--lr", "1e30", "--out", "r"]
+    status, out, err = senet("reproduce", *words)
+    assert status == 1, err
+    assert "failed: resnet20-" in out
+    assert "loss is" in out
