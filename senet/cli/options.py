@@ -148,8 +148,8 @@ FROM_THE_IMAGES = ("model.num_classes", "model.in_channels", "model.image_size")
 ONLY_FOR_TRAINING = tuple(
     f"data.{name}"
     for name in (
-        *("batch_size", "crop", "crop_padding", "crop_scale", "crop_ratio", "flip", "cutout"),
-        *("val_fraction", "split_seed"),
+        *("batch_size", "crop", "crop_padding", "crop_scale", "crop_ratio", "flip", "cutout", "rotate", "jitter"),
+        *("val_fraction", "split_seed", "train_fraction"),
     )
 )
 """Fields of the data recipe that evaluation does not use, or must not change: another split holds training images."""
@@ -269,6 +269,8 @@ def check_effects(recipe: Recipe, named: list[str]) -> None:
         "schedule.patience": (s.kind == "plateau", f"schedule.kind={s.kind}"),
         "schedule.cuts": (s.kind == "plateau", f"schedule.kind={s.kind}"),
         "schedule.warmup_start": (s.warmup_epochs > 0, "schedule.warmup_epochs=0"),
+        "schedule.warmup_shape": (s.warmup_epochs > 0, "schedule.warmup_epochs=0"),
+        "data.keep_aspect": (not known, f"data.name={d.name}, whose images are square"),
         "data.crop_padding": (d.crop == "pad", f"data.crop={d.crop}"),
         "data.crop_scale": (d.crop == "resized", f"data.crop={d.crop}"),
         "data.crop_ratio": (d.crop == "resized", f"data.crop={d.crop}"),
@@ -277,7 +279,10 @@ def check_effects(recipe: Recipe, named: list[str]) -> None:
         "data.root": (d.name in ("cifar10", "cifar100"), f"data.name={d.name}"),
         "data.on_bad_image": (not known, f"data.name={d.name}"),
         "data.val_fraction": (d.name not in ("cifar10", "cifar100"), f"data.name={d.name}, which is split already"),
-        "data.split_seed": (d.name not in ("cifar10", "cifar100"), f"data.name={d.name}, which is split already"),
+        "data.split_seed": (
+            d.name not in ("cifar10", "cifar100") or d.train_fraction < 1,
+            f"data.name={d.name}, which is split already, and data.train_fraction=1",
+        ),
     }
     for path in named:
         has_effect, because = conditions.get(path, (True, ""))

@@ -12,6 +12,7 @@ from senet.cli import show
 from senet.files import free_name
 from senet.recipes.files import read_recipe
 from senet.recipes.recipe import DataRecipe, Recipe
+from senet.recipes.scaling import scaled
 
 
 def folder_for(out: str, name: str) -> Path:
@@ -61,6 +62,17 @@ def go_on(folder: Path, *, as_json: bool) -> int:
         recipes, seeds = compare.read_plan(folder)
         return run_many(recipes, seeds, folder, as_json=as_json, resume=True)
     return run_one(read_recipe(folder), folder, as_json=as_json, resume=True)
+
+
+def note_rate(base: Recipe, recipe: Recipe, *, as_json: bool) -> None:
+    """Say what the learning rate would be in proportion to another batch; it is not changed unasked."""
+    wanted = scaled(base, recipe.data.batch_size)[0].optim.lr
+    if wanted != recipe.optim.lr:
+        with progress(as_json):
+            print(
+                f"note: the learning rate stays {recipe.optim.lr:g}; in proportion to the batch it would be "
+                f"--lr {wanted:g} (arXiv:1706.02677)"
+            )
 
 
 @contextmanager

@@ -71,7 +71,7 @@ OUTSIDE = {
     "health": {"torch"},
     "data": {"torch", "numpy", "torchvision", "PIL", "tqdm"},
     "training": {"torch", "lightning", "torchdata", "torchvision", "matplotlib", "scipy", "tqdm", "tensorboard"},
-    "evaluation": {"torch", "tqdm", "numpy", "scipy", "PIL", "safetensors"},
+    "evaluation": {"torch", "tqdm", "numpy"},
     "detection": {"torch", "torchvision"},
     "deploy": {"torch", "onnx", "onnxruntime", "numpy"},
     "bench": {"torch", "matplotlib", "tqdm"},

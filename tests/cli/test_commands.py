@@ -175,7 +175,7 @@ MISTAKES = {
         r"--data.workers: has no effect with images that are in memory",
     ),
     "evaluation on another split": (["evaluate", "x", "--split-seed", "1"], r"option: '--split_seed' is not known"),
-    "augmented evaluation": (["evaluate", "x", "--flip"], r"option: '--flip' is not known"),
+    "augmented evaluation": (["evaluate", "x", "--cutout", "4"], r"option: '--cutout' is not known"),
     "a last batch of one pixel": (
         ["train", "resnet20", "--image-size", "4", "--batch-size", "1437", "--crop-padding", "1"],
         r"data.batch_size: 1437 leaves a last batch of one of the 1,438 training images",

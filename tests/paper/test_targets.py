@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from senet import get_net, list_models
+from senet.models.registry import canonical_name
 from senet.paper import ablations, cifar, figures, imagenet, mobile, places, student
 from senet.paper.plan import key
 from senet.paper.target import TOP1, TOP5, Row, Target
@@ -92,12 +93,9 @@ def test_rows_are_networks_by_their_names(target: str) -> None:
 
 @pytest.mark.parametrize("target", ["table2", "table3", "table6", "table8", "figure4", "figure6"])
 def test_a_rows_network_is_the_one_that_its_name_says(target: str) -> None:
-    endings = ("_32x4d", "_g3", "_bn")
     for row in TARGETS[target].rows:
         if row.recipe is not None:
-            name = row.recipe.name
-            short = next((name.removesuffix(end) for end in endings if name.endswith(end)), name)
-            assert short.replace("_", "") == row.name.lower().replace("-", "")
+            assert row.recipe.name == canonical_name(row.name)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,137 @@
+"""`senet ensemble`: several checkpoints, crops and scales as one classifier."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from senet.cli import options, show
+from senet.cli.evaluate import add_views, classes_differ, for_views, read_scales, read_views, said, summary
+from senet.cli.line import Line
+from senet.errors import ConfigError, DataError
+from senet.recipes.registry import recipe_for
+
+if TYPE_CHECKING:
+    from senet.evaluation.accuracy import Answers
+    from senet.evaluation.crops import Views
+
+DESCRIPTION = """Measure several checkpoints as one classifier: the weighted mean of their probabilities.
+
+Each checkpoint at each of --scales is a member. --search finds members and weights on one half of the held-out images
+and measures them on the other half; without it all members of a checkpoint share its weight of --weights.
+What a network says of the images is kept in --cache, under a name of weights, images and views, and not computed
+again."""
+
+
+def run(argv: list[str]) -> int:
+    """The command."""
+    parser = options.Parser("ensemble", "CHECKPOINT...", DESCRIPTION)
+    parser.add_argument("CHECKPOINT", nargs="+", help="run folders, .safetensors of senet, or last.ckpt")
+    parser.option("weights", default="", metavar="NUMBERS", help="one per checkpoint, 1,2,1; by default all equal")
+    parser.option("search", action="store_true", help="find the weights on one half of the images")
+    parser.option("by", default="top1_error", choices=["top1_error", "top5_error", "loss"], help="what it lowers")
+    parser.option("seed", type=int, default=0, help="which images are in which half")
+    add_views(parser)
+    parser.option("cache", default="runs/logits", metavar="FOLDER", help="where logits are kept")
+    parser.option("device", default="auto", choices=["auto", "cpu", "cuda"], help="where to compute")
+    parser.option("json", action="store_true", help="print JSON")
+    shown = options.DataOnly(recipe_for("digits").data)
+    options.add_fields(parser, shown)
+    line = Line.of(argv)
+    found = parser.read(line.argv, shown)
+    scales, weights = read_scales(found["scales"]), _read_weights(found)
+    idle = [name for name in ("by", "seed") if line.value(name) is not None]
+    if idle and not found["search"]:
+        raise ConfigError(f"--{idle[0]}: has no effect without --search")
+    views = read_views(found, scales)
+
+    from senet.evaluation.accuracy import measure
+    from senet.evaluation.ensemble import ensemble, search
+
+    parts = views.by_scale() if views else [None]
+    names, answers = _answers(found, parts)
+    told: dict[str, Any] = {"members": names, "views": asdict(views) if views else None}
+    if found["search"]:
+        told |= search(answers, by=found["by"], seed=found["seed"])
+        own = told.pop("members")
+        told = {"members": names, **told, "each": own}
+    else:
+        each = [w for w in weights or [1.0] * len(found["CHECKPOINT"]) for _ in parts]
+        mixed = ensemble(answers, each)
+        told |= {"weights": [w / sum(each) for w in each], "result": measure(mixed), "each": [*map(measure, answers)]}
+    print(json.dumps(told, indent=2) if found["json"] else _table(told))
+    return 0
+
+
+def _read_weights(found: dict[str, Any]) -> list[float] | None:
+    text, count = found["weights"], len(found["CHECKPOINT"])
+    if not text:
+        return None
+    if found["search"]:
+        raise ConfigError("--weights: has no effect with --search, which finds them")
+    try:
+        weights = [float(w) for w in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--weights: {text!r} is not numbers with commas between, such as 1,2,1") from None
+    if len(weights) != count:
+        raise ConfigError(f"--weights: {len(weights)} numbers for {count} checkpoints")
+    return weights
+
+
+def _answers(found: dict[str, Any], parts: list[Views] | list[None]) -> tuple[list[str], list[Answers]]:
+    """Names and answers of all members: each checkpoint with each of these views."""
+    from senet.checkpoint import load
+    from senet.data import Data, open_data
+    from senet.device import pick_device
+    from senet.evaluation.accuracy import answers
+    from senet.evaluation.cache import about, cached
+    from senet.weights.ilsvrc import named
+
+    device = pick_device(found["device"], field="--device")
+    folder = Path(found["cache"]).expanduser()
+    names: list[str] = []
+    all_answers: list[Answers] = []
+    opened: tuple[Any, Data] | None = None
+    for path in found["CHECKPOINT"]:
+        checkpoint = load(Path(path).expanduser())
+        recipe = options.with_data(checkpoint.recipe, found)
+        wanted = for_views(recipe.data, parts[0], found["named"])
+        if opened is None or opened[0] != wanted:
+            opened = wanted, open_data(wanted, recipe.train.seed, progress=True)
+        data = opened[1]
+        if named(data.classes) != named(checkpoint.classes):
+            raise DataError(f"{path}: {classes_differ(checkpoint.classes, data.classes)}")
+        for views in parts:
+            compute = partial(
+                answers,
+                checkpoint.model,
+                data.val,
+                views=views,
+                batch_size=recipe.data.eval_batch_size,
+                device=device,
+                progress=not found["json"],
+            )
+            all_answers.append(cached(folder, about(checkpoint.model, data.val.fingerprint(), views, device), compute))
+            names.append(f"{path}{said(views)}")
+    return names, all_answers
+
+
+def _table(told: dict[str, Any]) -> str:
+    """The members and the ensemble, in text."""
+    rows: list[tuple[str, ...]] = [("member", "weight", "top-1 error, %", "top-5 error, %", "loss")]
+
+    def row(name: str, weight: str, m: dict[str, Any]) -> tuple[str, ...]:
+        return name, weight, f"{m['top1_error']:.2f}", f"{m['top5_error']:.2f}", f"{m['loss']:.4f}"
+
+    for name, weight, m in zip(told["members"], told["weights"], told["each"], strict=True):
+        rows.append(row(name, f"{weight:.3f}", m))
+    if "search" in told:
+        rows.append(row("all with equal weights", "", told["equal"]))
+    rows.append(row("ensemble", "", told["result"]))
+    lines = [show.table(rows), summary(told["result"])]
+    if "search" in told:
+        lines[1:] = [f"searched on the other half: {summary(told['search'])}", f"measured: {summary(told['result'])}"]
+    return "\n\n".join([lines[0], "\n".join(lines[1:])])

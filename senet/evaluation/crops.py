@@ -1,0 +1,218 @@
+"""Several views of each image, whose answers are averaged: crops, mirrors, scales.
+
+Shapes: n images of a batch, V views of each, m views of one shape, C channels, S pixels a side, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from senet.errors import ConfigError, DataError, unknown
+from senet.recipes.recipe import DataRecipe
+
+CROPS = (1, 10, 12)
+
+
+class Whole(Protocol):
+    """Images that views can be cut from, as the splits of `senet.data` are.
+
+    side: pixels of the shorter side from which a single crop is cut.  workers: processes that pay off in decoding.
+    targets: (len(self),) int64.  skipped: a line for each image left out so far.
+    """
+
+    recipe: DataRecipe
+    side: int
+    workers: int
+    targets: Tensor
+
+    @property
+    def skipped(self) -> list[str]:
+        """Names of the images left out so far."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def at_sizes(self, index: int, sizes: Sequence[int | tuple[int, int]]) -> list[Tensor]:
+        """One image, uncropped, at several shorter sides or (height, width): uint8 `(C, h, w)`. Raises DataError."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """Which views of an image a network sees, and how its answers become one.
+
+    crops: of S x S pixels at each scale. 1: the centre. 10: the corners and the centre, and their mirrors
+        (arXiv:1512.03385, section 4.1). 12: these, and the whole image squeezed to S x S and its mirror, as GoogLeNet
+        does with each of its squares (arXiv:1409.4842, section 7).
+    flip: also mirror the views; with 10 and 12 crops the mirrors are there already.
+    scales: shorter sides in pixels to which the image is scaled; none: the one of the single crop.
+    whole: the whole image at each scale instead of crops, which a network without hidden layers in its head takes at
+        any size.
+    average: of "probabilities", or of "logits".
+
+    Raises ConfigError for other crops, sides below 1, a side twice, and options that exclude each other.
+
+    >>> Views(crops=10, scales=(256, 320)).count
+    20
+    """
+
+    crops: int = 1
+    flip: bool = False
+    scales: tuple[int, ...] = ()
+    whole: bool = False
+    average: Literal["probabilities", "logits"] = "probabilities"
+
+    def __post_init__(self) -> None:
+        if self.crops not in CROPS:
+            raise unknown("crops", self.crops, CROPS)
+        if self.average not in ("probabilities", "logits"):
+            raise unknown("average", self.average, ("probabilities", "logits"))
+        if self.flip and self.crops > 1:
+            raise ConfigError(f"flip: has no effect with crops={self.crops}, which hold the mirrors already")
+        if self.whole and self.crops > 1:
+            raise ConfigError(f"whole: excludes crops={self.crops}")
+        if min(self.scales, default=1) < 1 or len(set(self.scales)) < len(self.scales):
+            raise ConfigError(f"scales: {self.scales!r} are not different numbers of pixels, 1 or more")
+
+    @property
+    def count(self) -> int:
+        """V, the views of an image."""
+        return self.crops * (2 if self.flip else 1) * max(len(self.scales), 1)
+
+    def by_scale(self) -> list[Views]:
+        """The same views, those of each scale by themselves."""
+        return [replace(self, scales=(side,)) for side in self.scales] or [self]
+
+    def sides(self, images: Whole) -> tuple[int, ...]:
+        """The shorter sides to scale to. Raises ConfigError where crops do not fit, or lie on each other."""
+        size, sides = images.recipe.image_size, self.scales or (images.side,)
+        if self.whole:
+            return sides
+        if min(sides) < size:
+            raise ConfigError(f"scales: {min(sides)} is smaller than the crop, image_size={size}")
+        if self.crops > 1 and set(sides) == {size}:
+            raise ConfigError(
+                f"scales: at a shorter side of {size} corners and centre of {size} pixels lie on each other; give a "
+                f"larger one, such as {round(size * 8 / 7)}"
+            )
+        return sides
+
+    def cut(self, images: Whole, index: int) -> list[Tensor]:
+        """The V views of one image: uint8 `(C, h, w)` each. Raises DataError where it cannot be read."""
+        size, sides = images.recipe.image_size, self.sides(images)
+        scaled = images.at_sizes(index, [*sides, (size, size)] if self.crops == 12 else sides)
+        squeezed = [scaled.pop()] if self.crops == 12 else []
+        views: list[Tensor] = []
+        for image in scaled:
+            one = [image] if self.whole else [_centre(image, size)]
+            if self.crops > 1:
+                one = [*_corners(image, size), *one, *squeezed]
+            views += [*one, *(v.flip(2) for v in one)] if self.flip or self.crops > 1 else one
+        return views
+
+    def merge(self, logits: Tensor) -> Tensor:
+        """One answer from the views', `(n, V, K) -> (n, K)`: logits whose softmax is the averaged probabilities."""
+        if logits.shape[1] == 1:
+            return logits[:, 0]
+        if self.average == "logits":
+            return logits.mean(1)
+        return logits.log_softmax(2).logsumexp(1) - math.log(logits.shape[1])
+
+
+def _centre(image: Tensor, size: int) -> Tensor:
+    _, height, width = image.shape
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return image[:, top : top + size, left : left + size]
+
+
+def _corners(image: Tensor, size: int) -> list[Tensor]:
+    """Upper left, upper right, lower left, lower right."""
+    _, height, width = image.shape
+    return [image[:, top : top + size, left : left + size] for top in (0, height - size) for left in (0, width - size)]
+
+
+class Group(NamedTuple):
+    """The views of one shape in a batch.
+
+    pictures: (m, C, h, w) uint8.  rows, columns: (m,) int64, of which image and which of its views.
+    """
+
+    pictures: Tensor
+    rows: Tensor
+    columns: Tensor
+
+
+class Batch(NamedTuple):
+    """What a loader hands over. indices: (n,) int64.  skipped: a line for each image that could not be read."""
+
+    indices: Tensor
+    groups: list[Group]
+    skipped: list[str]
+
+
+class Viewed(Dataset[Batch]):
+    """Images as batches of their views. Raises ConfigError where the views do not fit the images."""
+
+    def __init__(self, images: Whole, views: Views) -> None:
+        views.sides(images)
+        self.images, self.views = images, views
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def order(self, batch_size: int) -> list[list[int]]:
+        """The keys, in order: indices of as many images as have together at most `batch_size` views, at least one."""
+        n = max(1, batch_size // self.views.count)
+        return [part.tolist() for part in torch.arange(len(self)).split(n)]
+
+    def __getitem__(self, key: list[int]) -> Batch:
+        """The views of these images; runs in a worker process."""
+        kept: list[int] = []
+        skipped: list[str] = []
+        shapes: dict[torch.Size, list[tuple[Tensor, int, int]]] = {}
+        for index in key:
+            try:
+                views = self.views.cut(self.images, index)
+            except DataError as error:
+                skipped.append(str(error))
+                continue
+            for column, view in enumerate(views):
+                shapes.setdefault(view.shape, []).append((view, len(kept), column))
+            kept.append(index)
+        groups = []
+        for found in shapes.values():
+            pictures, rows, columns = zip(*found, strict=True)
+            groups.append(Group(torch.stack(pictures), torch.tensor(rows), torch.tensor(columns)))
+        return Batch(torch.tensor(kept, dtype=torch.int64), groups, skipped)
+
+    def check(self, batch: Batch) -> None:
+        """Note images that could not be read; DataError where the recipe does not let them be left out."""
+        if batch.skipped and self.images.recipe.on_bad_image == "error":
+            raise DataError(batch.skipped[0])
+        self.images.skipped.extend(line for line in batch.skipped if line not in self.images.skipped)
+
+    def answer(self, model: nn.Module, batch: Batch, batch_size: int, device: torch.device) -> Tensor:
+        """The network's answers to a batch's images, the views averaged: `(n, K)` float32."""
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        for group in batch.groups:
+            for picture, row, column in zip(*(t.split(batch_size) for t in group), strict=True):
+                parts.append((model(self._normalise(picture.to(device))).float(), row, column))
+        first = parts[0][0]
+        logits = first.new_empty(len(batch.indices), self.views.count, first.shape[1])
+        for found, row, column in parts:
+            logits[row.to(device), column.to(device)] = found
+        return self.views.merge(logits)
+
+    def _normalise(self, pictures: Tensor) -> Tensor:
+        recipe = self.images.recipe
+        mean, std = (torch.tensor(v, device=pictures.device).view(-1, 1, 1) for v in (recipe.mean, recipe.std))
+        return pictures.float().sub(mean).div_(std).contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,157 @@
+"""Several networks, or several views of one, as one classifier: the weighted mean of their probabilities.
+
+The paper's 2.251 % top-5 error is of "a small ensemble of SENets", with "multi-scale and multi-crop fusion"
+(arXiv:1709.01507v4, section 5.1); members, scales and weights are not given, so `search` finds them.
+
+Shapes: n images, K classes, M members.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from senet.errors import ConfigError, DataError, unknown
+from senet.evaluation.accuracy import Answers, measure
+from senet.initial import stream
+
+MEASURES = ("top1_error", "top5_error", "loss")
+_ROUNDS = 200
+
+
+def ensemble(members: Sequence[Answers], weights: Sequence[float] | None = None) -> Answers:
+    """The weighted mean of the members' probabilities, as logits whose softmax it is.
+
+    weights: one per member, 0 or more; they are divided by their sum. None: all equal.
+
+    Raises ConfigError for no members and for weights that are too few, too many, negative or all 0; DataError for
+    members that answer for other images or classes than the first.
+    """
+    first = _check(members)
+    shares = _shares(weights, len(members))
+    mixed = torch.full_like(first.logits, -math.inf)
+    for member, share in zip(members, shares, strict=True):
+        if share:
+            mixed = torch.logaddexp(mixed, member.logits.log_softmax(1) + math.log(share))
+    return Answers(mixed, first.targets, first.skipped)
+
+
+def search(
+    members: Sequence[Answers],
+    *,
+    by: str = "top1_error",
+    steps: int = 20,
+    refine: bool = True,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The members and weights that do best on one half of the images, and what they do on the other half.
+
+    Greedy forward selection with replacement (Caruana et al., 2004): starting from nothing, `steps` times the member
+    that lowers `by` most is added, one that is in already by one more vote; ties go to the lower loss. The best of the
+    ensembles on the way counts. With `refine`, its weights then go to the least loss on the same half, by expectation
+    maximisation, and are kept where `by` does not rise.
+
+    by: "top1_error", "top5_error" or "loss".  seed: which images are in which half.
+
+    Returns `weights` (one per member, their sum 1), `path` (the members in the order added), `refined` (whether the
+    votes were changed); `search` and `result`, what the ensemble measures on the half that was searched on and on the
+    other one; and, on that other one, `equal` (all members alike) and `members` (each by itself).
+
+    Raises ConfigError for no members, an unknown measure or no steps; DataError for members that do not fit, and fewer
+    than 2 images.
+    """
+    if by not in MEASURES:
+        raise unknown("by", by, MEASURES)
+    if steps < 1:
+        raise ConfigError(f"steps: {steps} is too small; legal values: 1 or more")
+    n = len(_check(members).targets)
+    if n < 2:
+        raise DataError(f"{n} image is not enough to search on one half and measure on the other")
+    halves = torch.randperm(n, generator=stream(seed, "ensemble search")).split(-(-n // 2))
+    ours, theirs = ([_part(m, half.sort().values) for m in members] for half in halves)
+    path = _greedy(ours, by, steps)
+    weights = [path.count(i) / len(path) for i in range(len(members))]
+    refined = _refine(ours, weights) if refine else weights
+    is_better = _score(ours, refined, by) <= _score(ours, weights, by) and refined != weights
+    weights = refined if is_better else weights
+    return {
+        "weights": weights,
+        "path": path,
+        "refined": is_better,
+        "search": measure(ensemble(ours, weights)),
+        "result": measure(ensemble(theirs, weights)),
+        "equal": measure(ensemble(theirs)),
+        "members": [measure(m) for m in theirs],
+    }
+
+
+def _greedy(members: Sequence[Answers], by: str, steps: int) -> list[int]:
+    targets = members[0].targets
+    probabilities = [m.logits.softmax(1) for m in members]
+    total = torch.zeros_like(probabilities[0])
+    path: list[int] = []
+    best: tuple[tuple[float, float], int] | None = None
+    for step in range(1, steps + 1):
+        scores = [_rank(total + p, targets, step, by) for p in probabilities]
+        chosen = min(range(len(members)), key=scores.__getitem__)
+        path.append(chosen)
+        total += probabilities[chosen]
+        if best is None or scores[chosen] < best[0]:
+            best = scores[chosen], step
+    assert best is not None
+    return path[: best[1]]
+
+
+def _refine(members: Sequence[Answers], weights: Sequence[float]) -> list[float]:
+    """Weights of the least cross entropy, from these on; those that are 0 stay 0, and the sum stays 1."""
+    rows = torch.arange(len(members[0].targets))
+    truth = torch.stack([m.logits.double().softmax(1)[rows, m.targets] for m in members], 1).clamp(min=1e-300)
+    w = torch.tensor(weights, dtype=torch.float64)
+    for _ in range(_ROUNDS):
+        w = (w * truth / (truth @ w)[:, None]).mean(0)
+    return (w / w.sum()).tolist()
+
+
+def _score(members: Sequence[Answers], weights: Sequence[float], by: str) -> tuple[float, float]:
+    return _rank(ensemble(members, weights).logits.exp(), members[0].targets, 1, by)
+
+
+def _rank(total: Tensor, targets: Tensor, votes: int, by: str) -> tuple[float, float]:
+    """The measure and the loss of probabilities that are a sum over votes: `(n, K)`; smaller is better."""
+    truth = total.gather(1, targets[:, None])
+    loss = -float((truth.double() / votes).clamp(min=1e-300).log().mean())
+    if by == "loss":
+        return loss, loss
+    # Where classes are equally likely the truth comes last, so a member that never decides is not right.
+    place = (total >= truth).sum(1)
+    return float((place > (1 if by == "top1_error" else min(5, total.shape[1]))).double().mean()), loss
+
+
+def _part(member: Answers, indices: Tensor) -> Answers:
+    return Answers(member.logits[indices], member.targets[indices])
+
+
+def _check(members: Sequence[Answers]) -> Answers:
+    if not members:
+        raise ConfigError("members: an ensemble needs one or more")
+    first = members[0]
+    for i, other in enumerate(members):
+        if other.logits.shape[1] != first.logits.shape[1]:
+            raise DataError(f"member {i} has {other.logits.shape[1]} classes and member 0 {first.logits.shape[1]}")
+        if not torch.equal(other.targets, first.targets) or other.skipped != first.skipped:
+            raise DataError(f"member {i} answers for other images than member 0")
+    return first
+
+
+def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
+    if weights is None:
+        return [1 / count] * count
+    if len(weights) != count:
+        raise ConfigError(f"weights: {len(weights)} numbers for {count} members")
+    if min(weights) < 0 or not all(map(math.isfinite, weights)) or not sum(weights):
+        raise ConfigError(f"weights: {tuple(weights)!r} must be 0 or more, and not all 0")
+    return [w / sum(weights) for w in weights]
