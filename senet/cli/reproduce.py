@@ -277,6 +277,10 @@ def _train(folder: Path, ready: list[Plan], *, jobs: int, as_json: bool) -> int:
 
     with running.progress(as_json):
         done = run_all(runs, open_images, folder / RUNS, jobs=jobs, announce=show.announce, say=say, part_of=folder)
+        for plan in ready:
+            for name in plan.runs:
+                if plan.target.crops and name in done.summaries:
+                    done.summaries[name] |= _at_crops(folder / RUNS / name, plan.target.crops)
         results = write(folder, ready, done.summaries, done.failed)
     if as_json:
         print(json.dumps({"folder": str(folder), "targets": results}, indent=2))
@@ -285,6 +289,29 @@ def _train(folder: Path, ready: list[Plan], *, jobs: int, as_json: bool) -> int:
             show.print_reproduction(found)
         print(f"\nreport   {folder}/{results[0]['target']}.md, .png, .json\nagain    senet reproduce --resume {folder}")
     return 1 if done.failed else 0
+
+
+def _at_crops(folder: Path, crops: tuple[int, ...]) -> dict[str, float]:
+    """A run's errors at other sizes of the crop, the shorter side being that size too; measured once."""
+    from senet.checkpoint import load
+    from senet.device import pick_device
+    from senet.evaluation.accuracy import evaluate
+    from senet.files import write_text
+
+    file = folder / "crops.json"
+    found: dict[str, float] = json.loads(file.read_text()) if file.is_file() else {}
+    for size in crops:
+        if f"top1_error_{size}" in found:
+            continue
+        # Of the last epoch, like the errors at the network's own size.
+        checkpoint = load(folder / "last.ckpt")
+        recipe = checkpoint.recipe
+        data = open_images(replace(recipe.data, image_size=size, resize=size), recipe.train.seed)
+        device = pick_device(recipe.train.device, field="train.device")
+        measured = evaluate(checkpoint.model, data.val, batch_size=recipe.data.eval_batch_size, device=device)
+        found |= {f"{name}_{size}": measured[name] for name in ("top1_error", "top5_error")}
+        write_text(file, json.dumps(found, indent=2) + "\n")
+    return found
 
 
 def _listing() -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from senet.cli import reproduce
+from senet.evaluation import accuracy
+from senet.paper.registry import targets
 from senet.training.reproduction import RUNS
 
 Call = Callable[..., tuple[int, str, str]]
@@ -127,3 +130,20 @@ def test_a_failed_run_is_said(senet: Call) -> None:
     assert status == 1, err
     assert "failed: resnet20-" in out
     assert "loss is" in out
+
+
+def test_other_crops_are_measured_once(senet: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Table 8's second crop, of the weights after the last epoch, as `senet evaluate` measures them."""
+    target = replace(targets()["student"], name="crops", crops=(12,))
+    monkeypatch.setitem(targets(), "crops", target)
+    words = ["crops", "--rows", "resnet20", *TINY, "--epochs", "1", "--seeds", "1", "--out", "r"]
+    status, _, err = senet("reproduce", *words)
+    assert status == 0, err
+    found = json.loads(Path("r/crops.json").read_text())
+    (row,) = found["rows"]
+    assert found["measures"]["top1_error_12"] == "top-1 error at 12 pixels"
+    last = Path("r") / RUNS / row["runs"][0] / "last.ckpt"
+    there = json.loads(senet("evaluate", last, "--image-size", "12", "--json")[1])
+    assert row["top1_error_12"]["mean"] == pytest.approx(there["top1_error"])
+    monkeypatch.setattr(accuracy, "evaluate", lambda *of, **more: pytest.fail("measured twice"))
+    assert senet("reproduce", "--resume", "r")[0] == 0
