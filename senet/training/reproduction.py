@@ -28,6 +28,11 @@ PLAN, RESULT, RUNS = "plan.json", "reproduction.json", "runs"
 MEASURES = {TOP1: "top-1 error", TOP5: "top-5 error"}
 
 
+def measures(crops: Sequence[int]) -> dict[str, str]:
+    """What is measured, and what it is called; `crops`: further sizes in pixels at which the networks are evaluated."""
+    return MEASURES | {f"{m}_{size}": f"{name} at {size} pixels" for size in crops for m, name in MEASURES.items()}
+
+
 def write_plans(folder: Path, plans: Sequence[Plan]) -> None:
     """Write plan.json; targets that it has already are replaced by those of the same name, others stay."""
     before = {p.target.name: p for p in read_plans(folder)} if (folder / PLAN).is_file() else {}
@@ -70,7 +75,7 @@ def result(plan: Plan, summaries: Mapping[str, dict[str, Any]], failed: Mapping[
         found
         for row in plan.target.rows
         if row.minus
-        for measure in MEASURES
+        for measure in measures(plan.target.crops)
         if (found := _difference(plan.target, row, by_name, measure)) is not None
     ]
     done = [s for row in rows for name in row["runs"] if (s := summaries.get(name)) is not None]
@@ -78,6 +83,7 @@ def result(plan: Plan, summaries: Mapping[str, dict[str, Any]], failed: Mapping[
     return {
         "target": plan.target.name,
         "title": plan.target.title,
+        "measures": measures(plan.target.crops),
         "data": first.get("data"),
         "train_images": first.get("train_images"),
         "test_images": first.get("test_images"),
@@ -101,8 +107,8 @@ def _row(row: Row, plan: Plan, summaries: Mapping[str, dict[str, Any]], failed: 
     done = [summaries.get(name) for name in names]
     first = next((s for s in done if s is not None), {})
     measured = {}
-    for measure in MEASURES:
-        errors = [None if s is None else s[measure] for s in done]
+    for measure in measures(plan.target.crops):
+        errors = [None if s is None else s.get(measure) for s in done]
         have = [e for e in errors if e is not None]
         measured[measure] = {
             "errors": errors,
@@ -167,10 +173,11 @@ def verdict(low: float | None, high: float | None, printed: float | None) -> str
 
 def markdown(found: Mapping[str, Any]) -> str:
     """The result as a page of Markdown."""
-    shown = [m for m in MEASURES if any(row[m]["printed"] is not None for row in found["rows"])] or [TOP1]
+    names = found["measures"]
+    shown = [m for m in names if any(row[m]["printed"] is not None for row in found["rows"])] or [TOP1]
     head = ["row"]
     for m in shown:
-        head += [f"{MEASURES[m]}, %", "the paper's"]
+        head += [f"{names[m]}, %", "the paper's"]
     lines = [[*head, "n", "parameters", "multiply-adds"]]
     for row in found["rows"]:
         cells = [row["name"]]
@@ -191,7 +198,7 @@ def markdown(found: Mapping[str, Any]) -> str:
             printed = "" if d["printed"] is None else f"{d['printed']:+.2f}"
             label = f"{d['row']} minus {d['minus']}"
             rows.append(
-                [label, MEASURES[d["measure"]], f"{d['mean']:+.2f}", interval, str(d["seeds"]), printed, d["verdict"]]
+                [label, names[d["measure"]], f"{d['mean']:+.2f}", interval, str(d["seeds"]), printed, d["verdict"]]
             )
         text += (
             f"\n{_table(rows)}\n\nPaired over seeds, Student's t. *agrees*: the interval excludes zero and the sign is "
