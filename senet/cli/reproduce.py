@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from senet.cli import options, running, show
+from senet.cli import analyze, options, running, show
 from senet.cli.line import Line
+from senet.cli.report import write_reproduction
 from senet.errors import ConfigError, RunError
 from senet.paper import plan as plans
 from senet.paper.plan import Plan
@@ -27,6 +28,13 @@ epochs. Before anything is trained the plan is printed with the time that it wil
 holds all: called again, or with --resume, finished runs are kept, interrupted ones go on exactly where they were, and
 seeds or targets are added. Fields of data, optim, schedule and train can be set as in `senet train`; with --batch-size
 the learning rate is scaled in proportion, unless it is set too."""
+
+
+RUNS = "runs"
+"""The folder of the runs in a reproduction's."""
+
+FIGURE_CLASSES = ("goldfish", "pug", "airliner", "cliff")
+"""Of Figure 6: by the paper's words goldfish, pug, plane and cliff."""
 
 
 @dataclass(frozen=True)
@@ -266,7 +274,7 @@ def _print_plan(ready: list[Plan], folder: Path, notes: list[str]) -> None:
 
 def _train(folder: Path, ready: list[Plan], *, jobs: int, as_json: bool) -> int:
     from senet.training.queue import run_all
-    from senet.training.reproduction import RUNS, write
+    from senet.training.reproduction import write
 
     runs = {name: recipe for plan in ready for name, recipe in plan.runs.items()}
     ended = [0]
@@ -282,12 +290,19 @@ def _train(folder: Path, ready: list[Plan], *, jobs: int, as_json: bool) -> int:
                 if plan.target.crops and name in done.summaries:
                     done.summaries[name] |= _at_crops(folder / RUNS / name, plan.target.crops)
         results = write(folder, ready, done.summaries, done.failed)
+        for plan in ready:
+            if plan.target.shows == "gates":
+                _gates(folder, plan, done.summaries)
+        page = write_reproduction(folder)
     if as_json:
-        print(json.dumps({"folder": str(folder), "targets": results}, indent=2))
+        print(json.dumps({"folder": str(folder), "report": str(page), "targets": results}, indent=2))
     else:
         for found in results:
             show.print_reproduction(found)
-        print(f"\nreport   {folder}/{results[0]['target']}.md, .png, .json\nagain    senet reproduce --resume {folder}")
+        print(
+            f"\nreport   {page}\ntables   {folder}/{results[0]['target']}.md, .json, .png\n"
+            f"again    senet reproduce --resume {folder}"
+        )
     return 1 if done.failed else 0
 
 
@@ -312,6 +327,20 @@ def _at_crops(folder: Path, crops: tuple[int, ...]) -> dict[str, float]:
         found |= {f"{name}_{size}": measured[name] for name in ("top1_error", "top5_error")}
         write_text(file, json.dumps(found, indent=2) + "\n")
     return found
+
+
+def _gates(folder: Path, plan: Plan, summaries: dict[str, Any]) -> None:
+    """Draw Figures 6 and 7 for the first run that is finished, of the paper's classes where the images have them."""
+    from senet.checkpoint import load
+    from senet.weights.ilsvrc import named
+
+    name = next((name for name in plan.runs if name in summaries), None)
+    if name is None:
+        return
+    run_folder = folder / RUNS / name
+    words = [word for word in FIGURE_CLASSES if word in named(load(run_folder).classes)]
+    classes = ["--classes", ",".join(words)] if words else []
+    analyze.run([str(run_folder), "--out", str(folder / f"{plan.target.name}-gates"), *classes])
 
 
 def _listing() -> str:

@@ -9,6 +9,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 from senet.cli import show
+from senet.cli.report import write_comparison, write_run
 from senet.files import free_name
 from senet.recipes.files import read_recipe
 from senet.recipes.recipe import DataRecipe, Recipe
@@ -30,8 +31,9 @@ def run_one(recipe: Recipe, folder: Path, *, as_json: bool, resume: bool = False
         data = open_data(recipe.data, recipe.train.seed, progress=True)
         print(data.source)
         summary = train(recipe, data, folder, resume=resume).summary
+        report = write_run(folder)
     if as_json:
-        print(json.dumps(summary | {"folder": str(folder)}, indent=2))
+        print(json.dumps(summary | {"folder": str(folder), "report": str(report)}, indent=2))
     else:
         show.print_summary(summary, folder)
     return 0
@@ -47,8 +49,9 @@ def run_many(recipes: list[Recipe], seeds: int, folder: Path, *, as_json: bool, 
 
     with progress(as_json):
         found = compare(recipes, seeds, opened, folder, resume=resume, announce=show.announce)
+        report = write_comparison(folder)
     if as_json:
-        print(json.dumps(found | {"folder": str(folder)}, indent=2))
+        print(json.dumps(found | {"folder": str(folder), "report": str(report)}, indent=2))
     else:
         show.print_comparison(found, folder)
     return 0

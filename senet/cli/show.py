@@ -33,7 +33,7 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
     print(
         f"\n{summary['model']}: test error {summary['top1_error']:.2f} % after {epochs(summary['epochs'])}, {best} "
         f"({summary['test_images']:,} images)\n"
-        f"curves      {folder}/curves.png\n"
+        f"report      {folder}/report.html   (with classes and calibration: senet report {folder} --details)\n"
         f"checkpoint  {folder}/best.safetensors\n"
         f"evaluate    senet evaluate {folder}\n"
         f"predict     senet predict {folder} IMAGE..."
@@ -74,7 +74,7 @@ def print_comparison(report: dict[str, Any], folder: Path) -> None:
         )
     last = report["models"][-1]["runs"][0]
     print(
-        f"\ncurves       {folder}/curves.png\n"
+        f"\nreport       {folder}/report.html\n"
         f"checkpoints  {folder}/{last}/best.safetensors, ...\n"
         f"evaluate     senet evaluate {folder}/{last}\n"
         f"predict      senet predict {folder}/{last} IMAGE..."

@@ -8,7 +8,7 @@ multiplies a map. That it does is seen in the pass, so the author of the network
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -88,13 +88,33 @@ class Subject:
         """Keep what matters of a product of a map and gates, both (N, C, *)."""
         # Along an axis where one value is repeated, the step in memory is zero.
         self.width = s.shape[1] if s.stride(1) or s.shape[1] == 1 else 1
-        s = s[(slice(None), slice(None), *(slice(None) if step else slice(1) for step in s.stride()[2:]))]
-        self.gate = s.float().reshape(*s.shape[:2], -1)
+        self.gate = per_channel(s)
         x = u.detach().float().reshape(*u.shape[:2], -1)
         total = x.sum(2)
         self.channels, self.eps = u.shape[1], torch.finfo(u.dtype).eps
         self.largest, self.total = float(x.abs().amax()), float(total.abs().amax())
         self.moved = float((total.amax(0) - total.amin(0)).amax()) / x.shape[2]
+
+
+See = Callable[[Subject, Tensor, Tensor], "Tensor | None"]
+"""Is given a unit, the map and the gates that multiply it; what it returns, if not None, multiplies in their place."""
+
+
+@contextmanager
+def watching(model: nn.Module, subjects: list[Subject], see: See) -> Iterator[None]:
+    """For one forward pass: `see` is shown each product of a map `(N, C, *)` and gates, expanded to the map's shape.
+
+    subjects: those of `find`; the ones that are no units have no products.
+    """
+    watch = Watch(model, subjects, see)
+    with watch.hooks(), watch:
+        yield
+
+
+def per_channel(s: Tensor) -> Tensor:
+    """Gates expanded to a map, `(N, C, *)`, without the repetitions: `(N, C, P)`, where P is 1 for one per channel."""
+    s = s[(slice(None), slice(None), *(slice(None) if step else slice(1) for step in s.stride()[2:]))]
+    return s.float().reshape(*s.shape[:2], -1)
 
 
 def find(model: nn.Module) -> list[Subject]:
@@ -189,12 +209,15 @@ def ends(layer: nn.Module) -> tuple[int, int]:
 class Watch(TorchDispatchMode):
     """Sees the products of maps and gates while a network runs.
 
+    see: is shown the products; by default the subjects measure them.
     stopped: what the pass stopped in, if it did, and why.  is_aside: whether what runs is no part of the pass.
     """
 
-    def __init__(self, model: nn.Module, subjects: list[Subject]) -> None:
+    def __init__(self, model: nn.Module, subjects: list[Subject], see: See | None = None) -> None:
         super().__init__()
-        self.model, self.subjects = model, subjects
+        self.model, self.subjects, self.see = model, subjects, see or Subject.measure
+        # Of `run`; without it nothing runs aside.
+        self.count = 0
         self.stopped: tuple[Subject, str] | None = None
         self.inside: list[Subject] = []
         self.is_aside = False
@@ -306,7 +329,7 @@ class Watch(TorchDispatchMode):
         tensors = [a for a in args if isinstance(a, Tensor)]
         op = func.overloadpacket.__name__
         if op in ("mul", "mul_") and len(tensors) == 2:
-            self.product(*tensors)
+            args = self.product(*tensors)
         out = func(*args, **(kwargs or {}))
         # What is made of gates and constants alone are gates still, but not what another layer makes of them.
         known = [self.gates[_memory(t)] for t in tensors if _memory(t) in self.gates]
@@ -320,8 +343,8 @@ class Watch(TorchDispatchMode):
             known[0][0].instead = "are added to a map"
         return out
 
-    def product(self, a: Tensor, b: Tensor) -> None:
-        """Two tensors are going to be multiplied: note it if they are a map and a unit's gates."""
+    def product(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Two tensors are going to be multiplied: note it if they are a map and a unit's gates; return the factors."""
         for u, gate in ((a, b), (b, a)):
             s = self.whose(u, gate)
             if s is None or u.dim() < 2:
@@ -331,10 +354,11 @@ class Watch(TorchDispatchMode):
             except RuntimeError:
                 # The product itself will raise.
                 self.stopped, s.given = (s, f"its gates are {tuple(gate.shape)}"), u
-                return
+                return a, b
             # A mask of dropped paths is no map.
-            if shape == u.shape:
-                s.measure(u, gate.detach().expand(shape))
+            if shape == u.shape and (other := self.see(s, u, gate.detach().expand(shape))) is not None:
+                return (u, other) if u is a else (other, u)
+        return a, b
 
     def whose(self, u: Tensor, gate: Tensor) -> Subject | None:
         """The subject whose gates multiply `u` here: ours multiplies what it was given."""

@@ -77,7 +77,7 @@ OUTSIDE = {
     "bench": {"torch", "matplotlib", "tqdm"},
     "analysis": {"torch", "numpy", "matplotlib", "tqdm"},
     "report": set(),
-    "app": {"torch", "numpy", "matplotlib", "PIL", "gradio"},
+    "app": {"torch", "numpy", "gradio"},
     "cli": {"jsonargparse", "torch", "timm", "torchvision"},
     "__main__": set(),
 }

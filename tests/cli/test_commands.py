@@ -81,7 +81,7 @@ def test_without_a_network_the_pair_is_trained(senet: Call) -> None:
     status, out, _ = senet("train", *TINY)
     assert status == 0
     folder = Path("runs/pair-digits")
-    assert {p.name for p in folder.iterdir()} >= {"resnet20", "se_resnet20", "curves.png", "report.json"}
+    assert {p.name for p in folder.iterdir()} >= {"resnet20", "se_resnet20", "curves.png", "report.json", "report.html"}
     assert "se_resnet20 minus resnet20" in out
     assert "(one seed, so no interval" in out
     # A second run takes another folder, and the first one stays.

@@ -147,3 +147,15 @@ def test_other_crops_are_measured_once(senet: Call, monkeypatch: pytest.MonkeyPa
     assert row["top1_error_12"]["mean"] == pytest.approx(there["top1_error"])
     monkeypatch.setattr(accuracy, "evaluate", lambda *of, **more: pytest.fail("measured twice"))
     assert senet("reproduce", "--resume", "r")[0] == 0
+
+
+def test_a_figure_of_gates_is_drawn(senet: Call) -> None:
+    words = ["figure6", "--network", "resnet20", *TINY, "--epochs", "1", "--seeds", "1", "--out", "r"]
+    status, out, err = senet("reproduce", *words)
+    assert status == 0, err
+    assert "report   r/report.html" in out
+    assert {"report.html", "figure6.json", "figure6.md", "figure6-gates", "runs"} <= {
+        p.name for p in Path("r").iterdir()
+    }
+    drawn = {p.name for p in Path("r/figure6-gates").iterdir()}
+    assert drawn >= {"gates.npz", "figure6.png", "figure6.svg", "figure7.png", "report.html"}

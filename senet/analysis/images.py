@@ -1,0 +1,44 @@
+"""The images to analyze: which, in what order, and how one of them looks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from senet.images import Split
+from senet.initial import stream
+from senet.recipes.recipe import DataRecipe
+
+Keys = list[tuple[int, list[int]]]
+
+
+def mixed(split: Split, per_class: int, batch_size: int) -> Keys:
+    """Keys of batches of the first images of each class, 0 for all, mixed, so that a batch has images of many."""
+    wanted = torch.arange(len(split))
+    if per_class:
+        wanted = torch.cat([(split.targets == k).nonzero()[:per_class, 0] for k in split.targets.unique()])
+    order = torch.randperm(len(wanted), generator=stream(0, "analyze"))
+    return [(0, part.tolist()) for part in wanted[order].split(batch_size)]
+
+
+def load(
+    split: Split, keys: Keys, device: torch.device, *, bar: str | None = None
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Images, as a network takes them, their classes and their numbers.
+
+    bar: the words before a progress bar; `None` for no bar.
+    """
+    loader = DataLoader(split, sampler=keys, batch_size=None, num_workers=split.workers)  # type: ignore[arg-type]
+    for batch in tqdm(loader, desc=bar, unit="batch", leave=False, disable=True if bar is None else None):
+        yield (*split.prepare(batch, device), batch.indices)
+
+
+def pixels(split: Split, recipe: DataRecipe, index: int) -> Tensor:
+    """One image as the network sees it, before it is normalised: (C, S, S) uint8."""
+    images, _ = split.prepare(split[(0, [index])], torch.device("cpu"))
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (recipe.mean, recipe.std))
+    return (images[0] * std + mean).round().clamp(0, 255).byte()

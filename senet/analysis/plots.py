@@ -1,0 +1,299 @@
+"""The gates of a network as pictures, in PNG and SVG: Figures 6 and 7 of the paper, and what it does not draw.
+
+The colours are Okabe and Ito's, which people of any colour vision tell apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from senet.analysis.statistics import Gates, UnitGates
+from senet.errors import ConfigError
+from senet.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+INK, FAINT = "#1d2430", "#c9ced6"
+LOOK: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.edgecolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "legend.frameon": False,
+    "lines.linewidth": 1.2,
+    "lines.solid_capstyle": "round",
+    "image.cmap": "cividis",
+    # So that the same gates make the same file.
+    "svg.hashsalt": "senet",
+}
+
+
+def draw_all(folder: Path, gates: Gates, pixels: Callable[[int], np.ndarray] | None = None) -> list[Path]:
+    """Draw what there is to draw into a folder, and return the PNG files; beside each is an SVG of the same name.
+
+    pixels: (H, W, 1 or 3) uint8 of an image by its number, for the strips of images; None for no strips.
+    Raises RunError where a file cannot be written.
+    """
+    drawings: dict[str, Callable[[], Figure]] = {"figure6": lambda: figure6(gates)}
+    if len(gates.chosen) > 1:
+        drawings["figure7"] = lambda: figure7(gates)
+    drawings["depth"] = lambda: depth(gates)
+    if len(gates.units) > 1 and np.count_nonzero(gates.per_class) > 2:
+        drawings["similarity"] = lambda: similarity(gates)
+    if gates.ablation:
+        drawings["ablation"] = lambda: ablation(gates)
+    if pixels is not None:
+        for u in gates.drawn:
+            drawings[f"images_{u.label.replace('.', '_')}"] = lambda u=u: strips(u, pixels)
+    return [write(folder / name, draw()) for name, draw in drawings.items()]
+
+
+def write(path: Path, figure: Figure) -> Path:
+    """Write a figure as `path`.svg and `path`.png, with 200 dots per inch, and return the latter.
+
+    Raises RunError where that cannot be done.
+    """
+    with _look():
+        svg, png = BytesIO(), BytesIO()
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+        figure.savefig(png, format="png", dpi=200)
+    write_atomically(path.with_name(f"{path.name}.svg"), lambda file: file.write(svg.getvalue()))
+    write_atomically(path.with_name(f"{path.name}.png"), lambda file: file.write(png.getvalue()))
+    return path.with_name(f"{path.name}.png")
+
+
+def figure6(gates: Gates, units: Sequence[UnitGates] = ()) -> Figure:
+    """Figure 6: the mean gate of the sampled channels, for each chosen class and all images, one panel per unit.
+
+    units: those to draw; () for the last of each stage and the last three of the last.
+    """
+    drawn = tuple(units) or gates.drawn
+    with _look():
+        figure, panels = _panels(len(drawn), height=1.75)
+        for axes, u in zip(panels, drawn, strict=True):
+            x = np.arange(len(u.sampled))
+            for k, colour in zip(gates.chosen, COLOURS * len(gates.chosen), strict=False):
+                axes.plot(x, u.mean[k][u.sampled], color=colour, label=_title(gates.classes[k]))
+            # Above the classes, so that where they agree it is seen.
+            axes.plot(x, u.overall_mean[u.sampled], color=INK, label="all", linewidth=1, linestyle=(0, (3, 1.5)))
+            _gate_axes(axes, u)
+        _finish(figure, panels, "mean gate")
+    return figure
+
+
+def figure7(gates: Gates, classes: tuple[int, int] | None = None, units: Sequence[UnitGates] = ()) -> Figure:
+    """Figure 7: mean gate and one deviation to either side among the images of a class, for two classes.
+
+    classes: their numbers; None for the first two chosen.  units: as for `figure6`.
+    Raises ConfigError where there are no two.
+    """
+    drawn = tuple(units) or gates.drawn
+    pair = classes or gates.chosen[:2]
+    if len(pair) < 2:
+        raise ConfigError("classes: figure 7 compares two; legal values: two numbers of classes")
+    with _look():
+        figure, panels = _panels(len(drawn), height=1.75)
+        for axes, u in zip(panels, drawn, strict=True):
+            x = np.arange(len(u.sampled))
+            for k, colour in zip(pair, COLOURS, strict=False):
+                mean, spread = u.mean[k][u.sampled], u.deviation[k][u.sampled]
+                axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
+                axes.plot(x, mean, color=colour, label=_title(gates.classes[k]))
+            _gate_axes(axes, u)
+        _finish(figure, panels, "gate, mean ± deviation")
+    return figure
+
+
+def depth(gates: Gates) -> Figure:
+    """By depth: how much a unit's gates tell of the class, how much they vary, and how many stand at an end."""
+    units = gates.units
+    with _look():
+        figure, panels = _panels(3, columns=1, height=1.35, width=min(7.2, max(4.8, 2.6 + 0.3 * len(units))))
+        x = np.arange(len(units))
+        lines = (
+            ("Class-specificity: variance between classes over all variance", [("", [u.specificity for u in units])]),
+            ("Entropy of a channel's gates, bits", [("", [u.entropy for u in units])]),
+            (
+                "Share of gates",
+                [
+                    ("below 0.05", [u.low.mean() for u in units]),
+                    ("above 0.95", [u.high.mean() for u in units]),
+                    ("within 0.05 of 1", [u.near_one.mean() for u in units]),
+                ],
+            ),
+        )
+        for axes, (title, curves) in zip(panels, lines, strict=True):
+            for (name, values), colour, style in zip(curves, COLOURS, ("o-", "s-", "D:"), strict=False):
+                # The second around the third: what is near one is often all that is above 0.95.
+                look: dict[str, Any] = {"markersize": 6, "fillstyle": "none"} if style == "s-" else {"markersize": 3.5}
+                axes.plot(x, values, style, color=colour, label=name, clip_on=False, **look)
+            axes.set_title(title)
+            axes.set_ylim(0, max(1e-3, 1.05 * max(max(values) for _, values in curves)))
+            axes.set_xlim(-0.5, len(units) - 0.5)
+            axes.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.6)
+            for i in _borders(units):
+                axes.axvline(i - 0.5, color=FAINT, linewidth=0.8)
+            axes.set_xticks(x, [] if axes is not panels[-1] else [u.label for u in units], rotation=90)
+        panels[-1].legend(loc="upper left", bbox_to_anchor=(0, 1.02), ncols=3, handlelength=1.5)
+        low, high = panels[-1].get_ylim()
+        panels[-1].set_ylim(low, high * 1.25)
+    return figure
+
+
+def similarity(gates: Gates) -> Figure:
+    """How alike every two units tell the classes apart: linear CKA of their class means (arXiv:1905.00414)."""
+    names = [u.label for u in gates.units]
+    side = min(7.2, 2.2 + 0.2 * len(names))
+    with _look():
+        figure = _figure((side + 0.6, side))
+        axes = figure.subplots()
+        image = axes.imshow(gates.similarity, vmin=0, vmax=1, interpolation="nearest")
+        size = 8 if len(names) <= 24 else 8 * 24 / len(names)
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
+        axes.set_yticks(range(len(names)), names, fontsize=size)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        for i in _borders(gates.units):
+            axes.axhline(i - 0.5, color="white", linewidth=0.8)
+            axes.axvline(i - 0.5, color="white", linewidth=0.8)
+        bar = figure.colorbar(image, ax=axes, shrink=0.8, label="linear CKA of class means")
+        bar.outline.set_visible(False)  # type: ignore[operator]
+    return figure
+
+
+def ablation(gates: Gates) -> Figure:
+    """Top-1 error with the gates of one unit replaced, beside the network's own, and with those of all."""
+    names = [u.label for u in gates.units] + ["all units"]
+    errors = [u.ablation for u in gates.units] + [gates.ablation]
+    y = np.arange(len(names))[::-1]
+    with _look():
+        figure = _figure((5.4, 1.2 + 0.19 * len(names)))
+        axes = figure.subplots()
+        own = gates.top1_error
+        if own is not None:
+            axes.axvline(own, color=INK, linewidth=0.8)
+        axes.hlines(y, 0, 1, color=FAINT, linewidth=0.5, transform=axes.get_yaxis_transform(), zorder=0)
+        words = {"off": "all one", "mean": "their mean", "shuffled": "another image's"}
+        for (how, word), colour, marker in zip(words.items(), COLOURS, "osD", strict=False):
+            x = [e[how] for e in errors]
+            axes.scatter(x, y, s=18, color=colour, marker=marker, label=word, linewidth=0, alpha=0.9)
+        axes.set_yticks(y, names)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.set_ylim(-0.7, len(names) - 0.3)
+        axes.set_xlabel(
+            "top-1 error, %, with the gates replaced"
+            + (f" (line: as they are, {own:.2f} %)" if own is not None else "")
+        )
+        figure.legend(loc="outside upper left", ncols=3, handletextpad=0.2)
+    return figure
+
+
+def strips(u: UnitGates, pixels: Callable[[int], np.ndarray], *, channels: int = 5, images: int = 6) -> Figure:
+    """The images that close and that open the sampled channels which vary most, with their gates.
+
+    pixels: (H, W, 1 or 3) uint8 of an image by its number.  images: at either end.
+    """
+    rows = np.sort(np.argsort(-u.overall_deviation[u.sampled], kind="stable")[:channels])
+    images = min(images, u.openers.shape[1])
+    # Channel numbers, one end, a gap, the other end; above them the words.
+    widths = [0.4] + [1.0] * images + [0.2] + [1.0] * images
+    heights = [0.25] + [1.0] * len(rows)
+    ends = (("closed by", 1, u.closers, u.closer_values), ("opened by", images + 2, u.openers, u.opener_values))
+    with _look():
+        figure = _figure((7.2, 0.3 + sum(heights) * (0.13 + 7 / sum(widths))))
+        cells = figure.subplots(len(heights), len(widths), squeeze=False, width_ratios=widths, height_ratios=heights)
+        for axes in cells.flat:
+            axes.set_axis_off()
+        for row, r in zip(cells[1:], rows, strict=True):
+            _word(row[0], f"{u.sampled[r]}", ha="left")
+        for word, start, numbers, values in ends:
+            _word(cells[0, start], word, ha="left", fontweight="bold")
+            for row, r in zip(cells[1:], rows, strict=True):
+                for axes, i, value in zip(row[start:], numbers[r, :images], values[r], strict=False):
+                    if i >= 0:
+                        picture = pixels(int(i))
+                        axes.imshow(np.broadcast_to(picture, (*picture.shape[:2], 3)))
+                        axes.set_title(f"{value:.3f}", fontsize=6, pad=1.5, loc="center")
+        figure.suptitle(f"{u.label}: the channels that vary most", x=0.01, ha="left", fontsize=9)
+    return figure
+
+
+def _word(axes: Axes, word: str, **style: Any) -> None:
+    """Text that takes no part in the layout, or a long word would widen its column."""
+    axes.text(0, 0.5, word, transform=axes.transAxes, va="center", **style).set_in_layout(False)
+
+
+@contextmanager
+def _look() -> Iterator[None]:
+    from matplotlib import rc_context
+
+    with rc_context(LOOK):
+        yield
+
+
+def _figure(size: tuple[float, float]) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _panels(count: int, *, columns: int = 3, height: float, width: float = 7.2) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels in rows; height of one and width of all in inches."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = _figure((width, height * rows + 0.45))
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels[count:]:
+        axes.remove()
+    return figure, panels[:count]
+
+
+def _gate_axes(axes: Axes, u: UnitGates) -> None:
+    axes.set_title(u.label)
+    axes.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.6)
+    axes.set_xlim(0, max(len(u.sampled) - 1, 1))
+    # Most gates are sigmoids: one scale for all panels, unless the gates leave it.
+    low, high = axes.get_ylim()
+    axes.set_ylim(low if low < -0.1 else 0, high if high > 1.1 else 1)
+    axes.set_xlabel(f"channel, {len(u.sampled)} of {u.channels}")
+
+
+def _finish(figure: Figure, panels: Sequence[Axes], y: str) -> None:
+    grid = panels[0].get_subplotspec()
+    columns = 1 if grid is None else grid.get_gridspec().ncols
+    for axes in panels[::columns]:
+        axes.set_ylabel(y)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper left", ncols=min(len(names), 6), handlelength=1.6)
+
+
+def _borders(units: Sequence[UnitGates]) -> list[int]:
+    """Where a stage begins, after the first."""
+    return [i for i in range(1, len(units)) if units[i].stage != units[i - 1].stage]
+
+
+def _title(name: str) -> str:
+    return name if len(name) <= 24 else f"{name[:23]}…"

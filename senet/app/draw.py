@@ -1,0 +1,253 @@
+"""What the page shows, as HTML: the answer, the units by depth, one unit's gates. No gradio, no script, no state.
+
+Colours are the page's variables, so one drawing serves light and dark.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape as _escape
+
+import numpy as np
+
+from senet.app.gates import Averages, Result
+
+TOP = 5
+"""Classes and channels in a table."""
+
+LOW, HIGH = 0.05, 0.95
+"""Below and above these a gate counts as closed and as open."""
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What one image is shown with.
+
+    before: with all units on.  after: with those of `off` off; the same as `before` where there are none.
+    """
+
+    before: Result
+    after: Result
+    off: tuple[str, ...] = ()
+
+    @property
+    def predicted(self) -> int:
+        """The most likely class with all units on."""
+        return int(self.before.logits.argmax())
+
+
+def escape(text: str) -> str:
+    """A text in HTML; braces too, which gradio's templates read."""
+    return _escape(text).replace("{", "&#123;")
+
+
+def failed(why: str) -> str:
+    """In the place of an answer where an image cannot be looked at."""
+    return f'<p class="se-failed" role="alert">{escape(why)}</p>'
+
+
+def short(names: Sequence[str]) -> dict[str, str]:
+    """The units' names without the parts at either end that all of them share.
+
+    >>> short(["layer1.0.se", "layer2.3.se"])
+    {'layer1.0.se': 'layer1.0', 'layer2.3.se': 'layer2.3'}
+    >>> short(["features.1.0.block.1", "features.2.0.block.2"])
+    {'features.1.0.block.1': '1.0.block.1', 'features.2.0.block.2': '2.0.block.2'}
+    """
+    parts = [name.split(".") for name in names]
+    shortest = min(map(len, parts)) - 1
+    first = next((i for i in range(shortest) if len({p[i] for p in parts}) > 1), shortest)
+    last = next((i for i in range(shortest - first) if len({p[-1 - i] for p in parts}) > 1), shortest - first)
+    return {name: ".".join(p[first : len(p) - last]) for name, p in zip(names, parts, strict=True)}
+
+
+def nothing() -> str:
+    """In the place of an answer as long as there is no image."""
+    return '<p class="se-quiet">The prediction appears here when there is an image.</p>'
+
+
+def verdict(view: View, classes: Sequence[str]) -> str:
+    """The most likely class, and what becomes of it with units off, in a line."""
+    before, after = view.before.probabilities.numpy(), view.after.probabilities.numpy()
+    first, now = int(before.argmax()), int(after.argmax())
+    line = f"<b>{escape(classes[first])}</b> {_percent(before[first])}"
+    if view.off:
+        name = "" if first == now else f"<b>{escape(classes[now])}</b> "
+        line += f' <span class="se-then" role="img" aria-label="becomes">→</span> {name}{_percent(after[now])}'
+    return f'<p class="se-head">{line}</p>'
+
+
+def answer(view: View, classes: Sequence[str]) -> str:
+    """The most likely classes with their probabilities, before and after where units are off."""
+    before, after = view.before.probabilities.numpy(), view.after.probabilities.numpy()
+    units = f"{len(view.off)} of {len(view.after.gates)} units off"
+    lead = f"With all units on, and with {units}." if view.off else "With all units on."
+    columns = ["all on", f"{len(view.off)} off", "points"] if view.off else ["probability"]
+    best = _top(before) + (_top(after) if view.off else [])
+    rows = []
+    for k in sorted(set(best), key=best.index):
+        cells = [_bar(before[k], "on")]
+        if view.off:
+            cells += [_bar(after[k], "off"), f'<td class="se-number">{_signed(100 * (after[k] - before[k]), 1)}</td>']
+        rows.append(f'<tr><th scope="row">{escape(classes[k])}</th>{"".join(cells)}</tr>')
+    titles = "".join(f'<th scope="col">{title}</th>' for title in ("class", *columns))
+    return (
+        f'<div class="se-answer">{verdict(view, classes)}<p class="se-quiet">{lead}</p>'
+        f'<table class="se-table"><thead><tr>{titles}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    )
+
+
+def depth(view: View, chosen: str, labels: Mapping[str, str], averages: Averages | None) -> str:
+    """All units in order: the range of the gates of this image, their mean, and the average image's."""
+    low, high = _range(*(s.numpy() for s in view.after.gates.values()))
+    bars = []
+    for number, (name, s) in enumerate(view.after.gates.items(), 1):
+        gate = s.numpy()
+        p10, p90, mean = (float(v) for v in (*np.quantile(gate, (0.1, 0.9)), gate.mean()))
+        bottom, top, middle = (_place(v, low, high) for v in (p10, p90, mean))
+        marks = f'<i class="se-spread" style="bottom:{bottom:.1f}%;height:{max(top - bottom, 0.5):.1f}%"></i>'
+        if averages is not None:
+            average = _place(float(averages.overall[name].mean()), low, high)
+            marks += f'<i class="se-average" style="bottom:{average:.1f}%"></i>'
+        marks += f'<i class="se-mean" style="bottom:{middle:.1f}%"></i>'
+        style = " ".join(["se-unit", *["se-chosen"] * (name == chosen), *["se-off"] * (name in view.off)])
+        off = ", off" if name in view.off else ""
+        title = escape(f"{labels[name]}{off}: mean gate {mean:.2f}, from {p10:.2f} to {p90:.2f} for 8 of 10 channels")
+        words = f'<span class="se-words">{title}</span>'
+        bars.append(f'<li class="{style}" data-number="{number}" title="{title}">{marks}{words}</li>')
+    legend = [("se-key-mean", "mean over channels"), ("se-key-spread", "8 of 10 channels")]
+    legend += [("se-key-average", "mean of all images")] * (averages is not None)
+    legend += [("se-key-off", "off")] * bool(view.off)
+    return (
+        f'<figure class="se-figure"><div class="se-axes">{_ticks(low, high)}'
+        f'<ol class="se-depth" aria-label="Gates of each unit, first to last">{"".join(bars)}</ol></div>'
+        f'<div class="se-below"><span>first unit</span><span>last unit</span></div>{_legend(legend)}</figure>'
+    )
+
+
+def gates(view: View, chosen: str, classes: Sequence[str], labels: Mapping[str, str], averages: Averages | None) -> str:
+    """One unit: each channel's gate beside the averages, what that amounts to, and the channels that stand out."""
+    gate, k = view.after.gates[chosen].numpy(), view.predicted
+    as_before = view.before.gates[chosen].numpy()
+    overall = averages.overall[chosen] if averages else None
+    of_class = averages.of_class[chosen][k] if averages else None
+    if of_class is not None and not np.isfinite(of_class).all():
+        of_class = None
+    order = np.argsort(gate if overall is None else overall, kind="stable")[::-1]
+    low, high = _range(gate, as_before, *(a for a in (overall, of_class) if a is not None))
+    parts = []
+    if overall is not None:
+        parts.append(f'<path class="se-line-all" d="{_line(overall[order], low, high)}"/>')
+    if of_class is not None:
+        parts.append(f'<path class="se-line-class" d="{_line(of_class[order], low, high)}"/>')
+    size = "se-many" if len(gate) > 400 else "se-some" if len(gate) > 100 else "se-few"
+    # What is off changes what the units behind it are asked about.
+    moved = not np.array_equal(gate, as_before)
+    if moved:
+        parts.append(f'<path class="se-dots se-dots-before {size}" d="{_dots(as_before[order], low, high)}"/>')
+    parts.append(f'<path class="se-dots {size}" d="{_dots(gate[order], low, high)}"/>')
+    legend = [("se-key-dot", "this image")] + [("se-key-before", "this image, all units on")] * moved
+    legend += [("se-key-class", f"average of {classes[k]}")] * (of_class is not None)
+    legend += [("se-key-all", "average of all images")] * (overall is not None)
+    sorting = "its own gate, largest first" if overall is None else "average gate over all images, largest first"
+    words = _words(gate, chosen in view.off, labels[chosen])
+    return (
+        f'<figure class="se-figure"><figcaption>{words}</figcaption>'
+        f'<div class="se-axes">{_ticks(low, high)}'
+        f'<svg class="se-plot" viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" '
+        f'aria-label="{escape(f"Gates of {len(gate)} channels of {labels[chosen]}")}">{"".join(parts)}</svg></div>'
+        f'<div class="se-below"><span>{len(gate)} channels, by {sorting}</span></div>{_legend(legend)}</figure>'
+        + _extremes(gate, of_class, overall, classes[k])
+    )
+
+
+def _words(gate: np.ndarray, is_off: bool, label: str) -> str:
+    closed, opened = (100 * float(part.mean()) for part in (gate < LOW, gate > HIGH))
+    words = f"<b>{escape(label)}</b>: {len(gate)} channels, mean gate {gate.mean():.2f}, spread {gate.std():.2f}; "
+    words += f"{closed:.0f} % closed (below {LOW}), {opened:.0f} % open (above {HIGH})."
+    return words + (" <b>Off</b>: its gates, drawn here, are not applied." if is_off else "")
+
+
+def _extremes(gate: np.ndarray, of_class: np.ndarray | None, overall: np.ndarray | None, name: str) -> str:
+    """The channels farthest above and below what they are compared with, or the largest and smallest."""
+    base = of_class if of_class is not None else overall
+    difference = gate if base is None else gate - base
+    order = np.argsort(difference, kind="stable")
+    count = min(TOP, len(gate) // 2)
+    groups = [("More open", order[::-1][:count]), ("More closed", order[:count])]
+    if base is None:
+        groups = [(title.replace("More", "Most"), found) for title, found in groups]
+    than = f" than the average of {name}" if of_class is not None else " than on average" if base is not None else ""
+    columns = ["channel", "gate"] + ["average", "difference"] * (base is not None)
+    titles = "".join(f'<th scope="col">{title}</th>' for title in columns)
+    tables = []
+    for title, found in groups:
+        rows = []
+        for c in found.tolist():
+            values = [gate[c]] if base is None else [gate[c], base[c]]
+            cells = "".join(f'<td class="se-number">{v:.3f}</td>' for v in values)
+            cells += "" if base is None else f'<td class="se-number">{_signed(float(difference[c]), 3)}</td>'
+            rows.append(f'<tr><th scope="row">{c}</th>{cells}</tr>')
+        tables.append(
+            f'<table class="se-table"><caption>{title}{escape(than)}</caption>'
+            f"<thead><tr>{titles}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        )
+    return f'<div class="se-pair">{"".join(tables)}</div>'
+
+
+def _top(p: np.ndarray) -> list[int]:
+    return np.argsort(-p, kind="stable")[:TOP].tolist()
+
+
+def _percent(p: float) -> str:
+    return f"{100 * p:.1f}&nbsp;%"
+
+
+def _signed(value: float, digits: int) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−")  # noqa: RUF001
+
+
+def _bar(p: float, side: str) -> str:
+    return (
+        f'<td class="se-p"><span class="se-number">{_percent(p)}</span>'
+        f'<i class="se-bar se-bar-{side}" style="width:{100 * p:.1f}%"></i></td>'
+    )
+
+
+def _range(*values: np.ndarray) -> tuple[float, float]:
+    """The ends of an axis: 0 and 1, wider where gates are not in between."""
+    found = [float(v) for a in values for v in (np.nanmin(a), np.nanmax(a))]
+    return min(0.0, math.floor(2 * min(found)) / 2), max(1.0, math.ceil(2 * max(found)) / 2)
+
+
+def _place(value: float, low: float, high: float) -> float:
+    """Percent of the height above the bottom."""
+    return 100 * (value - low) / (high - low)
+
+
+def _ticks(low: float, high: float) -> str:
+    marks = (
+        f'<span style="bottom:{_place(v, low, high):.1f}%">{v:g}</span>' for v in np.linspace(low, high, 3).tolist()
+    )
+    return f'<div class="se-ticks" aria-hidden="true">{"".join(marks)}</div>'
+
+
+def _line(values: np.ndarray, low: float, high: float) -> str:
+    return "M" + "L".join(f"{x:.1f} {y:.2f}" for x, y in _points(values, low, high))
+
+
+def _dots(values: np.ndarray, low: float, high: float) -> str:
+    """A stroke without length for each value; its round caps are the dot, round at any width of the page."""
+    return "".join(f"M{x:.1f} {y:.2f}h0" for x, y in _points(values, low, high))
+
+
+def _points(values: np.ndarray, low: float, high: float) -> list[tuple[float, float]]:
+    n = len(values)
+    return [((i + 0.5) * 1000 / n, 100 - _place(float(v), low, high)) for i, v in enumerate(values)]
+
+
+def _legend(keys: Collection[tuple[str, str]]) -> str:
+    items = "".join(f'<li><i class="{style}"></i>{escape(words)}</li>' for style, words in keys)
+    return f'<ul class="se-legend">{items}</ul>'

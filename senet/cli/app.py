@@ -1,0 +1,185 @@
+"""`senet app`: a page on this machine where images are dropped and units switched off."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+from senet.cli import options
+from senet.cli.line import Line
+from senet.cli.theirs import LIBRARIES, theirs
+from senet.errors import ConfigError, DataError, unknown
+from senet.recipes.recipe import DataRecipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from senet.app.gates import Averages
+
+DESCRIPTION = """Serve a page: drop an image, see the prediction and each unit's gates, switch units off.
+
+The page is for this machine alone, asks no other, and forgets the images. Ctrl-C ends it. The gates are shown beside
+the class averages that `senet analyze` wrote: --gates, or gates.npz in the run's folder.
+
+CHECKPOINT may also be another library's network, timm:NAME or torchvision:NAME, with --pretrained weights; without,
+they are random. Needs the extra: pip install 'senet[app]'"""
+
+HERE = ("127.0.0.1", "localhost", "::1")
+EXAMPLES = 10
+"""Images to pick from, at most."""
+
+
+def run(argv: list[str]) -> int:
+    """The command."""
+    parser = options.Parser("app", "CHECKPOINT", DESCRIPTION)
+    parser.add_argument("CHECKPOINT", help="a run folder, a .safetensors of senet, a last.ckpt, or LIBRARY:NAME")
+    parser.option("gates", default="", help="averages to compare with, a gates.npz of senet analyze")
+    parser.option("examples", default="", help="folder of images to pick from")
+    parser.option("pretrained", action="store_true", help="download the weights of another library's network")
+    parser.option("device", default="auto", choices=["auto", "cpu", "cuda"], help="where to compute")
+    parser.option("host", default=HERE[0], help="address to serve at; 0.0.0.0 is for everyone on the network")
+    parser.option("port", type=int, default=0, help="port to serve at; 0: the first free one from 7860")
+    parser.option("browser", action="store_true", help="open the page in the browser")
+    found = parser.read(Line.of(argv).argv)
+    if not 0 <= found["port"] < 65536:
+        raise ConfigError(f"--port: {found['port']} is none; legal values: 0 to 65535")
+    source, colon, name = found["CHECKPOINT"].partition(":")
+    is_theirs = bool(colon) and not Path(found["CHECKPOINT"]).exists()
+    if is_theirs and source not in LIBRARIES:
+        raise unknown("CHECKPOINT", source, LIBRARIES, kind="libraries")
+    if found["pretrained"] and not is_theirs:
+        raise ConfigError("--pretrained: has no effect on a checkpoint, which has its weights")
+
+    from senet.app.page import Subject, build, check_extra, serve
+
+    check_extra()
+
+    import torch
+
+    from senet.analysis.statistics import label
+    from senet.app.gates import Switchboard
+    from senet.checkpoint import load
+    from senet.data import load_image, normalise
+    from senet.device import pick_device
+
+    device = pick_device(found["device"], field="--device")
+    if is_theirs:
+        model, recipe, classes, about = library_network(source, name, found["pretrained"])
+        title, folder = name, None
+    else:
+        path = Path(found["CHECKPOINT"]).expanduser()
+        checkpoint = load(path)
+        model, recipe, classes = checkpoint.model, checkpoint.recipe.data, checkpoint.classes
+        error = next((v for k, v in checkpoint.measurements.items() if k.endswith("top1_error")), None)
+        about = f"Trained on {Path(recipe.name).name}" + ("" if error is None else f", top-1 error {error:.2f} %")
+        title, folder = checkpoint.recipe.name, path if path.is_dir() else path.parent
+    board = Switchboard(model.to(device), torch.zeros(1, recipe.channels, recipe.image_size, recipe.image_size))
+    averages, said = averages_of(found["gates"], folder, classes)
+    about += f". {len(board.units)} units, {len(classes):,} classes" + (f", {said}" if said else "") + "."
+    with TemporaryDirectory(prefix="senet-app-") as temporary:
+        # Where gradio puts what is dropped, which it would not delete at the end.
+        os.environ["GRADIO_TEMP_DIR"] = temporary
+        subject = Subject(
+            board=board,
+            prepare=lambda file: normalise(load_image(file, recipe)[None], recipe),
+            classes=classes,
+            labels={unit: label(unit) for unit in board.units if label(unit) != unit},
+            title=title,
+            about=about,
+            averages=averages,
+            examples=examples(found["examples"], recipe, Path(temporary)),
+        )
+        page = build(subject)
+        if found["host"] not in HERE:
+            print(
+                f"senet app: warning: --host {found['host']}: everyone who reaches this machine can use the page, "
+                "without a password",
+                file=sys.stderr,
+            )
+        address = serve(page, host=found["host"], port=found["port"] or None, browser=found["browser"])
+        print(f"{title}: {address} (Ctrl-C ends it)", flush=True)
+        try:
+            wait_for_a_signal()
+        finally:
+            page.close(verbose=False)
+    return 0
+
+
+def wait_for_a_signal() -> None:
+    """Until Ctrl-C or SIGTERM, which are how a page is meant to end."""
+    ended = Event()
+    before = {n: signal.signal(n, lambda *_: ended.set()) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        # Windows delivers Ctrl-C between waits, not in one.
+        while not ended.wait(0.5):
+            pass
+    finally:
+        for n, handler in before.items():
+            signal.signal(n, handler)
+
+
+def averages_of(file: str, folder: Path | None, classes: Sequence[str]) -> tuple[Averages | None, str]:
+    """The averages of a `gates.npz`, and over what they were measured; None where there is no such file.
+
+    folder: where it is looked for if none is named.
+    Raises DataError for a file that is none, and ConfigError for one over other classes.
+    """
+    from senet.analysis.statistics import Gates
+    from senet.app.gates import Averages
+    from senet.weights.ilsvrc import named
+
+    beside = [] if folder is None else [folder / "gates.npz", folder / "analysis" / "gates.npz"]
+    path = Path(file).expanduser() if file else next((p for p in beside if p.is_file()), None)
+    if path is None:
+        return None, ""
+    gates = Gates.load(path)
+    if named(gates.classes) != named(classes):
+        raise ConfigError(f"--gates: {path} is over {len(gates.classes)} classes that are not the network's")
+    averages = Averages({u.name: u.mean for u in gates.units}, {u.name: u.overall_mean for u in gates.units})
+    return averages, f"averages over {gates.images:,} images"
+
+
+def examples(folder: str, recipe: DataRecipe, temporary: Path) -> list[Path]:
+    """Images to pick from: those of a folder, spread evenly, else held-out images that the checkpoint's recipe names.
+
+    Raises DataError for a folder without images.
+    """
+    from senet.data import open_data
+    from senet.data.images import EXTENSIONS
+
+    if not folder and recipe.name == "digits":
+        val: Any = open_data(recipe, 0).val
+        paths = [temporary / f"{digit}.png" for digit in range(10)]
+        for digit, path in enumerate(paths):
+            val.whole(int((val.targets == digit).nonzero()[0])).save(path)
+        return paths
+    held_out = [path for part in ("val", "test") if (path := Path(recipe.name).expanduser() / part).is_dir()]
+    if not folder and not held_out:
+        return []
+    where = Path(folder).expanduser() if folder else held_out[0]
+    files = sorted(path for path in where.rglob("*") if path.suffix.lower() in EXTENSIONS)
+    if not files:
+        raise DataError(f"{where}: no images in this folder")
+    count = min(EXAMPLES, len(files))
+    return [files[i * len(files) // count] for i in range(count)]
+
+
+def library_network(source: str, name: str, pretrained: bool) -> tuple[nn.Module, DataRecipe, tuple[str, ...], str]:
+    """Another library's network, how its images are prepared, its classes, and a line that says what it is."""
+    import torch
+
+    from senet.weights.ilsvrc import named
+
+    model, recipe, outputs = theirs(source, name, pretrained)
+    data = replace(recipe.data, name=f"{source}:{name}", in_memory="no")
+    if not outputs:
+        last = [m for m in model.modules() if isinstance(m, torch.nn.Linear)][-1:]
+        outputs = [f"class {k}" for m in last for k in range(m.out_features)]
+    return model, data, named(outputs), f"{source}'s, with {'pretrained' if pretrained else 'random'} weights"

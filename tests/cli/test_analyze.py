@@ -1,0 +1,114 @@
+"""`senet analyze`: a folder of gates and pictures, a table, and mistakes answered by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from senet.analysis.statistics import Gates
+from senet.checkpoint import load
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures have their own tests, and take longest."""
+    monkeypatch.setattr("senet.analysis.plots.draw_all", lambda folder, gates, pixels: [folder / "figure6.png"])
+
+
+def test_a_checkpoint_on_its_own_data(senet: Call, trained: Path, tmp_path: Path) -> None:
+    status, out, err = senet("analyze", trained, "--images", 3, "--classes", "7,1", "--ablate", "--out", "here")
+    assert (status, err) == (0, "")
+    gates = Gates.load(tmp_path / "here" / "gates.npz")
+    assert gates.per_class.tolist() == [3] * 10
+    assert [gates.classes[k] for k in gates.chosen] == ["7", "1"]
+    assert gates.model == "se_resnet20"
+    assert gates.top1_error is not None
+    assert gates.ablation.keys() == {"off", "mean", "shuffled"}
+    names = [name for name, m in load(trained).model.named_modules() if name.endswith(".se")]
+    assert [u.name for u in gates.units] == names
+    lines = out.splitlines()
+    assert "real handwritten digits" in lines[0]
+    assert f"se_resnet20: 30 images, top-1 error {gates.top1_error:.2f} %" in out
+    row = next(line.split() for line in lines if line.startswith("SE_3_2"))
+    assert row[1:3] == ["32", f"{gates.units[4].overall_mean.mean():.3f}"]
+    assert row[-2] == f"{gates.units[4].ablation['shuffled']:.2f}"
+    assert "figure6.png" in out
+    page = (tmp_path / "here" / "report.html").read_text()
+    assert "SE_3_2" in page
+    assert "data:image/png;base64," in page
+
+
+def test_json_says_the_same(senet: Call, trained: Path, tmp_path: Path) -> None:
+    status, out, _ = senet("analyze", trained, "--images", 2, "--channels", 4, "--json", "--out", "here")
+    found = json.loads(out)
+    gates = Gates.load(tmp_path / "here" / "gates.npz")
+    assert (status, found["images"], found["classes"]) == (0, 20, ["0", "1", "2", "3"])
+    assert [u["mean"] for u in found["units"]] == [float(u.overall_mean.mean()) for u in gates.units]
+    assert found["units"][0]["ablation"] == {}
+    assert gates.units[8].sampled.tolist() == [0, 21, 42, 63]
+
+
+@pytest.mark.parametrize(
+    ("network", "units"), [("timm:mobilenetv3_small_050", 9), ("torchvision:mobilenet_v3_small", 9)]
+)
+def test_a_network_of_others(senet: Call, network: str, units: int) -> None:
+    options = ("--images", 1, "--data", "digits", "--image-size", 32)
+    status, out, _ = senet("analyze", network, *options, "--classes", "3,4")
+    assert status == 0
+    assert f"{network} (random weights): 10 images\n" in out
+    gates = Gates.load(Path("analysis") / network.replace(":", "-") / "gates.npz")
+    assert len(gates.units) == units
+    assert gates.top1_error is None
+    assert all(np.isfinite(u.overall_mean).all() for u in gates.units)
+
+
+def test_images_are_prepared_as_the_network_takes_them(senet: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    from senet.cli.theirs import theirs
+
+    recipe = theirs("timm", "mobilenetv3_small_050", False)[1].data
+    # timm's own description: 224 pixels of 256, ImageNet's mean and deviation.
+    assert (recipe.image_size, recipe.resize, recipe.interpolation) == (224, 256, "bicubic")
+    assert recipe.mean == pytest.approx((0.485 * 255, 0.456 * 255, 0.406 * 255))
+    assert recipe.std == pytest.approx((0.229 * 255, 0.224 * 255, 0.225 * 255))
+    recipe = theirs("torchvision", "efficientnet_b0", False)[1].data
+    assert (recipe.image_size, recipe.resize, recipe.interpolation) == (224, 256, "bicubic")
+
+
+def test_synsets_are_named_in_words() -> None:
+    from senet.cli.analyze import _chosen
+
+    words, names = ("goldfish", "pug", "my cat"), ("n01443537", "n02110958", "my cat")
+    assert _chosen("Pug, n01443537,MY CAT", words, names) == [1, 0, 2]
+    assert _chosen("", words, names) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("nowhere",), "nowhere: no such file or folder"),
+        (("{}", "--channels", 0), "--channels: 0 is too small"),
+        (("{}", "--images", -1), "--images: -1 is too small"),
+        (("{}", "--pretrained"), "--pretrained: has no effect on a checkpoint"),
+        (("{}", "--classes", "1,eleven"), "--classes: 'eleven' is not known"),
+        (("{}", "--flip"), "option: '--flip' is not known"),
+        (("timm:seresnet50",), "--data: timm:seresnet50 has no data of its own"),
+        (("timm:seresnet5", "--data", "digits"), "timm has no 'seresnet5'; among its"),
+        (("torchvision:efficientnet", "--data", "digits"), "efficientnet_b7"),
+        (
+            ("timm:mobilenetv3_small_050", "--data", "digits", "--image-size", 32, "--ablate"),
+            "--ablate: needs an error",
+        ),
+        (("torchvision:resnet18", "--data", "digits", "--image-size", 32), "has no units"),
+    ],
+)
+def test_mistakes(senet: Call, trained: Path, words: tuple[object, ...], message: str) -> None:
+    status, _, err = senet("analyze", *(str(w).format(trained) for w in words))
+    assert status == 2
+    assert message in err
+    assert not (trained / "analysis" / "gates.npz").exists()

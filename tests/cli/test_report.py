@@ -1,0 +1,79 @@
+"""`senet report`, on a real run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from senet.cli.report import thumbnails, write_analysis
+
+
+@pytest.fixture
+def copied(trained: Path, tmp_path: Path) -> Path:
+    """A run folder that may be written to."""
+    return Path(shutil.copytree(trained, tmp_path / "copied"))
+
+
+def test_report_of_a_run(senet: Callable, copied: Path) -> None:
+    status, out, err = senet("report", copied)
+    assert (status, err) == (0, "")
+    page = (copied / "report.html").read_text()
+    assert f"report  {copied}/report.html" in out
+    assert "se_resnet20" in page
+    assert 'data-draw="curves"' in page
+    assert 'data-draw="confusion"' not in page
+
+
+def test_report_with_details(senet: Callable, copied: Path) -> None:
+    status, out, _ = senet("report", copied, "--details", "--device", "cpu", "--json")
+    assert status == 0
+    printed = json.loads(out)
+    assert printed["bytes"] == (copied / "report.html").stat().st_size < 5_000_000
+    measured = json.loads((copied / "evaluation.json").read_text())
+    assert sum(map(sum, measured["confusion"])) == measured["images"] == 359
+    page = (copied / "report.html").read_text()
+    for section in ("confusion", "classes", "calibration"):
+        assert f'<section id="{section}"' in page, section
+
+
+def test_a_run_shows_gates_that_were_analyzed(senet: Callable, copied: Path) -> None:
+    """The pictures in it are the images that the units' ends name."""
+    import torch
+
+    from senet.analysis.collect import collect_gates
+    from senet.analysis.images import load, mixed
+    from senet.checkpoint import load as load_checkpoint
+    from senet.data import open_data
+
+    checkpoint = load_checkpoint(copied)
+    recipe = checkpoint.recipe
+    data = open_data(recipe.data, recipe.train.seed)
+    batches = load(data.val, mixed(data.val, 2, 20), torch.device("cpu"))
+    gates = collect_gates(checkpoint.model, batches, data.classes, chosen=[0, 1], sampled=4)
+    (copied / "analysis").mkdir()
+    written = write_analysis(copied / "analysis", gates, thumbnails(data.val, recipe.data))
+    assert written == copied / "analysis" / "report.html"
+    kept = json.loads((copied / "analysis" / "gates.json").read_text())
+    named = {str(i) for u in kept["units"] for ends in (u["openers"], u["closers"]) for row in ends for i, _ in row}
+    assert set(kept["thumbnails"]) == named
+    assert senet("report", copied)[0] == 0
+    assert 'data-draw="gates"' in (copied / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["nowhere"], "no such folder"),
+        (["."], "no folder of senet train"),
+        ([".", "--device", "cpu"], "--device: has no effect without --details"),
+        ([".", "--details"], "--details: . is not the folder of one run"),
+    ],
+)
+def test_mistakes(senet: Callable, words: list[str], says: str) -> None:
+    status, _, err = senet("report", *words)
+    assert status == 2
+    assert says in err
