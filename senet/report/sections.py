@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from senet.report.markup import Markup, join, tag
-from senet.report.words import MINUS, NONE, cell, count, interval, is_number, number, short
+from senet.report.words import MINUS, cell, count, interval, is_number, number, short
 
 Values = Mapping[str, Any]
 """A page, or a part of one; see `senet.report.page`."""

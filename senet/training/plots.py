@@ -91,6 +91,8 @@ def plot_rows(path: Path, found: Mapping[str, Any]) -> None:
     axes = figure.add_subplot()
     ours, paper, grey = "#d1495b", "#30638e", "#8d99a6"
     for y, label in enumerate(labels):
+        low: float | None
+        high: float | None
         if compared:
             d = compared[y]
             pairs = zip(rows[label]["errors"], rows[d["minus"]]["errors"], strict=True)
@@ -100,7 +102,7 @@ def plot_rows(path: Path, found: Mapping[str, Any]) -> None:
             points = [e for e in rows[label]["errors"] if e is not None]
             mean, low, high, printed = rows[label]["mean"], None, None, rows[label]["printed"]
         axes.plot(points, [y] * len(points), "|", color=ours, alpha=0.5, markersize=9)
-        if low is not None:
+        if low is not None and high is not None:
             axes.plot([low, high], [y, y], "-", color=ours, linewidth=1.8)
         axes.plot([mean], [y], "o", color=ours, label="ours: mean, seeds, 95 % interval" if y == 0 else None)
         if printed is not None:

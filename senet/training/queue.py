@@ -113,6 +113,7 @@ def _side_by_side(
         }
         for future in as_completed(futures):
             name = futures[future]
+            value: Any
             try:
                 outcome, value = future.result()
             except BrokenProcessPool:

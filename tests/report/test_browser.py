@@ -172,7 +172,8 @@ def test_every_drawing_has_a_table(page: Any) -> None:
     assert tables.count() == 6
     for i in range(tables.count()):
         tables.nth(i).click()
-    assert page.locator(".as-table table").count() == 6
+    # Their toggle events come a moment later.
+    sync_api.expect(page.locator(".as-table table")).to_have_count(6)
     assert page.locator(".as-table tr", has_text="0.33").count() > 0
 
 

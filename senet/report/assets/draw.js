@@ -84,13 +84,17 @@ function scale(low, high, from, to, isLog = false) {
 function shared(value) {
   const listeners = [];
   return {
-    get value() { return value; },
+    get value() {
+      return value;
+    },
     set(next) {
       if (next === value) return;
       value = next;
       for (const listener of listeners) listener(value);
     },
-    listen(listener) { listeners.push(listener); },
+    listen(listener) {
+      listeners.push(listener);
+    },
   };
 }
 
@@ -99,7 +103,13 @@ function shared(value) {
 // options: label, cursor, pinned, count(), text(i), draw(width) -> {element, at(x, y) -> position, mark(i)}
 function frame(host, options) {
   const { cursor, pinned } = options;
-  const box = html("div", { class: "plot", tabindex: 0, role: "slider", "aria-label": options.label, "aria-valuemin": 1 });
+  const box = html("div", {
+    class: "plot",
+    tabindex: 0,
+    role: "slider",
+    "aria-label": options.label,
+    "aria-valuemin": 1,
+  });
   host.append(box);
   let drawn = null;
   let width = 0;
@@ -140,7 +150,9 @@ function frame(host, options) {
     event.preventDefault();
   });
   cursor.listen(show);
-  new ResizeObserver(() => { if (box.clientWidth !== width) redraw(); }).observe(box);
+  new ResizeObserver(() => {
+    if (box.clientWidth !== width) redraw();
+  }).observe(box);
   redraw();
   return { redraw, box };
 }
@@ -155,7 +167,9 @@ function lineChart(host, options) {
     const series = options.series();
     const height = options.height ?? 260;
     const isLog = options.log?.() ?? false;
-    const all = series.flatMap((s) => [...s.y, ...(s.low ?? []), ...(s.high ?? [])]).filter((v) => isNumber(v) && (!isLog || v > 0));
+    const all = series
+      .flatMap((s) => [...s.y, ...(s.low ?? []), ...(s.high ?? [])])
+      .filter((v) => isNumber(v) && (!isLog || v > 0));
     const highest = extent(all)[1];
     const natural = isLog ? extent(all).map((v, i) => v * (i ? 1.1 : 0.9)) : [0, highest * 1.04 || 1];
     const [low, high] = options.limits?.() ?? natural;
@@ -171,15 +185,31 @@ function lineChart(host, options) {
       root.append(svg("text", { x: left - 8, y: sy(v), dy: "0.32em", "text-anchor": "end" }, tickText(v)));
     }
     if (options.xLabel) {
-      const wanted = ticks(x[0], x[x.length - 1], clamp(Math.floor(width / 80), 2, 10)).filter((v) => Number.isInteger(v) || !options.whole);
+      const wanted = ticks(x[0], x[x.length - 1], clamp(Math.floor(width / 80), 2, 10)).filter(
+        (v) => Number.isInteger(v) || !options.whole,
+      );
       for (const v of wanted.length ? wanted : x)
-        root.append(svg("text", { x: sx(v), y: height - bottom + 18, "text-anchor": "middle" }, options.xText?.(v) ?? tickText(v)));
-      root.append(svg("text", { x: width - right, y: height - 2, "text-anchor": "end", class: "axis" }, options.xLabel));
+        root.append(
+          svg(
+            "text",
+            { x: sx(v), y: height - bottom + 18, "text-anchor": "middle" },
+            options.xText?.(v) ?? tickText(v),
+          ),
+        );
+      root.append(
+        svg("text", { x: width - right, y: height - 2, "text-anchor": "end", class: "axis" }, options.xLabel),
+      );
     }
     const seen = (v) => isNumber(v) && (!isLog || v > 0);
     const points = (ys) => ys.map((v, i) => (seen(v) ? [sx(x[i]), sy(v)] : null));
-    const clip = `clip-${lineChart.made = (lineChart.made ?? 0) + 1}`;
-    root.append(svg("clipPath", { id: clip }, svg("rect", { x: left - 3, y: top - 3, width: width - left - right + 6, height: height - top - bottom + 6 })));
+    const clip = `clip-${(lineChart.made = (lineChart.made ?? 0) + 1)}`;
+    root.append(
+      svg(
+        "clipPath",
+        { id: clip },
+        svg("rect", { x: left - 3, y: top - 3, width: width - left - right + 6, height: height - top - bottom + 6 }),
+      ),
+    );
     const inside = svg("g", { "clip-path": `url(#${clip})` });
     for (const s of series) {
       if (!s.low) continue;
@@ -193,7 +223,8 @@ function lineChart(host, options) {
       const d = path(points(s.y));
       const style = { stroke: s.colour, "stroke-width": s.width ?? 1.8, "stroke-dasharray": s.dash ?? null };
       if (d) inside.append(svg("path", { d, class: "line", ...style }));
-      if (x.length < 2) points(s.y).forEach((p) => p && inside.append(svg("circle", { cx: p[0], cy: p[1], r: 3, fill: s.colour })));
+      if (x.length < 2)
+        points(s.y).forEach((p) => p && inside.append(svg("circle", { cx: p[0], cy: p[1], r: 3, fill: s.colour })));
     }
     root.append(inside);
     const rule = svg("line", { class: "cursor", y1: top, y2: height - bottom });
@@ -207,7 +238,13 @@ function lineChart(host, options) {
         fill(rule, { x1: sx(x[i]), x2: sx(x[i]) }, []);
         series.forEach((s, k) => {
           const v = s.y[i];
-          fill(dots[k], seen(v) && v >= low && v <= high ? { cx: sx(x[i]), cy: sy(v), visibility: "visible" } : { visibility: "hidden" }, []);
+          fill(
+            dots[k],
+            seen(v) && v >= low && v <= high
+              ? { cx: sx(x[i]), cy: sy(v), visibility: "visible" }
+              : { visibility: "hidden" },
+            [],
+          );
         });
       },
     };
@@ -228,7 +265,12 @@ function path(points) {
 function heatMap(host, options) {
   const { rows, columns, values, cursor } = options;
   const said = html("output", { class: "said", "aria-live": "polite" });
-  const box = html("div", { class: "plot heat", tabindex: 0, role: "application", "aria-label": `${options.label}. Arrow keys move, Enter chooses.` });
+  const box = html("div", {
+    class: "plot heat",
+    tabindex: 0,
+    role: "application",
+    "aria-label": `${options.label}. Arrow keys move, Enter chooses.`,
+  });
   host.append(box, said);
   let width = 0;
   let drawn = null;
@@ -245,17 +287,32 @@ function heatMap(host, options) {
     const used = left + cell * columns.length + right;
     const root = svg("svg", { width: used, height, viewBox: `0 0 ${used} ${height}`, "aria-hidden": "true" });
     const gap = cell > 8 ? 1 : 0;
-    values.forEach((row, i) => row.forEach((v, j) => {
-      const at = { x: left + j * cell, y: top + i * cell, width: cell - gap, height: cell - gap };
-      root.append(svg("rect", { ...at, rx: cell > 14 ? 2 : 0, style: `fill:${options.colour(v, i, j)}` }));
-      const text = cell > 24 ? options.inside?.(v, i, j) : null;
-      if (text) {
-        const middle = { x: at.x + (cell - gap) / 2, y: at.y + (cell - gap) / 2, dy: "0.35em", "text-anchor": "middle" };
-        root.append(svg("text", { ...middle, class: `inside ${options.strong?.(v, i, j) ? "strong" : ""}` }, text));
-      }
-    }));
+    values.forEach((row, i) =>
+      row.forEach((v, j) => {
+        const at = { x: left + j * cell, y: top + i * cell, width: cell - gap, height: cell - gap };
+        root.append(svg("rect", { ...at, rx: cell > 14 ? 2 : 0, style: `fill:${options.colour(v, i, j)}` }));
+        const text = cell > 24 ? options.inside?.(v, i, j) : null;
+        if (text) {
+          const middle = {
+            x: at.x + (cell - gap) / 2,
+            y: at.y + (cell - gap) / 2,
+            dy: "0.35em",
+            "text-anchor": "middle",
+          };
+          root.append(svg("text", { ...middle, class: `inside ${options.strong?.(v, i, j) ? "strong" : ""}` }, text));
+        }
+      }),
+    );
     if (options.names) {
-      rows.forEach((name, i) => root.append(svg("text", { x: left - 7, y: top + (i + 0.5) * cell, dy: "0.32em", "text-anchor": "end" }, cut(name, left / 6.4))));
+      rows.forEach((name, i) =>
+        root.append(
+          svg(
+            "text",
+            { x: left - 7, y: top + (i + 0.5) * cell, dy: "0.32em", "text-anchor": "end" },
+            cut(name, left / 6.4),
+          ),
+        ),
+      );
       columns.forEach((name, j) => {
         const [x, y] = [left + (j + 0.5) * cell, top - 6];
         root.append(svg("text", { x, y, transform: `rotate(-45 ${x} ${y})` }, cut(name, 16)));
@@ -269,10 +326,14 @@ function heatMap(host, options) {
   }
   function show() {
     const at = cursor.value;
-    said.textContent = at ? options.text(...at) : options.hint ?? "";
+    said.textContent = at ? options.text(...at) : (options.hint ?? "");
     if (!drawn) return;
     const [i, j] = at ?? [0, 0];
-    fill(drawn.ring, { x: drawn.left + j * drawn.cell, y: drawn.top + i * drawn.cell, visibility: at ? "visible" : "hidden" }, []);
+    fill(
+      drawn.ring,
+      { x: drawn.left + j * drawn.cell, y: drawn.top + i * drawn.cell, visibility: at ? "visible" : "hidden" },
+      [],
+    );
   }
   function under(event) {
     const r = box.getBoundingClientRect();
@@ -280,18 +341,32 @@ function heatMap(host, options) {
     const i = Math.floor((event.clientY - r.top - drawn.top) / drawn.cell);
     return i >= 0 && j >= 0 && i < rows.length && j < columns.length ? [i, j] : null;
   }
-  box.addEventListener("pointermove", (event) => { const at = under(event); if (at) cursor.set(at); });
-  box.addEventListener("click", (event) => { const at = under(event); if (at) { cursor.set(at); options.pick?.(...at); } });
+  box.addEventListener("pointermove", (event) => {
+    const at = under(event);
+    if (at) cursor.set(at);
+  });
+  box.addEventListener("click", (event) => {
+    const at = under(event);
+    if (at) {
+      cursor.set(at);
+      options.pick?.(...at);
+    }
+  });
   box.addEventListener("keydown", (event) => {
     const [i, j] = cursor.value ?? [0, 0];
-    const [di, dj] = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key] ?? [0, 0];
-    if (di || dj) cursor.set(cursor.value ? [clamp(i + di, 0, rows.length - 1), clamp(j + dj, 0, columns.length - 1)] : [0, 0]);
+    const [di, dj] = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key] ?? [
+      0, 0,
+    ];
+    if (di || dj)
+      cursor.set(cursor.value ? [clamp(i + di, 0, rows.length - 1), clamp(j + dj, 0, columns.length - 1)] : [0, 0]);
     else if (event.key === "Enter" && cursor.value) options.pick?.(i, j);
     else return;
     event.preventDefault();
   });
   cursor.listen(show);
-  new ResizeObserver(() => { if (box.clientWidth !== width) draw(); }).observe(box);
+  new ResizeObserver(() => {
+    if (box.clientWidth !== width) draw();
+  }).observe(box);
   draw();
   return { draw };
 }
@@ -306,9 +381,25 @@ function asTable(columns, rows, title = "As a table") {
   details.addEventListener("toggle", () => {
     details.querySelector(".scroll")?.remove();
     if (!details.open) return;
-    const head = html("tr", {}, columns().map((c) => html("th", { scope: "col", class: "n" }, c)));
-    const body = rows().map((row) => html("tr", {}, row.map((v, i) => html(i ? "td" : "th", { class: "n", scope: i ? null : "row" }, v))));
-    details.append(html("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": title }, html("table", {}, html("thead", {}, head), html("tbody", {}, body))));
+    const head = html(
+      "tr",
+      {},
+      columns().map((c) => html("th", { scope: "col", class: "n" }, c)),
+    );
+    const body = rows().map((row) =>
+      html(
+        "tr",
+        {},
+        row.map((v, i) => html(i ? "td" : "th", { class: "n", scope: i ? null : "row" }, v)),
+      ),
+    );
+    details.append(
+      html(
+        "div",
+        { class: "scroll", tabindex: 0, role: "region", "aria-label": title },
+        html("table", {}, html("thead", {}, head), html("tbody", {}, body)),
+      ),
+    );
   });
   return details;
 }
@@ -316,7 +407,12 @@ function asTable(columns, rows, title = "As a table") {
 // A button that stays pressed or not.
 function toggle(text, isOn, change, { own = null, title = null } = {}) {
   const dot = own ? html("i", { class: "dot" }) : null;
-  const button = html("button", { type: "button", class: "chip", "aria-pressed": isOn, title, style: own ? `--own:${own}` : null }, dot, text);
+  const button = html(
+    "button",
+    { type: "button", class: "chip", "aria-pressed": isOn, title, style: own ? `--own:${own}` : null },
+    dot,
+    text,
+  );
   button.addEventListener("click", () => {
     const next = button.getAttribute("aria-pressed") !== "true";
     button.setAttribute("aria-pressed", next);
@@ -328,9 +424,20 @@ function toggle(text, isOn, change, { own = null, title = null } = {}) {
 
 // One of several, as a row of radio buttons.
 function choice(label, values, chosen, change) {
-  const name = `choice-${choice.made = (choice.made ?? 0) + 1}`;
-  return html("fieldset", { class: "choice" }, html("legend", {}, label), Object.entries(values).map(([value, text]) => {
-    const input = html("input", { type: "radio", name, value, checked: value === chosen, onchange: () => change(value) });
-    return html("label", {}, input, html("span", {}, text));
-  }));
+  const name = `choice-${(choice.made = (choice.made ?? 0) + 1)}`;
+  return html(
+    "fieldset",
+    { class: "choice" },
+    html("legend", {}, label),
+    Object.entries(values).map(([value, text]) => {
+      const input = html("input", {
+        type: "radio",
+        name,
+        value,
+        checked: value === chosen,
+        onchange: () => change(value),
+      });
+      return html("label", {}, input, html("span", {}, text));
+    }),
+  );
 }

@@ -4,11 +4,21 @@ function drawConfusion(host, { classes, matrix }) {
   const totals = matrix.map((row) => row.reduce((a, b) => a + b, 0));
   const share = (i, j) => (totals[i] ? matrix[i][j] / totals[i] : 0);
   let worst = 1e-9;
-  matrix.forEach((row, i) => row.forEach((_, j) => { if (i !== j) worst = Math.max(worst, share(i, j)); }));
+  matrix.forEach((row, i) =>
+    row.forEach((_, j) => {
+      if (i !== j) worst = Math.max(worst, share(i, j));
+    }),
+  );
   const names = classes.length <= 20;
   const percent = (v) => `${number(100 * v, 1)} %`;
   heatMap(host, {
-    label: "Confusion matrix", rows: classes, columns: classes, values: matrix, names, most: names ? 46 : 16, cursor: shared(null),
+    label: "Confusion matrix",
+    rows: classes,
+    columns: classes,
+    values: matrix,
+    names,
+    most: names ? 46 : 16,
+    cursor: shared(null),
     hint: "Point at a cell, or move with the arrow keys.",
     colour: (v, i, j) => {
       if (i === j) return `color-mix(in oklab, var(--c2) ${(12 + 48 * share(i, j)).toFixed(0)}%, var(--paper))`;
@@ -17,11 +27,17 @@ function drawConfusion(host, { classes, matrix }) {
     },
     inside: (v) => (v ? count(v) : null),
     strong: (v, i, j) => i !== j && share(i, j) > 0.4 * worst,
-    text: (i, j) => i === j
-      ? `${classes[i]}: ${count(matrix[i][j])} of ${count(totals[i])} right, ${percent(share(i, j))}`
-      : `${classes[i]} taken for ${classes[j]}: ${count(matrix[i][j])} of ${count(totals[i])}, ${percent(share(i, j))}`,
+    text: (i, j) =>
+      i === j
+        ? `${classes[i]}: ${count(matrix[i][j])} of ${count(totals[i])} right, ${percent(share(i, j))}`
+        : `${classes[i]} taken for ${classes[j]}: ${count(matrix[i][j])} of ${count(totals[i])}, ${percent(share(i, j))}`,
   });
-  host.append(asTable(() => ["truth", ...classes], () => matrix.map((row, i) => [classes[i], ...row.map(count)])));
+  host.append(
+    asTable(
+      () => ["truth", ...classes],
+      () => matrix.map((row, i) => [classes[i], ...row.map(count)]),
+    ),
+  );
 }
 
 function drawCalibration(host, { bins }) {
@@ -34,7 +50,9 @@ function drawCalibration(host, { bins }) {
   const text = (i) => {
     const b = bins[i];
     const range = `confidence ${number(b.low)} to ${number(b.high)}`;
-    return b.images ? `${range}: ${count(b.images)} images (${number((100 * b.images) / all, 1)} %), mean confidence ${number(b.confidence)}, right ${number(b.accuracy)}` : `${range}: no images`;
+    return b.images
+      ? `${range}: ${count(b.images)} images (${number((100 * b.images) / all, 1)} %), mean confidence ${number(b.confidence)}, right ${number(b.accuracy)}`
+      : `${range}: no images`;
   };
 
   function draw(width) {
@@ -76,13 +94,29 @@ function drawCalibration(host, { bins }) {
     };
   }
   frame(host, { label: "Accuracy by confidence", cursor, pinned, count: () => bins.length, text, draw });
-  const tell = () => { said.textContent = text(cursor.value); };
+  const tell = () => {
+    said.textContent = text(cursor.value);
+  };
   cursor.listen(tell);
   tell();
   const names = { right: "right", surer: "surer than right", righter: "righter than sure" };
-  const key = html("p", { class: "key note" }, Object.entries(names).flatMap(([kind, name]) => [html("i", { class: `swatch ${kind}` }), ` ${name} `]));
-  host.append(said, key, asTable(
-    () => ["confidence", "images", "mean confidence", "right"],
-    () => bins.map((b) => [`${number(b.low)} to ${number(b.high)}`, count(b.images), number(b.confidence, 3), number(b.accuracy, 3)]),
-  ));
+  const key = html(
+    "p",
+    { class: "key note" },
+    Object.entries(names).flatMap(([kind, name]) => [html("i", { class: `swatch ${kind}` }), ` ${name} `]),
+  );
+  host.append(
+    said,
+    key,
+    asTable(
+      () => ["confidence", "images", "mean confidence", "right"],
+      () =>
+        bins.map((b) => [
+          `${number(b.low)} to ${number(b.high)}`,
+          count(b.images),
+          number(b.confidence, 3),
+          number(b.accuracy, 3),
+        ]),
+    ),
+  );
 }

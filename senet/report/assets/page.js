@@ -61,10 +61,21 @@ for (const button of document.querySelectorAll(".command button")) {
       getSelection().selectAllChildren(code);
       button.textContent = "Selected";
     }
-    setTimeout(() => { button.textContent = "Copy"; }, 1600);
+    setTimeout(() => {
+      button.textContent = "Copy";
+    }, 1600);
   });
 }
 
 // On paper everything that folds is open.
-addEventListener("beforeprint", () => document.querySelectorAll(".tree details").forEach((d) => { d.dataset.was = d.open; d.open = true; }));
-addEventListener("afterprint", () => document.querySelectorAll(".tree details").forEach((d) => { d.open = d.dataset.was === "true"; }));
+addEventListener("beforeprint", () =>
+  document.querySelectorAll(".tree details").forEach((d) => {
+    d.dataset.was = d.open;
+    d.open = true;
+  }),
+);
+addEventListener("afterprint", () =>
+  document.querySelectorAll(".tree details").forEach((d) => {
+    d.open = d.dataset.was === "true";
+  }),
+);
