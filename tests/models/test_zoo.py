@@ -39,7 +39,21 @@ def gap(a: Tensor, b: Tensor) -> float:
     return ((a - b).norm() / a.norm().clamp_min(1e-12)).item()
 
 
-@pytest.mark.parametrize("name", list_models())
+TWINS = [name for name in list_models() if f"se_{name}" in list_models()]
+"""Networks whose SE twin is here too, which is all that they are and more."""
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_every_plain_twin_learns(name: str) -> None:
+    net = get_net(name)
+    model = create_model(name, num_classes=5)
+    x = torch.randn(2, net.in_channels, *SIZES[net.image_size], generator=torch.Generator().manual_seed(1))
+    grads = gradients(model, x.to(memory_format=torch.channels_last))
+    assert grads.keys() == dict(model.named_parameters()).keys()
+    assert all(torch.isfinite(grad).all() and grad.any() for grad in grads.values())
+
+
+@pytest.mark.parametrize("name", [name for name in list_models() if name not in TWINS])
 def test_every_network(name: str) -> None:
     net = get_net(name)
     height, width = SIZES[net.image_size]
