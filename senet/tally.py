@@ -8,7 +8,9 @@ from torch import Tensor
 
 
 class Tally:
-    """Sums over batches: cross entropy, top-1 and top-5 errors. Nothing is copied off the device until `read`.
+    """Sums over batches: cross entropy, top-1 and top-5 errors; an answer with a NaN is wrong.
+
+    Nothing is copied off the device until `read`.
 
     >>> tally = Tally()
     >>> tally.add(torch.tensor([[2.0, 1.0], [2.0, 1.0]]), torch.tensor([0, 1]))
@@ -26,7 +28,8 @@ class Tally:
         logits = logits.float()
         loss = F.cross_entropy(logits, targets, reduction="sum")
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices
-        hits = best == targets[:, None]
+        # What is no number is first among the best, and no answer.
+        hits = (best == targets[:, None]) & ~logits.isnan().any(1, keepdim=True)
         sums = torch.stack([loss.double(), hits[:, :1].sum().double(), hits.sum().double()])
         self.sums = sums if self.sums is None else self.sums + sums
         self.count += len(targets)

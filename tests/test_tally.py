@@ -66,3 +66,10 @@ def test_nothing_is_kept_for_a_gradient() -> None:
     tally = Tally()
     tally.add(torch.zeros(2, 3, requires_grad=True), torch.tensor([0, 1]))
     assert not tally.sums.requires_grad
+
+
+def test_an_answer_that_is_no_number_is_wrong() -> None:
+    tally = Tally()
+    tally.add(torch.tensor([[torch.nan, 1.0], [2.0, 1.0]]), torch.tensor([0, 0]))
+    assert tally.read()["top1_error"] == 50.0
+    assert tally.read()["top5_error"] == 50.0

@@ -50,6 +50,7 @@ LOOK: dict[Any, Any] = {
 def draw_all(folder: Path, gates: Gates, pixels: Callable[[int], np.ndarray] | None = None) -> list[Path]:
     """Draw what there is to draw into a folder, and return the PNG files; beside each is an SVG of the same name.
 
+    Of an analysis from before, what there is not to draw any more is deleted.
     pixels: (H, W, 1 or 3) uint8 of an image by its number, for the strips of images; None for no strips.
     Raises RunError where a file cannot be written.
     """
@@ -64,6 +65,9 @@ def draw_all(folder: Path, gates: Gates, pixels: Callable[[int], np.ndarray] | N
     if pixels is not None:
         for u in gates.drawn:
             drawings[f"images_{u.label.replace('.', '_')}"] = lambda u=u: strips(u, pixels)
+    for name in {"figure7", "similarity", "ablation"} - drawings.keys():
+        for suffix in ("png", "svg"):
+            (folder / f"{name}.{suffix}").unlink(missing_ok=True)
     return [write(folder / name, draw()) for name, draw in drawings.items()]
 
 

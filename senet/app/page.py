@@ -32,6 +32,9 @@ NAME_EXAMPLES = """() => document.querySelectorAll("#examples button").forEach(
 )"""
 """Gradio gives its pictures no names."""
 
+Dropped = dict[str, Any] | None
+"""An image as gradio hands it over: its file is at "path"."""
+
 KEPT_S = 3600
 """Seconds after which an image that was dropped is deleted."""
 
@@ -77,23 +80,24 @@ def build(subject: Subject) -> gr.Blocks:
     if subject.averages is not None:
         subject.averages.check(board.units, len(classes))
 
-    def seen(path: str | None, off: list[str], chosen: str) -> tuple[View | None, str, str, str, str]:
+    def seen(image: Dropped, off: list[str], chosen: str) -> tuple[View | None, str, str, str, str]:
         """Look at an image."""
-        if path is None:
+        if image is None:
             return None, draw.nothing(), "", "", ""
+        path = image["path"]
         try:
             before = board.run(subject.prepare(path))
         except SenetError as error:
             return None, draw.failed(str(error).replace(path, Path(path).name)), "", "", ""
-        return switched(path, View(before, before), off, chosen)
+        return switched(image, View(before, before), off, chosen)
 
     def switched(
-        path: str | None, view: View | None, off: list[str], chosen: str
+        image: Dropped, view: View | None, off: list[str], chosen: str
     ) -> tuple[View | None, str, str, str, str]:
         """Answer again with these units off."""
-        if path is None or view is None:
+        if image is None or view is None:
             return None, draw.nothing(), "", "", ""
-        after = board.run(subject.prepare(path), off) if off else view.before
+        after = board.run(subject.prepare(image["path"]), off) if off else view.before
         view = View(view.before, after, tuple(name for name in names if name in off))
         return view, draw.answer(view, classes), draw.verdict(view, classes) if off else "", *drawn(view, chosen)
 
@@ -138,8 +142,6 @@ def build(subject: Subject) -> gr.Blocks:
                     elem_id="image",
                     alt_text="The image that the prediction is about",
                 )
-                # Our own reader takes the file as it is, and says what is wrong with it.
-                image.preprocess = lambda payload: payload.path if payload else None  # type: ignore[method-assign]
                 if subject.examples:
                     files = [[str(path)] for path in subject.examples]
                     gr.Examples(files, image, label="Or one of these", elem_id="examples", api_visibility="private")
@@ -176,6 +178,8 @@ def build(subject: Subject) -> gr.Blocks:
             "concurrency_id": "network",
             "concurrency_limit": 1,
             "trigger_mode": "always_last",
+            # Our own reader takes the file as it is, and says what is wrong with it.
+            "preprocess": False,
         }
         shown = [view, answer, verdict, depth, gates]
         image.change(seen, [image, off, by_list], shown, **runs)

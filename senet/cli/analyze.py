@@ -124,6 +124,8 @@ def _chosen(wanted: str, words: Sequence[str], names: Sequence[str]) -> list[int
             some = [*words[:12], "..."] if len(words) > 12 else words
             near = unknown("--classes", word, words, kind="classes")
             raise near if len(words) <= 12 else unknown("--classes", word, some, kind=f"{len(words):,} classes")
+        if number in found:
+            raise ConfigError(f"--classes: {word!r} is there twice")
         found.append(number)
     return found
 

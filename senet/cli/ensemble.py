@@ -114,7 +114,10 @@ def _answers(found: dict[str, Any], parts: list[Views] | list[None]) -> tuple[li
                 device=device,
                 progress=not found["json"],
             )
-            all_answers.append(cached(folder, about(checkpoint.model, data.val.fingerprint(), views, device), compute))
+            found_answers = cached(folder, about(checkpoint.model, data.val.fingerprint(), views, device), compute)
+            if found_answers.skipped and wanted.on_bad_image == "error":
+                raise DataError(found_answers.skipped[0])
+            all_answers.append(found_answers)
             names.append(f"{path}{said(views)}")
     return names, all_answers
 

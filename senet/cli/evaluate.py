@@ -139,7 +139,8 @@ def said(views: Views | None) -> str:
 
 def summary(measured: dict[str, Any]) -> str:
     """A measurement in one line."""
-    skipped = f", {len(measured['skipped_images'])} images left out" if measured["skipped_images"] else ""
+    n = len(measured["skipped_images"])
+    skipped = f", {n:,} image{'' if n == 1 else 's'} left out" if n else ""
     return (
         f"top-1 error {measured['top1_error']:.2f} %, top-5 error {measured['top5_error']:.2f} %, "
         f"loss {measured['loss']:.4f}, {measured['images']:,} images{skipped}"

@@ -127,7 +127,7 @@ def measure_details(folder: Path, *, device: str = "auto", progress: bool = True
 
     if not (folder / RECIPE).is_file():
         raise ConfigError(f"--details: {folder} is not the folder of one run; for a run inside it: senet report RUN")
-    checkpoint = load(folder)
+    checkpoint = load(folder / "best.safetensors")
 
     from senet.data import open_data
     from senet.device import pick_device
@@ -145,6 +145,7 @@ def measure_details(folder: Path, *, device: str = "auto", progress: bool = True
         device=where,
         progress=progress,
     )
+    measured["epoch"] = checkpoint.measurements["epoch"]
     write_text(folder / EVALUATION, json.dumps(measured) + "\n")
     return measured
 

@@ -10,7 +10,7 @@ from typing import Any
 from senet.cli import analyze, options, running, show
 from senet.cli.line import Line
 from senet.cli.report import write_reproduction
-from senet.errors import ConfigError, RunError
+from senet.errors import ConfigError, DataError, RunError
 from senet.paper import plan as plans
 from senet.paper.plan import Plan
 from senet.paper.registry import GROUPS, get_targets, targets
@@ -29,6 +29,9 @@ holds all: called again, or with --resume, finished runs are kept, interrupted o
 seeds or targets are added. Fields of data, optim, schedule and train can be set as in `senet train`; with --batch-size
 the learning rate is scaled in proportion, unless it is set too."""
 
+
+STARTING = 8.0
+"""Seconds that a run takes to begin."""
 
 RUNS = "runs"
 """The folder of the runs in a reproduction's."""
@@ -61,9 +64,7 @@ def run(argv: list[str]) -> int:
     line = Line.of(argv)
     folder = None if line.asks_help else line.resume_folder()
     if folder is not None:
-        from senet.training.reproduction import read_plans
-
-        return _train(folder, read_plans(folder), jobs=1, as_json="--json" in line.options)
+        return go_on(folder, as_json="--json" in line.options)
     if not line.words and not line.asks_help:
         print(_listing())
         return 0
@@ -80,7 +81,8 @@ def run(argv: list[str]) -> int:
         new, said = _set(target, found)
         made.append(plans.networked(new, found["network"]))
         rates |= said
-    seeds = tuple(range(first.train.seed, first.train.seed + found["seeds"]))
+    first_seed = found["fields"]["train.seed"]
+    seeds = tuple(range(first_seed, first_seed + found["seeds"]))
     if found["seeds"] < 1:
         raise ConfigError(f"--seeds: {found['seeds']} is too small; legal values: 1 or more")
     if found["jobs"] < 0:
@@ -89,24 +91,42 @@ def run(argv: list[str]) -> int:
         raise ConfigError("--budget: chooses the epochs; --epochs beside it would have no effect")
     budget = seconds(found["budget"]) if found["budget"] else 0.0
     jobs = found["jobs"] or _default_jobs()
-    made, estimate = _in_time(made, len(seeds), jobs, budget)
-    ready = [
-        Plan(target=here, seeds=seeds, differs=plans.differs(paper, here))
-        for paper, here in zip(wanted, made, strict=True)
-    ]
     name = "-".join(words) + (f"-{show.data_label(first)}" if first.data.name != "imagenet" else "")
     folder = Path(found["out"]).expanduser() if found["out"] else Path("runs") / f"reproduce-{name}"
+    before = _as_before(made, folder, found["budget"]) if budget else None
     with running.progress(found["json"]):
-        _print_plan(ready, folder, [*rates, *estimate])
-    if found["plan"]:
-        return 0
-    from senet.training.reproduction import write_plans
+        try:
+            made, estimate = _in_time(before or made, seeds, jobs, 0.0 if before else budget, folder)
+        except DataError as error:
+            if budget or not found["plan"]:
+                raise
+            estimate = [f"no estimate: {error}"]
+    ready = [
+        Plan(target=here, seeds=seeds, differs=plans.differs(paper, here), budget=found["budget"])
+        for paper, here in zip(wanted, made, strict=True)
+    ]
+    notes = [*rates, *estimate, *(["with the epochs that the budget chose before"] if before else [])]
+    with running.progress(found["json"]):
+        _print_plan(ready, folder, notes)
+    from senet.training.reproduction import plan_dict, write_plans
 
+    if found["plan"]:
+        if found["json"]:
+            out = {"folder": str(folder), "notes": notes, "targets": [plan_dict(plan) for plan in ready]}
+            print(json.dumps(out, indent=2))
+        return 0
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()) and not (folder / "plan.json").is_file():
         raise RunError(f"{folder}: not empty, and not the folder of a reproduction; name another with --out")
-    write_plans(folder, ready)
+    write_plans(folder, ready, jobs)
     return _train(folder, ready, jobs=jobs, as_json=found["json"])
+
+
+def go_on(folder: Path, *, as_json: bool) -> int:
+    """Go on with the reproduction in a folder."""
+    from senet.training.reproduction import read_jobs, read_plans
+
+    return _train(folder, read_plans(folder), jobs=read_jobs(folder), as_json=as_json)
 
 
 def _parser(shown: Protocol) -> options.Parser:
@@ -147,6 +167,8 @@ def _set(target: Target, found: dict[str, Any]) -> tuple[Target, dict[str, None]
     epochs = named.pop("train.epochs", 0)
     batch = named.pop("data.batch_size", 0)
     if found["subset"] != 1.0:
+        if "data.train_fraction" in named:
+            raise ConfigError("--subset: is --data.train_fraction by another name; give one of them")
         named["data.train_fraction"] = found["subset"]
 
     def change(recipe: Recipe) -> Recipe:
@@ -191,8 +213,37 @@ def _default_jobs() -> int:
     return max(1, torch.cuda.device_count())
 
 
-def _in_time(made: list[Target], seeds: int, jobs: int, budget: float) -> tuple[list[Target], list[str]]:
-    """The targets with the epochs that fit into the budget, and the estimate in words."""
+def _as_before(made: list[Target], folder: Path, budget: str) -> list[Target] | None:
+    """The targets in the epochs that the same budget chose before, for the same rows; None where it did not.
+
+    Another measurement of the time would choose others, and nothing that is finished would count.
+    """
+    from senet.training.reproduction import read_plans
+
+    there = {p.target.name: p for p in read_plans(folder)} if (folder / "plan.json").is_file() else {}
+    out = []
+    for target in made:
+        plan = there.get(target.name)
+        if plan is None or plan.budget != budget:
+            return None
+        epochs = {row.name: row.recipe.train.epochs for row in plan.target.rows if row.recipe is not None}
+        rows = tuple(
+            replace(row, recipe=plans.shortened(row.recipe, epochs[row.name]))
+            if row.recipe is not None and row.name in epochs
+            else row
+            for row in target.rows
+        )
+        runs = [{plans.key(row.recipe, 0) for row in t if row.recipe is not None} for t in (rows, plan.target.rows)]
+        if runs[0] != runs[1]:
+            return None
+        out.append(replace(target, rows=rows))
+    return out
+
+
+def _in_time(
+    made: list[Target], seeds: tuple[int, ...], jobs: int, budget: float, folder: Path
+) -> tuple[list[Target], list[str]]:
+    """The targets with the epochs that fit into the budget, and in words the time of what is not finished yet."""
     import torch
 
     from senet.training.queue import seconds_per_image
@@ -203,9 +254,10 @@ def _in_time(made: list[Target], seeds: int, jobs: int, budget: float) -> tuple[
     per_epoch: dict[str, float] = {}
     sizes: dict[Any, Any] = {}
     for key, recipe in recipes.items():
-        if recipe.data not in sizes:
-            sizes[recipe.data] = open_images(recipe.data, 0)
-        data = sizes[recipe.data]
+        counted = _counted(recipe.data)
+        if counted not in sizes:
+            sizes[counted] = open_images(counted, 0)
+        data = sizes[counted]
         device = device_of(recipe)
         threads = recipe.train.threads or (max(1, torch.get_num_threads() // jobs) if device.type == "cpu" else 0)
         kind = json.dumps([str(recipe.model), recipe.data.batch_size, recipe.train.precision])
@@ -218,29 +270,47 @@ def _in_time(made: list[Target], seeds: int, jobs: int, budget: float) -> tuple[
             for part, batch in ((data.train, recipe.data.batch_size), (data.val, recipe.data.eval_batch_size))
         ]
         per_epoch[key] = train * counts[0] + evaluate * counts[1]
-    # Each new process takes some seconds to begin.
-    starting = 8.0 * len(recipes) * seeds
     if budget:
-        left = budget * jobs - starting
-        whole = sum(cost * recipes[key].train.epochs for key, cost in per_epoch.items()) * seeds
-        part = min(1.0, left / whole)
-        shortest = sum(per_epoch.values()) * seeds
-        if left < shortest:
-            raise ConfigError(
-                f"--budget: one epoch of all rows and seeds takes about {span((shortest + starting) / jobs)}; "
-                "allow more, or less to do: --rows, --seeds, --subset, --image-size"
-            )
-        made = [plans.changed(t, lambda r: plans.shortened(r, max(1, int(r.train.epochs * part)))) for t in made]
-        recipes = {k: plans.shortened(r, max(1, int(r.train.epochs * part))) for k, r in recipes.items()}
-    total = (sum(cost * recipes[key].train.epochs for key, cost in per_epoch.items()) * seeds + starting) / jobs
+        part = 1.0
+
+        def fitting(recipe: Recipe) -> int:
+            return max(1, int(recipe.train.epochs * part))
+
+        def needed() -> float:
+            each = sum(STARTING + cost * fitting(recipes[key]) for key, cost in per_epoch.items())
+            return each * len(seeds) / jobs
+
+        while needed() > budget:
+            if all(fitting(recipe) == 1 for recipe in recipes.values()):
+                raise ConfigError(
+                    f"--budget: one epoch of all rows and seeds takes about {span(needed())}; "
+                    "allow more, or less to do: --rows, --seeds, --subset, --image-size"
+                )
+            part *= 0.99
+        made = [plans.changed(t, lambda r: plans.shortened(r, fitting(r))) for t in made]
+        recipes = {key: plans.shortened(recipe, fitting(recipe)) for key, recipe in recipes.items()}
+    names = {key: [plans.key(recipe, seed) for seed in seeds] for key, recipe in recipes.items()}
+    to_do = {key: sum(not (folder / RUNS / name / "summary.json").is_file() for name in names[key]) for key in recipes}
+    total = sum((STARTING + per_epoch[key] * recipes[key].train.epochs) * count for key, count in to_do.items()) / jobs
     slowest = max(per_epoch, key=lambda k: per_epoch[k])
     device = device_of(recipes[slowest])
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
+    runs = len(recipes) * len(seeds)
+    finished = runs - sum(to_do.values())
     lines = [
+        *([f"{finished} of them finished"] if finished else []),
         f"about {span(total)} on {where}{f', {jobs} at a time' if jobs > 1 else ''}",
         f"an epoch of {recipes[slowest].name} {span(per_epoch[slowest])}",
     ]
     return made, lines
+
+
+def _counted(recipe: DataRecipe) -> DataRecipe:
+    """The images without what does not change their number; those of a folder are not read."""
+    plain = replace(recipe, crop="none", cutout=0, batch_size=1, eval_batch_size=1)
+    if recipe.name in plans.BUILT_IN:
+        return plain
+    return replace(plain, in_memory="no", resize=max(recipe.resize, recipe.image_size))
 
 
 def span(seconds: float) -> str:
@@ -257,6 +327,7 @@ def _print_plan(ready: list[Plan], folder: Path, notes: list[str]) -> None:
     for plan in ready:
         t = plan.target
         print(f"\n{t.name}: {t.title}")
+        width = max(len(row.name) for row in t.rows if row.recipe is not None)
         for row in t.rows:
             if row.recipe is None:
                 continue
@@ -264,8 +335,8 @@ def _print_plan(ready: list[Plan], folder: Path, notes: list[str]) -> None:
             unit = f"{r.model.se.kind}" if r.model.se else "plain"
             printed = ", ".join(f"{v:.2f}" for v in row.printed.values())
             print(
-                f"  {row.name:<18} {r.name} ({unit}) on {show.data_label(r)}, {show.epochs(r.train.epochs)}, batch "
-                f"{r.data.batch_size}, lr {r.optim.lr:g}{f'   the paper: {printed} %' if printed else ''}"
+                f"  {row.name:<{width}}  {r.name} ({unit}) on {show.data_label(r)}, {show.epochs(r.train.epochs)}, "
+                f"batch {r.data.batch_size}, lr {r.optim.lr:g}{f'   the paper: {printed} %' if printed else ''}"
             )
         show.differs(plan.differs)
         runs |= plan.runs
@@ -273,8 +344,9 @@ def _print_plan(ready: list[Plan], folder: Path, notes: list[str]) -> None:
 
 
 def _train(folder: Path, ready: list[Plan], *, jobs: int, as_json: bool) -> int:
+    from senet.training.folder import read_summary
     from senet.training.queue import run_all
-    from senet.training.reproduction import write
+    from senet.training.reproduction import read_plans, write
 
     runs = {name: recipe for plan in ready for name, recipe in plan.runs.items()}
     ended = [0]
@@ -285,11 +357,18 @@ def _train(folder: Path, ready: list[Plan], *, jobs: int, as_json: bool) -> int:
 
     with running.progress(as_json):
         done = run_all(runs, open_images, folder / RUNS, jobs=jobs, announce=show.announce, say=say, part_of=folder)
-        for plan in ready:
+        # The folder's other targets too, as far as they have come.
+        everything = read_plans(folder)
+        for plan in everything:
             for name in plan.runs:
+                if name not in done.summaries and (summary := read_summary(folder / RUNS / name)) is not None:
+                    done.summaries[name] = summary
                 if plan.target.crops and name in done.summaries:
                     done.summaries[name] |= _at_crops(folder / RUNS / name, plan.target.crops)
-        results = write(folder, ready, done.summaries, done.failed)
+        asked = {plan.target.name for plan in ready}
+        results = [
+            found for found in write(folder, everything, done.summaries, done.failed) if found["target"] in asked
+        ]
         for plan in ready:
             if plan.target.shows == "gates":
                 _gates(folder, plan, done.summaries)

@@ -58,9 +58,13 @@ def run_many(recipes: list[Recipe], seeds: int, folder: Path, *, as_json: bool, 
 
 
 def go_on(folder: Path, *, as_json: bool) -> int:
-    """Go on with the run or the comparison in a folder."""
-    from senet.training import compare
+    """Go on with the run, the comparison or the reproduction in a folder."""
+    from senet.training import compare, reproduction
 
+    if (folder / reproduction.PLAN).is_file():
+        from senet.cli import reproduce
+
+        return reproduce.go_on(folder, as_json=as_json)
     if (folder / compare.PLAN).is_file():
         recipes, seeds = compare.read_plan(folder)
         return run_many(recipes, seeds, folder, as_json=as_json, resume=True)

@@ -29,7 +29,7 @@ def ensemble(members: Sequence[Answers], weights: Sequence[float] | None = None)
     weights: one per member, 0 or more; they are divided by their sum. None: all equal.
 
     Raises ConfigError for no members and for weights that are too few, too many, negative or all 0; DataError for
-    members that answer for other images or classes than the first.
+    members that answer for other images or classes than the first, or with what is no number.
     """
     first = _check(members)
     shares = _shares(weights, len(members))
@@ -140,6 +140,9 @@ def _check(members: Sequence[Answers]) -> Answers:
         raise ConfigError("members: an ensemble needs one or more")
     first = members[0]
     for i, other in enumerate(members):
+        # NaN is not below infinity either.
+        if not (other.logits < math.inf).all():
+            raise DataError(f"member {i} has answers that are not finite numbers; senet doctor says more")
         if other.logits.shape[1] != first.logits.shape[1]:
             raise DataError(f"member {i} has {other.logits.shape[1]} classes and member 0 {first.logits.shape[1]}")
         if not torch.equal(other.targets, first.targets) or other.skipped != first.skipped:

@@ -106,6 +106,9 @@ def watching(model: nn.Module, subjects: list[Subject], see: See) -> Iterator[No
 
     subjects: those of `find`; the ones that are no units have no products.
     """
+    if not subjects:
+        yield
+        return
     watch = Watch(model, subjects, see)
     with watch.hooks(), watch:
         yield

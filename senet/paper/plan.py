@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 from senet.config import to_dict
@@ -38,11 +39,13 @@ class Plan:
 
     target: with the recipes as they are run; lines of others' results have none.
     seeds: of each row.  differs: what is otherwise than in the paper, a line each.
+    budget: the time, in the user's words, that chose the epochs; "" where they were named.
     """
 
     target: Target
     seeds: tuple[int, ...]
     differs: tuple[str, ...]
+    budget: str = ""
 
     @property
     def runs(self) -> dict[str, Recipe]:
@@ -133,6 +136,9 @@ def differs(paper: Target, ours: Target) -> tuple[str, ...]:
         if row.recipe is None or recipe is None:
             continue
         theirs, here = dict(_fields(row.recipe)), dict(_fields(recipe))
+        if here["data.name"] not in (theirs["data.name"], *BUILT_IN):
+            # Where the folder lies says nothing to anybody else.
+            here["data.name"] = f"{Path(here['data.name']).name}, a folder of images"
         lines = [f"{path}: {here[path]}, not {theirs[path]}" for path in here if here[path] != theirs[path]]
         plain, own = replace(row.recipe.model, se=None), replace(recipe.model, se=None)
         if plain != own:

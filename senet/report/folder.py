@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,10 @@ def page_of(folder: Path) -> Page:
         return run_page(folder)
     if (folder / GATES).is_file():
         return analysis_page(_read(folder / GATES))
+    if (folder / "plan.json").is_file():
+        raise RunError(
+            f"{folder}: this reproduction has no result yet; go on with: senet reproduce --resume {_quoted(folder)}"
+        )
     raise RunError(
         f"{folder}: no folder of senet train ({RECIPE}), compare (comparison.json), reproduce (reproduction.json) or "
         f"analyze ({GATES})"
@@ -45,7 +50,9 @@ def run_page(folder: Path) -> Page:
     recipe = read_recipe(folder)
     history = read_metrics(folder)
     if not history:
-        raise RunError(f"{folder}: the run has finished no epoch yet; go on with: senet train --resume {folder}")
+        raise RunError(
+            f"{folder}: the run has finished no epoch yet; go on with: senet train --resume {_quoted(folder)}"
+        )
     summary = _read(folder / "summary.json", default={})
     last, t = history[-1], recipe.train
     error, images = last["test_top1_error"], int(last.get("test_images", 0))
@@ -56,6 +63,7 @@ def run_page(folder: Path) -> Page:
         ("loss", f"{last['test_loss']:.4f}"),
         ("training images", summary.get("train_images") or int(last.get("train_images", 0)) or None),
         ("test images", images or None),
+        ("images left out", len(summary.get("skipped_images", ())) or None),
         ("parameters", summary.get("params")),
         ("multiply-adds", summary.get("macs")),
         ("time per step, ms", summary.get("step_ms")),
@@ -70,7 +78,7 @@ def run_page(folder: Path) -> Page:
         overview=overview,
         curves={recipe.name: [history]},
         provenance={
-            "commands": [f"senet train --config {folder}/{RECIPE}", f"senet evaluate {folder}"],
+            "commands": [f"senet train --config {_quoted(folder / RECIPE)}", f"senet evaluate {_quoted(folder)}"],
             "recipe": to_dict(recipe),
             "seeds": [t.seed],
             "environment": _read(folder / "environment.json", default={}),
@@ -80,8 +88,10 @@ def run_page(folder: Path) -> Page:
     if cost is not None:
         page["complexity"] = cost
     if (folder / EVALUATION).is_file():
-        page.update(details_page(_read(folder / EVALUATION)))
-        overview.append(("classes and calibration", "of best.safetensors"))
+        measured = _read(folder / EVALUATION)
+        page.update(details_page(measured))
+        of = f" (epoch {measured['epoch']})" if "epoch" in measured else ""
+        overview.append(("classes and calibration", f"of best.safetensors{of}"))
     kept = next((p for p in (folder / GATES, folder / "analysis" / GATES) if p.is_file()), None)
     if kept is not None:
         page["gates"] = _read(kept)
@@ -92,12 +102,15 @@ def comparison_page(folder: Path) -> Page:
     """The page about networks that were trained alike; RunError for a comparison that is not finished."""
     report = _read(folder / "report.json", default=None)
     if report is None:
-        raise RunError(f"{folder}: this comparison is not finished; go on with: senet compare --resume {folder}")
+        raise RunError(
+            f"{folder}: this comparison is not finished; go on with: senet compare --resume {_quoted(folder)}"
+        )
     models, differences = report["models"], report["differences"]
     names = [m["model"] for m in models]
-    runs = runs_in(folder)
-    recipe = read_recipe(runs[0])
-    seeds = sorted({read_recipe(run).train.seed for run in runs})
+    runs = {m["model"]: [folder / run for run in m["runs"]] for m in models}
+    recipes = {run: read_recipe(run) for of_one in runs.values() for run in of_one}
+    first, recipe = next(iter(recipes.items()))
+    costs = [complexity_of(recipes[of_one[0]]) for of_one in runs.values()]
     page = Page(
         title=" and ".join([", ".join(names[:-1]), names[-1]]),
         kind="comparison",
@@ -123,19 +136,19 @@ def comparison_page(folder: Path) -> Page:
             ("seeds", report["seeds"]),
             ("error", "of the last epoch"),
         ],
-        curves={name: [read_metrics(run) for run in runs if read_recipe(run).name == name] for name in names},
+        curves={name: [read_metrics(run) for run in of_one] for name, of_one in runs.items()},
         provenance={
-            "commands": [f"senet train --config {_run_of(runs, name)}/{RECIPE}" for name in names],
+            "commands": [f"senet train --config {_quoted(of_one[0] / RECIPE)}" for of_one in runs.values()],
             "recipe": to_dict(recipe),
-            "seeds": seeds,
-            "environment": _read(runs[0] / "environment.json", default={}),
+            "seeds": sorted({r.train.seed for r in recipes.values()}),
+            "environment": _read(first / "environment.json", default={}),
         },
     )
     if len(differences) == 1:
         page["result"] = _difference(differences[0])
     else:
         page["results"] = [{"differences": [_paired(d, f"{d['model']} minus {d['minus']}") for d in differences]}]
-    cost = complexity_of(read_recipe(_run_of(runs, names[-1])))
+    cost = max(filter(None, costs), key=lambda c: c.get("total", {}).get("se_params", 0), default=None)
     if cost is not None:
         page["complexity"] = cost
     return page
@@ -149,7 +162,7 @@ def reproduction_page(folder: Path) -> Page:
         title=titles[0] if len(targets) == 1 else ", ".join(t.partition(":")[0] for t in titles),
         kind="reproduction",
         results=[_results(t, title) for t, title in zip(targets, titles, strict=True)],
-        overview=_progress(targets),
+        overview=_progress(folder, targets),
     )
     if len(targets) == 1:
         page["subtitle"] = _where(targets[0])
@@ -171,9 +184,9 @@ def reproduction_page(folder: Path) -> Page:
         for name in row["runs"]
         if (folder / "runs" / name / RECIPE).is_file()
     ]
-    trained = [f"senet train --config {folder / 'runs' / name / RECIPE}" for name in done[:1]]
+    trained = [f"senet train --config {_quoted(folder / 'runs' / name / RECIPE)}" for name in done[:1]]
     page["provenance"] = {
-        "commands": [f"senet reproduce --resume {folder}", *trained],
+        "commands": [f"senet reproduce --resume {_quoted(folder)}", *trained],
         "seeds": sorted({seed for t in targets for seed in t["seeds"]}),
     }
     if done:
@@ -201,11 +214,14 @@ def _where(target: dict[str, Any]) -> str:
     )
 
 
-def _progress(targets: list[dict[str, Any]]) -> list[tuple[str, Cell]]:
+def _progress(folder: Path, targets: list[dict[str, Any]]) -> list[tuple[str, Cell]]:
+    """How far it has come; a run that is in several tables counts once."""
+    runs = {name for t in targets for row in t["rows"] for name in row["runs"]}
+    summaries = [s for name in runs if (s := _read(folder / "runs" / name / "summary.json", default=None))]
     verdicts = [d["verdict"] for t in targets for d in t["differences"] if d["measure"] == TOP1]
     return [
-        ("runs finished", f"{sum(t['finished'] for t in targets)} of {sum(t['runs'] for t in targets)}"),
-        ("training, hours", round(sum(t["train_seconds"] for t in targets) / 3600, 2)),
+        ("runs finished", f"{len(summaries)} of {len(runs)}"),
+        ("training, hours", round(sum(s["train_seconds"] for s in summaries) / 3600, 2)),
         *((f"differences: {word}", verdicts.count(word)) for word in dict.fromkeys(verdicts)),
     ]
 
@@ -310,11 +326,6 @@ def complexity_of(recipe: Recipe) -> Complexity | None:
     }
 
 
-def runs_in(folder: Path) -> list[Path]:
-    """The run folders right inside a folder that have finished epochs, by name."""
-    return sorted(p.parent for p in folder.glob(f"*/{RECIPE}") if (p.parent / "metrics.csv").is_file())
-
-
 def read_metrics(folder: Path) -> list[Metrics]:
     """The rows of metrics.csv, none where it is not yet there; RunError where it is damaged."""
     path = folder / "metrics.csv"
@@ -340,8 +351,9 @@ def _read(path: Path, default: Any = _NEEDED) -> Any:
         raise RunError(f"{path}: cannot be read: {error}") from error
 
 
-def _run_of(runs: list[Path], name: str) -> Path:
-    return next(run for run in runs if read_recipe(run).name == name)
+def _quoted(path: Path) -> str:
+    """As a shell takes it."""
+    return shlex.quote(str(path))
 
 
 def _measured(error: float, images: int, when: str) -> Result:

@@ -435,13 +435,13 @@ def complexity(page: Values) -> Markup | None:
     if total:
         rows.append(line(tag("b", "in all"), total, False))
     bars = {1, 3 + has_se}
-    size = found.get("image_size")
+    size, of = found.get("image_size"), f", of {found['model']}" if found.get("model") else ""
     pixels = f" for one image of {' x '.join(map(str, size))} pixels" if size else ""
     key = tag("p", tag("i", class_="bar se"), " of it in the attention units", class_="key note") if has_se else None
     return section(
         "complexity",
         "Complexity",
-        f"Learnable parameters, and multiply-adds of convolutions and fully connected layers{pixels}.",
+        f"Learnable parameters, and multiply-adds of convolutions and fully connected layers{of}{pixels}.",
         tag("div", table(columns, rows, numeric=set(range(1, len(columns))) - bars), key, class_="bars stages"),
     )
 

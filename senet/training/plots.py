@@ -25,7 +25,7 @@ def plot_curves(path: Path, runs: dict[str, list[History]]) -> None:
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
-    colours = ["#5b6c7d", "#d1495b", "#00798c", "#edae49", "#30638e", "#6a4c93"]
+    colours = ["#5b6c7d", "#d1495b", "#00798c", "#edae49", "#30638e", "#6a4c93", "#8ab17d", "#b56576"]
     for axes, quantity, unit in zip(
         figure.subplots(1, 2),
         (("test_top1_error", "train_error"), ("test_loss", "train_loss")),

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
-from multiprocessing import active_children, get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import Callback
 
 from senet.create import create_model
 from senet.errors import SenetError
@@ -35,7 +36,9 @@ OpenData = Callable[[DataRecipe, int], Data]
 Say = Callable[[str, str], None]
 """Told of each run that ends: its name, and "done" or what failed."""
 
-_stop: Any = None
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_FAILURES = (SenetError, torch.OutOfMemoryError)
+"""Of one run, which the others survive."""
 
 
 @dataclass
@@ -89,7 +92,7 @@ def run_all(
             say(name, "done")
         except Interrupted:
             raise
-        except SenetError as error:
+        except _FAILURES as error:
             done.failed[name] = str(error)
             say(name, str(error))
     return done
@@ -98,50 +101,80 @@ def run_all(
 def _side_by_side(
     waiting: dict[str, Recipe], open_data: OpenData, folder: Path, jobs: int, say: Say, part_of: Path, done: Done
 ) -> None:
+    """Train each run in a process of its own, so that one that dies takes no other with it."""
     context = get_context("spawn")
-    stop, places = context.Event(), context.SimpleQueue()
-    gpus = torch.cuda.device_count()
-    for i in range(jobs):
-        places.put(i % gpus if gpus else -1)
-    threads = 0 if gpus else max(1, torch.get_num_threads() // jobs)
-    with (
-        ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(stop, places, threads)) as pool,
-        _forwarded(stop) as signals,
-    ):
-        futures: dict[Future[tuple[str, Any]], str] = {
-            pool.submit(_one, recipe, open_data, folder / name, part_of): name for name, recipe in waiting.items()
-        }
-        for future in as_completed(futures):
-            name = futures[future]
-            value: Any
-            try:
-                outcome, value = future.result()
-            except BrokenProcessPool:
-                outcome, value = "failed", "its process was killed; is there enough memory for so many --jobs?"
-            if outcome == "done":
-                done.summaries[name] = value
-            elif outcome == "failed":
-                done.failed[name] = value
-            say(name, "done" if outcome == "done" else value if outcome == "failed" else "interrupted, saved")
+    stop = context.Event()
+    free = _places(min(jobs, len(waiting)), waiting.values())
+    threads = max(1, torch.get_num_threads() // len(free))
+    todo = list(waiting.items())
+    running: dict[Any, tuple[str, str, Any]] = {}
+    with _noted(stop) as signals:
+        try:
+            while running or (todo and not signals):
+                while todo and free and not signals:
+                    (name, recipe), gpu = todo.pop(0), free.pop(0)
+                    ours, theirs = context.Pipe(duplex=False)
+                    work = (recipe, open_data, folder / name, part_of, stop, gpu, threads, theirs)
+                    process = context.Process(target=_one, args=work)
+                    with _held():
+                        process.start()
+                    theirs.close()
+                    running[ours] = name, gpu, process
+                for ours in wait(list(running)):
+                    name, gpu, process = running.pop(ours)
+                    free.append(gpu)
+                    say(name, _outcome(name, ours, process, done))
+        finally:
+            for _, _, process in running.values():
+                process.kill()
     if signals:
         raise Interrupted(signals[0], part_of)
 
 
+def _places(jobs: int, recipes: Iterable[Recipe]) -> list[str]:
+    """The GPU of each process side by side, by its name in CUDA_VISIBLE_DEVICES; "" on the CPU."""
+    count = torch.cuda.device_count()
+    if not count or all(r.train.device == "cpu" for r in recipes):
+        return [""] * jobs
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = seen.split(",") if seen else [str(i) for i in range(count)]
+    return [names[i % count] for i in range(jobs)]
+
+
+def _outcome(name: str, ours: Any, process: Any, done: Done) -> str:
+    """Take in what a process has to say, or how it died; gives it in words."""
+    value: Any
+    try:
+        outcome, value = ours.recv()
+    except EOFError:
+        outcome, value = "failed", ""
+    ours.close()
+    process.join()
+    if outcome == "done":
+        done.summaries[name] = value
+    elif outcome == "failed":
+        killed = "its process was killed; is there enough memory for so many --jobs?"
+        ended = f"its process ended with status {process.exitcode}; why is said above"
+        done.failed[name] = value or (killed if process.exitcode < 0 else ended)
+        return done.failed[name]
+    return outcome
+
+
 @contextmanager
-def _forwarded(stop: Any) -> Iterator[list[int]]:
-    """Hand SIGINT and SIGTERM on to the processes that train, which save and end; gives the signals that came."""
+def _noted(stop: Any) -> Iterator[list[int]]:
+    """Note SIGINT and SIGTERM, and have the processes save and end; a second one ends all at once."""
     came: list[int] = []
 
     def on_signal(signum: int, frame: Any) -> None:
+        if came:
+            raise SystemExit(128 + signum)
         came.append(signum)
         stop.set()
-        for process in active_children():
-            if process.pid is not None and process.is_alive():
-                os.kill(process.pid, signum)
+        print("\nstopping when the batches are done (once more: at once, without saving)", file=sys.stderr, flush=True)
 
     before = {}
     if threading.current_thread() is threading.main_thread():
-        before = {signum: signal.signal(signum, on_signal) for signum in (signal.SIGINT, signal.SIGTERM)}
+        before = {signum: signal.signal(signum, on_signal) for signum in _SIGNALS}
     try:
         yield came
     finally:
@@ -149,38 +182,71 @@ def _forwarded(stop: Any) -> Iterator[list[int]]:
             signal.signal(signum, handler)
 
 
-def _begin(stop: Any, places: Any, threads: int) -> None:
-    """Prepare a process: its GPU or its threads; signals come from the first process alone."""
-    global _stop
-    _stop = stop
-    place = places.get()
-    if place >= 0:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(place)
-    if threads:
-        torch.set_num_threads(threads)
-    if hasattr(os, "setpgrp"):
-        # A terminal's Ctrl-C would come twice.
-        os.setpgrp()
-    for signum in (signal.SIGINT, signal.SIGTERM):
+@contextmanager
+def _held() -> Iterator[None]:
+    """Hold signals back, and in a process that is started meanwhile until it is ready to ignore them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _one(
+    recipe: Recipe, open_data: OpenData, folder: Path, part_of: Path, stop: Any, gpu: str, threads: int, theirs: Any
+) -> None:
+    """Train one run in this process; say what became of it, and its summary or the reason."""
+    # A terminal's Ctrl-C comes to all processes; the first one tells the others.
+    for signum in _SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    threading.Thread(target=_end_with_the_first, daemon=True).start()
+    if gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    else:
+        torch.set_num_threads(threads)
+    theirs.send(_trained(recipe, open_data, folder, part_of, stop))
 
 
-def _one(recipe: Recipe, open_data: OpenData, folder: Path, part_of: Path) -> tuple[str, Any]:
-    """Train one run in this process: what became of it, and its summary or the reason."""
-    if _stop.is_set():
-        return "interrupted", ""
+def _trained(recipe: Recipe, open_data: OpenData, folder: Path, part_of: Path, stop: Any) -> tuple[str, Any]:
     try:
         data = open_data(recipe.data, recipe.train.seed)
-        if _stop.is_set():
-            return "interrupted", ""
+        if stop.is_set():
+            return "stopped before it began", ""
         begun = (folder / RECIPE).is_file()
         with open(os.devnull, "w") as nowhere, _to(nowhere):
-            result = train(recipe, data, folder, resume=begun, quiet=True, part_of=part_of)
+            result = train(recipe, data, folder, resume=begun, quiet=True, callbacks=[_Stopping(stop)], part_of=part_of)
         return "done", result.summary
     except Interrupted:
-        return "interrupted", ""
-    except SenetError as error:
+        return "interrupted, saved", ""
+    except _FAILURES as error:
         return "failed", str(error)
+
+
+class _Stopping(Callback):
+    """Passes the first process's wish to stop on to the run, as the signal that it saves and ends at."""
+
+    def __init__(self, stop: Any) -> None:
+        self.stop = stop
+        self.is_passed_on = False
+
+    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        """Look whether to stop; once, for a second signal means at once."""
+        if not self.is_passed_on and self.stop.is_set():
+            self.is_passed_on = True
+            signal.raise_signal(signal.SIGTERM)
+
+
+def _end_with_the_first() -> None:
+    """End when the first process is gone: called again, it would train into the same folder."""
+    first = parent_process()
+    assert first is not None
+    first.join()
+    os._exit(1)
 
 
 @contextmanager
@@ -227,6 +293,9 @@ def _measure(recipe: Recipe, device: torch.device, n: int) -> tuple[float, float
             torch.cuda.synchronize()
         return time.perf_counter() - start
 
-    trained, evaluated = [step(True) for _ in range(4)], [step(False) for _ in range(3)]
-    # The first of each warms up.
-    return sorted(trained[1:])[1] / n, sorted(evaluated[1:])[0] / n
+    # The first of each warms up; where it is slow already, one more will do.
+    is_slow = step(True) > 1
+    trained = sorted(step(True) for _ in range(1 if is_slow else 3))
+    step(False)
+    evaluated = [step(False) for _ in range(1 if is_slow else 2)]
+    return trained[len(trained) // 2] / n, min(evaluated) / n

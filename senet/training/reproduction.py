@@ -33,11 +33,14 @@ def measures(crops: Sequence[int]) -> dict[str, str]:
     return MEASURES | {f"{m}_{size}": f"{name} at {size} pixels" for size in crops for m, name in MEASURES.items()}
 
 
-def write_plans(folder: Path, plans: Sequence[Plan]) -> None:
-    """Write plan.json; targets that it has already are replaced by those of the same name, others stay."""
+def write_plans(folder: Path, plans: Sequence[Plan], jobs: int = 1) -> None:
+    """Write plan.json; targets that it has already are replaced by those of the same name, others stay.
+
+    jobs: runs side by side, for `--resume`.
+    """
     before = {p.target.name: p for p in read_plans(folder)} if (folder / PLAN).is_file() else {}
     all_plans = before | {p.target.name: p for p in plans}
-    run.write_json(folder / PLAN, {"targets": [_plan_dict(p) for p in all_plans.values()]})
+    run.write_json(folder / PLAN, {"jobs": jobs, "targets": [plan_dict(p) for p in all_plans.values()]})
 
 
 def read_plans(folder: Path) -> list[Plan]:
@@ -48,18 +51,24 @@ def read_plans(folder: Path) -> list[Plan]:
         raise RunError(f"{folder}: not the folder of a reproduction: {error}") from error
 
 
-def _plan_dict(plan: Plan) -> dict[str, Any]:
+def read_jobs(folder: Path) -> int:
+    """How many runs side by side the folder was last trained with."""
+    return json.loads((folder / PLAN).read_text()).get("jobs", 1)
+
+
+def plan_dict(plan: Plan) -> dict[str, Any]:
+    """A plan as plain data."""
     t = plan.target
     rows = [asdict(replace(row, recipe=None)) | {"recipe": row.recipe and to_dict(row.recipe)} for row in t.rows]
     fields = {name: getattr(t, name) for name in ("name", "title", "hours", "crops", "shows")}
-    return {**fields, "rows": rows, "seeds": plan.seeds, "differs": plan.differs}
+    return {**fields, "rows": rows, "seeds": plan.seeds, "differs": plan.differs, "budget": plan.budget}
 
 
 def _plan(d: dict[str, Any]) -> Plan:
     rows = tuple(Row(**r | {"recipe": r["recipe"] and from_dict(Recipe, r["recipe"])}) for r in d["rows"])
     fields = {name: d[name] for name in ("name", "title", "hours", "shows")}
     target = Target(rows=rows, crops=tuple(d["crops"]), **fields)
-    return Plan(target=target, seeds=tuple(d["seeds"]), differs=tuple(d["differs"]))
+    return Plan(target=target, seeds=tuple(d["seeds"]), differs=tuple(d["differs"]), budget=d.get("budget", ""))
 
 
 def result(plan: Plan, summaries: Mapping[str, dict[str, Any]], failed: Mapping[str, str]) -> dict[str, Any]:
@@ -160,15 +169,16 @@ def _difference(target: Target, row: Row, by_name: Mapping[str, dict[str, Any]],
 def verdict(low: float | None, high: float | None, printed: float | None) -> str:
     """What an interval says of the paper's difference: its sign alone, for size depends on data and epochs.
 
-    >>> verdict(-2.0, -0.5, -1.02), verdict(-2.0, 0.5, -1.02), verdict(0.5, 2.0, -1.02)
-    ('agrees', 'open', 'disagrees')
+    >>> verdict(-2.0, -0.5, -1.02), verdict(-2.0, 0.5, -1.02), verdict(0.5, 2.0, -1.02), verdict(0.0, 0.0, -1.02)
+    ('agrees', 'open', 'disagrees', 'equal')
     """
-    if low is None or high is None or (low <= 0 <= high and (low, high) != (0, 0)):
+    if low is None or high is None:
         return "open"
+    if low <= 0 <= high:
+        return "equal" if low == high else "open"
     if printed is None:
         return "clear"
-    ours = 0 if low == high == 0 else 1 if low > 0 else -1
-    return "agrees" if ours == (printed > 0) - (printed < 0) else "disagrees"
+    return "agrees" if (low > 0 and printed > 0) or (high < 0 and printed < 0) else "disagrees"
 
 
 def markdown(found: Mapping[str, Any]) -> str:
@@ -203,7 +213,8 @@ def markdown(found: Mapping[str, Any]) -> str:
         text += (
             f"\n{_table(rows)}\n\nPaired over seeds, Student's t. *agrees*: the interval excludes zero and the sign is "
             "the paper's; *disagrees*: it excludes zero and the sign is not; *open*: too few or too noisy runs to say; "
-            "*clear*: it excludes zero, and the paper gives no figure.\n"
+            "*equal*: the errors are the same in every seed; *clear*: the interval excludes zero, and the paper gives "
+            "no figure.\n"
         )
     if found["failed"]:
         text += "\nFailed runs:\n\n" + "".join(f"- {name}: {why}\n" for name, why in found["failed"].items())

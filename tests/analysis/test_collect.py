@@ -14,7 +14,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from senet import ECAConfig, NoSqueezeConfig, SEConfig, create_model, insert_
+from senet import ECAConfig, NoSqueezeConfig, SEConfig, create_model, insert_, optimize
 from senet.analysis.collect import collect_gates
 from senet.analysis.running import BINS, Extremes, Histogram, Running, linear_cka, sample
 from senet.config import UnitConfig
@@ -286,6 +286,9 @@ def test_what_cannot_be_measured_says_so() -> None:
         collect_gates(Planted(), [], CLASSES)
     with pytest.raises(ConfigError, match="has no units"):
         collect_gates(nn.Sequential(nn.Conv2d(1, 4, 1), nn.Flatten()), two, CLASSES)
+    # In an optimized network units are part of the graph; nor have its tensors a memory that can be told apart.
+    with pytest.raises(ConfigError, match="has no units"):
+        collect_gates(optimize(Planted().eval(), x), two, CLASSES)
     broken = Planted()
     nn.init.constant_(broken.excite.expand.weight, float("nan"))
     with warnings.catch_warnings(), pytest.raises(ConfigError, match="gates of excite are not numbers"):

@@ -146,3 +146,6 @@ def test_pictures_show_the_numbers(gates: Gates, tmp_path: Path) -> None:
     svg = (tmp_path / "figure6.svg").read_bytes()
     plots.write(tmp_path / "figure6", plots.figure6(gates, gates.units[:1]))
     assert (tmp_path / "figure6.svg").read_bytes() == svg
+    # Nothing of an analysis from before stays beside one that has none of it.
+    plots.draw_all(tmp_path, replace(gates, chosen=(0,), ablation={}))
+    assert {p.stem for p in tmp_path.iterdir()} == {"figure6", "depth", "images_excite"}

@@ -93,6 +93,7 @@ def test_synsets_are_named_in_words() -> None:
     [
         (("nowhere",), "nowhere: no such file or folder"),
         (("{}", "--channels", 0), "--channels: 0 is too small"),
+        (("{}", "--classes", "7,1,7"), "--classes: '7' is there twice"),
         (("{}", "--images", -1), "--images: -1 is too small"),
         (("{}", "--pretrained"), "--pretrained: has no effect on a checkpoint"),
         (("{}", "--classes", "1,eleven"), "--classes: 'eleven' is not known"),

@@ -83,6 +83,14 @@ def test_crops_of_a_folder_are_of_its_whole_files(senet: Call, tmp_path: Path) -
     assert centre["loss"] == pytest.approx(one["loss"], rel=1e-6)
     whole = json.loads(senet("evaluate", "run", "--scales", "16", "--crops", "whole", "--json")[1])
     assert abs(whole["loss"] - one["loss"]) > 1e-4
+    # What was left out is an error where it must not be, though nothing is computed anew.
+    (tmp_path / "wide" / "val" / "cat" / "2.png").write_text("no image")
+    words = ("evaluate", "run", "--scales", "20", "--crops", "10")
+    assert "5 images, 1 image left out" in senet(*words, "--on-bad-image", "skip")[1]
+    words = ("ensemble", "run", *words[2:])
+    assert "5 images, 1 image left out" in senet(*words, "--on-bad-image", "skip")[1]
+    status, _, err = senet(*words)
+    assert (status, "2.png: cannot be read" in err) == (2, True)
     status, _, err = senet("evaluate", "run", "--crops", "10", "--in-memory", "yes", "--scales", "20")
     assert (status, "--data.in_memory: 'yes' excludes" in err) == (2, True)
 

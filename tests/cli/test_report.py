@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from senet.checkpoint import load
 from senet.cli.report import thumbnails, write_analysis
 
 
@@ -35,6 +36,7 @@ def test_report_with_details(senet: Callable, copied: Path) -> None:
     assert printed["bytes"] == (copied / "report.html").stat().st_size < 5_000_000
     measured = json.loads((copied / "evaluation.json").read_text())
     assert sum(map(sum, measured["confusion"])) == measured["images"] == 359
+    assert measured["epoch"] == load(copied).measurements["epoch"]
     page = (copied / "report.html").read_text()
     for section in ("confusion", "classes", "calibration"):
         assert f'<section id="{section}"' in page, section
@@ -62,6 +64,12 @@ def test_a_run_shows_gates_that_were_analyzed(senet: Callable, copied: Path) -> 
     assert set(kept["thumbnails"]) == named
     assert senet("report", copied)[0] == 0
     assert 'data-draw="gates"' in (copied / "report.html").read_text()
+
+
+def test_details_are_never_of_another_checkpoint(senet: Callable, copied: Path) -> None:
+    (copied / "best.safetensors").unlink()
+    status, _, err = senet("report", copied, "--details")
+    assert (status, "best.safetensors: no such file" in err) == (2, True)
 
 
 @pytest.mark.parametrize(

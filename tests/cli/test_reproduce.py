@@ -26,10 +26,7 @@ def test_ours_beside_the_papers_and_again(senet: Call) -> None:
     assert status == 0, err
     plan, _, rest = out.partition("runs in r:")
     assert plan.rstrip().endswith("4")
-    assert (
-        "sigmoid            se_resnet20 (se) on digits, 2 epochs, batch 16, lr 0.00625   the paper: 22.28, 6.03 %"
-        in plan
-    )
+    assert "sigmoid  se_resnet20 (se) on digits, 2 epochs, batch 16, lr 0.00625   the paper: 22.28, 6.03 %" in plan
     assert "optim.lr: 0.00625, not 0.1" in plan
     assert "network: resnet20 instead of resnet50" in plan
     assert rest.count(": done") == 4
@@ -51,6 +48,12 @@ def test_ours_beside_the_papers_and_again(senet: Call) -> None:
     status, out, _ = senet("reproduce", "--resume", "r", "--json")
     assert [t["target"] for t in json.loads(out)["targets"]] == ["table12", "table11"]
     assert all(t["finished"] == t["runs"] == 6 for t in json.loads(out)["targets"])
+    # Each target's call keeps the other's result; `senet train`, which an interruption names, goes on with it too.
+    assert senet("reproduce", *words)[0] == 0
+    assert [t["target"] for t in json.loads(Path("r/reproduction.json").read_text())["targets"]] == [
+        *("table12", "table11")
+    ]
+    assert json.loads(senet("train", "--resume", "r", "--json")[1])["targets"][0]["finished"] == 6
 
 
 def test_a_plan_alone_trains_nothing(senet: Call) -> None:
@@ -62,6 +65,15 @@ def test_a_plan_alone_trains_nothing(senet: Call) -> None:
     )
     assert "rows left out: ResNet-56, SE-ResNet-56" in out
     assert not Path("runs").exists()
+    out = senet("reproduce", *PAIR, *TINY, "--epochs", "3", "--seeds", "2", "--seed", "5", "--plan", "--json")[1]
+    (target,) = json.loads(out)["targets"]
+    assert target["seeds"] == [5, 6]
+    assert [row["recipe"]["train"]["epochs"] for row in target["rows"]] == [3, 3]
+    # Without images there is a plan, and no estimate.
+    status, out, _ = senet("reproduce", "table3", "--data", "nowhere", "--plan")
+    assert status == 0
+    assert "12 runs in runs/reproduce-table3-nowhere: no estimate: data.name: 'nowhere' is not known" in out
+    assert senet("reproduce", "table3", "--data", "nowhere")[0] == 2
 
 
 def test_the_budget_chooses_the_epochs(senet: Call, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,10 +84,50 @@ def test_the_budget_chooses_the_epochs(senet: Call, monkeypatch: pytest.MonkeyPa
     # 1,438 digits: 14.38 s an epoch, two runs, and 8 s for each to begin.
     status, out, err = senet(*words, "--budget", "5m")
     assert status == 0, err
-    assert "SE-ResNet-20       se_resnet20 (se) on digits, 9 epochs" in out
+    assert "SE-ResNet-20  se_resnet20 (se) on digits, 9 epochs" in out
     status, _, err = senet(*words, "--budget", "40s")
     assert status == 2
     assert "--budget: one epoch of all rows and seeds takes about 45 s; allow more, or less to do" in err
+
+
+def test_the_same_budget_keeps_its_epochs(senet: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another measurement of the time, other seeds or no option at all: what is finished counts."""
+    import senet.training.queue as queue
+
+    monkeypatch.setattr(queue, "seconds_per_image", lambda *of: (0.1, 0.0))
+    words = [*("reproduce", *PAIR, *TINY, "--budget", "30s", "--jobs", "2", "--out", "r"), "--seeds"]
+    # 32 images, 3.2 s an epoch; two runs, two at a time.
+    status, out, err = senet(*words, "1")
+    assert status == 0, err
+    assert "6 epochs" in out
+    monkeypatch.setattr(queue, "seconds_per_image", lambda *of: (0.01, 0.0))
+    status, out, err = senet(*words, "2", "--plan")
+    assert status == 0, err
+    assert "SE-ResNet-20  se_resnet20 (se) on digits, 6 epochs" in out
+    assert "4 runs in r: " in out
+    assert "2 of them finished; about 9.9 s on this CPU, 2 at a time" in out
+    assert "with the epochs that the budget chose before" in out
+    assert "29 epochs" in senet(*[w if w != "30s" else "35s" for w in words], "2", "--plan")[1]
+    seen: list[int] = []
+    run_all = queue.run_all
+    monkeypatch.setattr(queue, "run_all", lambda *of, jobs, **more: seen.append(jobs) or run_all(*of, **more))
+    assert senet("reproduce", "--resume", "r")[0] == 0
+    assert seen == [2]
+
+
+def test_the_budget_holds_where_rows_have_other_epochs(senet: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One epoch of a short schedule is a larger part than of a long one; what it takes more, the long one gives."""
+    import senet.training.queue as queue
+
+    monkeypatch.setattr(queue, "seconds_per_image", lambda *of: (0.01, 0.0))
+    words = ["reproduce", "table4", "--data", "digits", "--image-size", "8", "--limit-batches", "1", "--seeds", "1"]
+    # Eight runs of 8 s and 1.28 s an epoch; 164, 164, 200 and 1800 epochs by two.
+    status, out, err = senet(*words, "--budget", "80s", "--plan")
+    assert status == 0, err
+    wanted = [int(line.split(" epoch")[0].split()[-1]) for line in out.splitlines() if " on digits, " in line]
+    assert wanted[:6] == [1] * 6
+    # 3 of 1800, for 4 would need 82 s.
+    assert wanted[6:] == [3, 3]
 
 
 def test_no_target_lists_them(senet: Call) -> None:
@@ -95,6 +147,7 @@ def test_no_target_lists_them(senet: Call) -> None:
         (["table4", "--budget", "soon"], "--budget: 'soon' is not a span of time; legal values: such as 90s"),
         (["table4", "--budget", "2h", "--epochs", "3"], "--budget: chooses the epochs"),
         (["table4", "--subset", "0"], "train_fraction"),
+        (["table4", "--subset", "0.2", "--train-fraction", "0.5"], "--subset: is --data.train_fraction by another"),
         (["table2", "--data", "digits"], "--network: table2's networks are for images of 224 pixels and these have 32"),
         (["table4", "--model.se.reduction", "8"], "--model.se.reduction"),
         (["table4", "--resume", "x"], "--resume: takes no other options"),

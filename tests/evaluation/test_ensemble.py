@@ -141,6 +141,10 @@ def test_members_and_weights_that_cannot_be() -> None:
         ensemble([MEMBERS[0], Answers(noise(1), TARGETS.flip(0))])
     with pytest.raises(DataError, match="member 1 answers for other images"):
         ensemble([MEMBERS[0], Answers(noise(1), TARGETS, ("a.png: gone",))])
+    # Of numbers that are none every class would look right.
+    for bad in (math.nan, math.inf):
+        with pytest.raises(DataError, match="member 1 has answers that are not finite numbers"):
+            search([MEMBERS[0], Answers(torch.full((40, 6), bad), TARGETS)])
     with pytest.raises(ConfigError, match="by: 'top2' is not known"):
         search(MEMBERS, by="top2")
     with pytest.raises(ConfigError, match="steps: 0 is too small"):

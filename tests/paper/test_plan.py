@@ -121,6 +121,8 @@ def test_what_differs_is_said_once_and_with_its_rows() -> None:
     assert "train.epochs: 5, not 270" in lines
     assert "data.name: cifar10, not imagenet" in lines
     assert lines[-1] == "rows left out: ReLU"
+    folder = p.placed(paper, "/home/me/pictures")
+    assert p.differs(paper, folder) == ("data.name: pictures, a folder of images, not imagenet",)
     assert not any("root" in line or "workers" in line for line in lines)
     rows = tuple(
         replace(row, recipe=replace(row.recipe, optim=replace(row.recipe.optim, lr=1.0))) if row.name == "tanh" else row

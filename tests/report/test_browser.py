@@ -157,6 +157,27 @@ def test_order_scale_and_spread(page: Any) -> None:
     assert value_text(page, "Error").startswith("epoch 10")
 
 
+def test_gates_below_zero_are_inside_the_chart(browser: Any, tmp_path: Path) -> None:
+    """Those of tanh: the scale reaches down to them, and so does a channel's own."""
+    planted: Any = full()
+    for line, mean in enumerate(planted["gates"]["units"][-1]["mean"]):
+        mean[:] = [line - 1.0] * CHANNELS
+    (tmp_path / "report.html").write_text(build(planted))
+    page = browser.new_page()
+    page.goto((tmp_path / "report.html").as_uri())
+    for scale in ("0 to 1", "fitted"):
+        page.locator("#gates").get_by_label(scale).check(force=True)
+        ends = page.evaluate("""() => {
+            const svg = document.querySelector("#gates .channels svg");
+            const bottom = (element) => element.getBoundingClientRect().bottom;
+            return [bottom(svg), Math.max(...[...svg.querySelectorAll("path")].map(bottom))];
+        }""")
+        assert ends[1] < ends[0] - 20
+    places = page.locator("#gates .channel .forest .mean").evaluate_all("e => e.map((i) => i.style.left)")
+    assert places == ["0%", "50%", "100%"]
+    page.close()
+
+
 def test_a_cell_of_the_similarities_chooses_a_unit(page: Any) -> None:
     heat = page.get_by_role("application", name=re.compile("Similarity"))
     heat.focus()

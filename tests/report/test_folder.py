@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import pytest
@@ -34,6 +36,7 @@ def write_run(
     (folder / "environment.json").write_text(json.dumps({"torch": "2.11.0", "cpu": "planted"}))
     if done:
         summary = {"best_top1_error": start / 3, "best_epoch": 3, "params": 271_807, "train_images": 1400}
+        summary |= {"train_seconds": 18.0, "skipped_images": ["a.png: cannot be read"]}
         (folder / "summary.json").write_text(json.dumps(summary))
     return folder
 
@@ -52,6 +55,7 @@ def test_a_run(tmp_path: Path) -> None:
     assert page["subtitle"] == "3 epochs on digits, batch 32, seed 0, se units."
     assert values(page)["top-1 error, lowest"] == "30.00 % (epoch 3)"
     assert values(page)["parameters"] == 271_807
+    assert values(page)["images left out"] == 1
     assert len(page["curves"]["se_resnet20"][0]) == 3
     assert page["provenance"]["recipe"]["optim"]["momentum"] == 0.9
     assert [s["name"] for s in page["complexity"]["stages"]] == ["stem", "stage2", "stage3", "stage4", "head"]
@@ -70,7 +74,7 @@ def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
 def test_a_run_with_its_evaluation_and_gates(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     planted: Any = full()
-    details = {"per_class": planted["per_class"], "confusion": planted["confusion"]["matrix"]}
+    details = {"per_class": planted["per_class"], "confusion": planted["confusion"]["matrix"], "epoch": 2}
     (folder / "evaluation.json").write_text(json.dumps(details | {"calibration": planted["calibration"]}))
     (folder / "analysis").mkdir()
     (folder / "analysis" / "gates.json").write_text(json.dumps(planted["gates"]))
@@ -78,6 +82,7 @@ def test_a_run_with_its_evaluation_and_gates(tmp_path: Path) -> None:
     assert page["confusion"] == planted["confusion"]
     assert page["calibration"]["ece"] == 0.0312
     assert page["gates"] == planted["gates"]
+    assert values(page)["classes and calibration"] == "of best.safetensors (epoch 2)"
     assert 'data-draw="gates"' in build(page)
 
 
@@ -123,7 +128,14 @@ def test_a_comparison(tmp_path: Path, low: float | None, high: float | None, say
     starts = {name: [run[0]["test_top1_error"] for run in runs] for name, runs in page["curves"].items()}
     assert starts == {"resnet20": [90.0, 91.0], "se_resnet20": [60.0, 61.0]}
     assert page["provenance"]["seeds"] == [0, 1]
+    assert page["complexity"]["model"] == "se_resnet20"
     build(page)
+
+
+def test_commands_are_as_a_shell_takes_them(tmp_path: Path) -> None:
+    folder = tmp_path / "a run; 2"
+    page: Any = page_of(write_run(folder))
+    assert [shlex.split(c)[-1] for c in page["provenance"]["commands"]] == [f"{folder}/recipe.yaml", f"{folder}"]
 
 
 def test_a_reproduction(tmp_path: Path) -> None:
@@ -163,6 +175,9 @@ def test_a_reproduction(tmp_path: Path) -> None:
         "paper_needed": "a day",
         "train_seconds": 36.0,
     }
+    (folder / "plan.json").write_text("{}")
+    with pytest.raises(RunError, match=r"no result yet; go on with: senet reproduce --resume"):
+        page_of(folder)
     (folder / "reproduction.json").write_text(json.dumps({"targets": [target]}))
     page: Any = page_of(folder)
     (results,) = page["results"]
@@ -174,6 +189,11 @@ def test_a_reproduction(tmp_path: Path) -> None:
     assert list(page["curves"]) == ["plain", "SE"]
     assert values(page)["differences: open"] == 1
     build(page)
+    # What is in two tables was run once.
+    (folder / "reproduction.json").write_text(json.dumps({"targets": [target, target | {"target": "table5"}]}))
+    twice: Any = page_of(folder)
+    assert values(twice)["runs finished"] == values(page)["runs finished"] == "2 of 2"
+    assert values(twice)["training, hours"] == values(page)["training, hours"] == 0.01
 
 
 def test_an_analysis(tmp_path: Path) -> None:
@@ -191,6 +211,10 @@ def test_folders_that_cannot_be_reported(tmp_path: Path) -> None:
     pair = comparison(tmp_path / "pair", None, None)
     (pair / "report.json").unlink()
     with pytest.raises(RunError, match=r"not finished; go on with: senet compare --resume"):
+        page_of(pair)
+    pair = comparison(tmp_path / "other", None, None)
+    rmtree(pair / "resnet20-seed1")
+    with pytest.raises(RunError, match=r"resnet20-seed1: no recipe"):
         page_of(pair)
     run = write_run(tmp_path / "run")
     (run / "summary.json").write_text("{")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,7 +93,11 @@ if __name__ == "__main__":
 
 
 def test_side_by_side_is_the_same_also_after_a_signal(recipe: Recipe, tmp_path: Path) -> None:
-    """Two processes; a signal to the first one alone stops both, saved; called again, all is as in one process."""
+    """Two processes; a signal to the first one alone stops both, saved; called again, all is as in one process.
+
+    Killed, the first takes the others with it: called again they would train into the same folders. Where one of the
+    others is killed, that run alone has failed.
+    """
     alone = queue.run_all(seeded(recipe, 0, 1), open_few, tmp_path / "alone")
     long = tmp_path / "recipe.yaml"
     write_recipe_file(long, recipe)
@@ -101,10 +106,23 @@ def test_side_by_side_is_the_same_also_after_a_signal(recipe: Recipe, tmp_path: 
     root = Path(__file__).parents[2]
     command = [sys.executable, str(script), str(long), str(tmp_path / "side")]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    while not list((tmp_path / "side").glob("*/last.ckpt")):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
+    options: Any = {"env": environment, "cwd": root, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+
+    def begun(process: Any) -> None:
+        while not list((tmp_path / "side").glob("*/last.ckpt")):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+
+    endless = tmp_path / "endless.yaml"
+    write_recipe_file(endless, replace(recipe, train=replace(recipe.train, epochs=1000)))
+    process = subprocess.Popen[bytes]([*command[:2], str(endless), command[3]], **options)
+    begun(process)
+    process.kill()
+    # Their standard error is ours, so that its end is theirs.
+    process.communicate(timeout=20)
+    shutil.rmtree(tmp_path / "side")
+    process = subprocess.Popen[bytes](command, **options)
+    begun(process)
     process.send_signal(signal.SIGTERM)
     out, errors = process.communicate(timeout=100)
     assert process.returncode == 1, out
@@ -112,6 +130,27 @@ def test_side_by_side_is_the_same_also_after_a_signal(recipe: Recipe, tmp_path: 
     again = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=True)
     losses = json.loads(again.stdout.splitlines()[-1])
     assert losses == {name: s["loss"] for name, s in alone.summaries.items()}
+
+
+def die_with_the_second(recipe: Any, seed: int) -> Any:
+    if seed == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return open_few(recipe, seed)
+
+
+def test_a_process_that_is_killed_takes_no_other_with_it(recipe: Recipe, tmp_path: Path) -> None:
+    done = queue.run_all(seeded(recipe, 1, 0), die_with_the_second, tmp_path, jobs=2)
+    assert list(done.summaries) == ["s0"]
+    assert done.failed == {"s1": "its process was killed; is there enough memory for so many --jobs?"}
+
+
+def test_each_process_has_a_gpu_of_those_that_may_be_seen(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert queue._places(3, [recipe]) == ["0", "1", "0"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-7")
+    assert queue._places(3, [recipe]) == ["5", "GPU-7", "5"]
+    assert queue._places(2, [replace(recipe, train=replace(recipe.train, device="cpu"))]) == ["", ""]
 
 
 def test_the_cost_of_an_image_is_measured(recipe: Recipe) -> None:

@@ -69,7 +69,7 @@ def test_a_network_against_itself_differs_by_exactly_nothing(recipe: Recipe) -> 
     for each in (plan, same):
         found = r.result(each, {name: summary(30.0 + float(name[-1])) for name in each.runs}, {})
         for d in found["differences"]:
-            assert (d["mean"], d["low"], d["high"]) == (0, 0, 0)
+            assert (d["mean"], d["low"], d["high"], d["verdict"]) == (0, 0, 0, "equal")
 
 
 def test_the_interval_of_equal_networks_covers_zero_in_95_percent_of_resamples() -> None:

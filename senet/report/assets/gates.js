@@ -69,16 +69,18 @@ function drawGates(host, { units, lines, similarity, thumbnails = {}, top1_error
     x: () => now().sampled.map((_, i) => i),
     xText: (i) => String(now().sampled[positions()[i]]),
     limits: () => {
-      const values = seen().flatMap((k) =>
+      const means = seen().flatMap((k) => now().mean[k]);
+      const ends = seen().flatMap((k) =>
         now().mean[k].flatMap((v, i) =>
-          spread === "none" ? [v] : [v - now().deviation[k][i], v + now().deviation[k][i]],
+          spread === "none" || !isNumber(v) ? [v] : [v - now().deviation[k][i], v + now().deviation[k][i]],
         ),
       );
-      const [low, high] = extent(values);
+      const [[least, most], [low, high]] = [extent(means), extent(ends)];
       const room = 0.06 * (high - low || 0.1);
+      // Most gates are from 0 to 1; those of tanh and ReLU go beyond.
       return range === "whole"
-        ? [0, Math.max(1, extent(seen().flatMap((k) => now().mean[k]))[1])]
-        : [Math.max(0, low - room), high + room];
+        ? [least < 0 ? low : 0, most > 1 ? high : 1]
+        : [least < 0 ? low - room : Math.max(0, low - room), high + room];
     },
     series: () =>
       seen()
@@ -295,13 +297,16 @@ function drawGates(host, { units, lines, similarity, thumbnails = {}, top1_error
       ["within 0.05 of 1", percent(u.near_one)],
     ];
     const replaced = { off: "gates at one", mean: "gates at their mean", shuffled: "gates of another image" };
-    for (const [key, name] of Object.entries(replaced))
-      if (isNumber(u.ablation?.[key]))
-        all.push([
-          `error, ${name}`,
-          `${number(u.ablation[key])} %${isNumber(error) ? ` (${signed(u.ablation[key] - error)})` : ""}`,
-        ]);
-    if (isNumber(ablation?.off)) all.push(["error, all units at one", `${number(ablation.off)} %`]);
+    for (const [errors, whose] of [
+      [u.ablation, ""],
+      [ablation, "all units: "],
+    ])
+      for (const [key, name] of Object.entries(replaced))
+        if (isNumber(errors?.[key]))
+          all.push([
+            `error, ${whose}${name}`,
+            `${number(errors[key])} %${isNumber(error) ? ` (${signed(errors[key] - error)})` : ""}`,
+          ]);
     facts.replaceChildren(...all.map(([name, value]) => html("div", {}, html("dt", {}, name), html("dd", {}, value))));
     chart.redraw();
     tell();
@@ -312,8 +317,9 @@ function drawGates(host, { units, lines, similarity, thumbnails = {}, top1_error
     const u = now();
     const i = place();
     head.textContent = `${nameOf(u)}, mean gate by channel`;
-    const most = Math.max(1, ...seen().map((k) => u.mean[k][i] ?? 0));
-    const percent = (v) => `${(100 * clamp(v / most, 0, 1)).toFixed(1)}%`;
+    const means = seen().map((k) => u.mean[k][i] ?? 0);
+    const [least, most] = [Math.min(0, ...means), Math.max(1, ...means)];
+    const percent = (v) => `${(100 * clamp((v - least) / (most - least), 0, 1)).toFixed(1)}%`;
     const rows = seen().map((k) => {
       const [m, d] = [u.mean[k][i], u.deviation[k][i]];
       const bar = isNumber(m)
