@@ -13,7 +13,7 @@ copyright = "The senet developers. Apache-2.0"
 version = release = senet.__version__
 
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.viewcode", "myst_parser", "project"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "evidence"]
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 default_role = "code"
