@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -71,7 +72,11 @@ def address(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """Where the app is; it must end without a word and leave nothing behind."""
     if importlib.util.find_spec("gradio") is None:
         pytest.skip("gradio is not installed: pip install 'senet[app]'")
-    words = [sys.executable, "-c", SERVER, str(folder), "--device", "cpu"]
+    # Not the usual port, which another worker's app may be taking at this moment.
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-c", SERVER, str(folder), "--device", "cpu", "--port", str(port)]
     temporary = tmp_path_factory.mktemp("temporary")
     process = subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(temporary)}
@@ -177,6 +182,8 @@ def test_by_keyboard_alone(page: Any, folder: Path) -> None:
     keys = page.keyboard
 
     def go_to(selector: str) -> None:
+        # What is drawn only now could be passed by.
+        page.locator(selector).first.wait_for(state="attached")
         for _ in range(60):
             if page.evaluate("s => document.activeElement.matches(s)", selector):
                 return
