@@ -139,7 +139,7 @@ def differs(paper: Target, ours: Target) -> tuple[str, ...]:
         if here["data.name"] not in (theirs["data.name"], *BUILT_IN):
             # Where the folder lies says nothing to anybody else.
             here["data.name"] = f"{Path(here['data.name']).name}, a folder of images"
-        lines = [f"{path}: {here[path]}, not {theirs[path]}" for path in here if here[path] != theirs[path]]
+        lines = [f"{path}: {_said(v)}, not {_said(theirs[path])}" for path, v in here.items() if v != theirs[path]]
         plain, own = replace(row.recipe.model, se=None), replace(recipe.model, se=None)
         if plain != own:
             lines.insert(0, f"network: {_called(own)} instead of {_called(plain)}")
@@ -155,6 +155,10 @@ def _fields(recipe: Recipe) -> Iterable[tuple[str, Any]]:
         for name, value in to_dict(getattr(recipe, section)).items():
             if f"{section}.{name}" not in UNSAID:
                 yield f"{section}.{name}", value
+
+
+def _said(value: Any) -> Any:
+    return round(value, 4) if isinstance(value, float) else value
 
 
 def _called(net: Net) -> str:
