@@ -158,7 +158,7 @@ def _fields(recipe: Recipe) -> Iterable[tuple[str, Any]]:
 
 
 def _said(value: Any) -> Any:
-    return round(value, 4) if isinstance(value, float) else value
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def _called(net: Net) -> str:
