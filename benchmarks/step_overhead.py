@@ -101,7 +101,7 @@ def main() -> None:
     recipe = replace(recipe, train=replace(recipe.train, epochs=1, threads=args.threads))
     data = synthetic(recipe, recipe.data.batch_size * steps)
     device = run.device_of(recipe)
-    meter = Interleave(ByHand(run.fitted(recipe, data), data, device))
+    meter = Interleave(ByHand(run.fitted(recipe, len(data.classes)), data, device))
     with tempfile.TemporaryDirectory() as folder:
         run.train(recipe, data, Path(folder) / "run", quiet=True, callbacks=[meter])
     ours, theirs = (values[args.warm_up :] for values in (meter.ours, meter.theirs))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from senet.errors import RunError
+
+LOCK = ".lock"
+"""The file in a folder that is in use."""
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
@@ -51,13 +54,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def new_folder(path: Path) -> Path:
-    """Make a folder that holds nothing yet; what a killed `write_atomically` left behind (`.*.part`) is nothing.
+    """Make a folder that holds nothing yet; what a killed process left behind (`.*.part`, `.lock`) is nothing.
 
     Raises RunError where there is something already (no run is overwritten) or it cannot be made.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if not all(inside.match(".*.part") for inside in path.iterdir()):
+        if not all(inside.name == LOCK or inside.match(".*.part") for inside in path.iterdir()):
             raise RunError(
                 f"{path} is not empty and no run is overwritten: name another folder, or go on with --resume {path}"
             )
@@ -67,6 +70,30 @@ def new_folder(path: Path) -> Path:
     except OSError as error:
         raise RunError(f"cannot write to the run folder {path}: {error.strerror}") from error
     return path
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep a folder for this process alone; the system frees it when the process ends, however that comes about.
+
+    Raises RunError where another process has it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RunError(f"{folder} is in use: another process writes into it; wait until that has ended") from None
+    except OSError as error:
+        raise RunError(f"cannot write to the folder {folder}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        # Before it is released, so that nobody's lock is removed; Windows keeps files that are open.
+        with suppress(OSError):
+            (folder / LOCK).unlink()
+        lock.release()
 
 
 def free_name(parent: Path, name: str) -> Path:

@@ -13,7 +13,7 @@ from typing import IO
 import pytest
 
 from senet import RunError
-from senet.files import free_name, new_folder, write_atomically, write_text
+from senet.files import free_name, held, new_folder, write_atomically, write_text
 
 is_root = hasattr(os, "geteuid") and os.geteuid() == 0
 
@@ -171,3 +171,27 @@ def test_free_name(tmp_path: Path) -> None:
         assert free_name(tmp_path, "run") == tmp_path / free
     (tmp_path / "run-3").touch()
     assert free_name(tmp_path, "run") == tmp_path / "run-5"
+
+
+def test_a_folder_is_held_by_one_process(tmp_path: Path) -> None:
+    """Another one is refused while the first has it, and has it when the first was killed."""
+    code = (
+        "import sys, time; from pathlib import Path; from senet.files import held\n"
+        "with held(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match="is in use: another process writes into it"), held(tmp_path):
+            pass
+        assert names(tmp_path) == [".lock"]
+        other.kill()
+    with held(tmp_path):
+        assert names(tmp_path) == [".lock"]
+    assert names(tmp_path) == []
+
+
+def test_what_a_killed_process_left_is_nothing(tmp_path: Path) -> None:
+    for name in (".lock", ".a.txt.part"):
+        (tmp_path / name).touch()
+    assert new_folder(tmp_path) == tmp_path

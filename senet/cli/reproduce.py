@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from senet.cli import analyze, options, running, show
 from senet.cli.line import Line
 from senet.cli.report import write_reproduction
 from senet.errors import ConfigError, DataError, RunError
+from senet.files import LOCK, held
 from senet.paper import plan as plans
 from senet.paper.plan import Plan
 from senet.paper.registry import GROUPS, get_targets, targets
@@ -116,17 +118,20 @@ def run(argv: list[str]) -> int:
             print(json.dumps(out, indent=2))
         return 0
     folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()) and not (folder / "plan.json").is_file():
-        raise RunError(f"{folder}: not empty, and not the folder of a reproduction; name another with --out")
-    write_plans(folder, ready, jobs)
-    return _train(folder, ready, jobs=jobs, as_json=found["json"])
+    with held(folder):
+        if any(f.name != LOCK for f in folder.iterdir()) and not (folder / "plan.json").is_file():
+            raise RunError(f"{folder}: not empty, and not the folder of a reproduction; name another with --out")
+        write_plans(folder, ready, jobs)
+        return _train(folder, ready, jobs=jobs, as_json=found["json"])
 
 
 def go_on(folder: Path, *, as_json: bool) -> int:
     """Go on with the reproduction in a folder."""
     from senet.training.reproduction import read_jobs, read_plans
 
-    return _train(folder, read_plans(folder), jobs=read_jobs(folder), as_json=as_json)
+    ready = read_plans(folder)
+    with held(folder):
+        return _train(folder, ready, jobs=read_jobs(folder), as_json=as_json)
 
 
 def _parser(shown: Protocol) -> options.Parser:
@@ -246,30 +251,30 @@ def _in_time(
     """The targets with the epochs that fit into the budget, and in words the time of what is not finished yet."""
     import torch
 
+    from senet.data import Counts, count_data
     from senet.training.queue import seconds_per_image
     from senet.training.run import device_of, fitted
 
     recipes = {plans.key(r, 0): r for t in made for row in t.rows if (r := row.recipe) is not None}
     costs: dict[str, tuple[float, float]] = {}
     per_epoch: dict[str, float] = {}
-    sizes: dict[Any, Any] = {}
+    sizes: dict[DataRecipe, Counts] = {}
     for key, recipe in recipes.items():
-        counted = _counted(recipe.data)
-        if counted not in sizes:
-            sizes[counted] = open_images(counted, 0)
-        data = sizes[counted]
+        if recipe.data not in sizes:
+            sizes[recipe.data] = count_data(recipe.data)
+        counts = sizes[recipe.data]
         device = device_of(recipe)
         threads = recipe.train.threads or (max(1, torch.get_num_threads() // jobs) if device.type == "cpu" else 0)
         kind = json.dumps([str(recipe.model), recipe.data.batch_size, recipe.train.precision])
         if kind not in costs:
-            costs[kind] = seconds_per_image(fitted(recipe, data), device, threads)
+            costs[kind] = seconds_per_image(fitted(recipe, counts.classes), device, threads)
         train, evaluate = costs[kind]
         most = recipe.train.limit_batches
-        counts = [
-            min(len(part), most * batch) if most else len(part)
-            for part, batch in ((data.train, recipe.data.batch_size), (data.val, recipe.data.eval_batch_size))
+        images = [
+            min(n, most * batch) if most else n
+            for n, batch in ((counts.train, recipe.data.batch_size), (counts.val, recipe.data.eval_batch_size))
         ]
-        per_epoch[key] = train * counts[0] + evaluate * counts[1]
+        per_epoch[key] = train * images[0] + evaluate * images[1]
     if budget:
         part = 1.0
 
@@ -303,14 +308,6 @@ def _in_time(
         f"an epoch of {recipes[slowest].name} {span(per_epoch[slowest])}",
     ]
     return made, lines
-
-
-def _counted(recipe: DataRecipe) -> DataRecipe:
-    """The images without what does not change their number; those of a folder are not read."""
-    plain = replace(recipe, crop="none", cutout=0, batch_size=1, eval_batch_size=1)
-    if recipe.name in plans.BUILT_IN:
-        return plain
-    return replace(plain, in_memory="no", resize=max(recipe.resize, recipe.image_size))
 
 
 def span(seconds: float) -> str:
@@ -356,6 +353,7 @@ def _train(folder: Path, ready: list[Plan], *, jobs: int, as_json: bool) -> int:
         print(f"[{ended[0]}] {name}: {outcome}", flush=True)
 
     with running.progress(as_json):
+        _fetch(r.data for name, r in runs.items() if read_summary(folder / RUNS / name) is None)
         done = run_all(runs, open_images, folder / RUNS, jobs=jobs, announce=show.announce, say=say, part_of=folder)
         # The folder's other targets too, as far as they have come.
         everything = read_plans(folder)
@@ -383,6 +381,12 @@ def _train(folder: Path, ready: list[Plan], *, jobs: int, as_json: bool) -> int:
             f"again    senet reproduce --resume {folder}"
         )
     return 1 if done.failed else 0
+
+
+def _fetch(recipes: Iterable[DataRecipe]) -> None:
+    """Download what is absent, once and before several processes would."""
+    for name, root in dict.fromkeys((d.name, d.root) for d in recipes if d.name in ("cifar10", "cifar100")):
+        open_images(DataRecipe(name=name, root=root), 0)
 
 
 def _at_crops(folder: Path, crops: tuple[int, ...]) -> dict[str, float]:

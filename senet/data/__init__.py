@@ -15,17 +15,19 @@ from __future__ import annotations
 
 from senet.data.augment import Draws
 from senet.data.images import load_image, normalise
-from senet.data.sources import Data, open_data
+from senet.data.sources import Counts, Data, count_data, open_data
 from senet.data.splits import Batch, FileSplit, Order, Split, TensorSplit
 
 __all__ = [
     "Batch",
+    "Counts",
     "Data",
     "Draws",
     "FileSplit",
     "Order",
     "Split",
     "TensorSplit",
+    "count_data",
     "load_image",
     "normalise",
     "open_data",

@@ -7,7 +7,7 @@ import socket
 import warnings
 from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPException
 from importlib.resources import files
 from pathlib import Path
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _FOLDERS = "expected train/ and val/ (or test/) with one folder per class each, or one folder per class"
 # Seconds without an answer after which a download counts as failed.
 _TIMEOUT_S = 30
+# Classes; of either set 50,000 training and 10,000 test images (Krizhevsky, 2009).
+_CIFAR = {"cifar10": 10, "cifar100": 100}
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,35 @@ def open_data(recipe: DataRecipe, seed: int, *, progress: bool = False) -> Data:
     if recipe.in_memory == "no":
         raise ConfigError(f"data.in_memory: 'no' has no effect on {recipe.name!r}, always in memory; use 'auto'")
     return _open_digits(recipe, seed) if recipe.name == "digits" else _open_cifar(recipe, seed, progress)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many classes there are, and images to train with and to validate with."""
+
+    classes: int
+    train: int
+    val: int
+
+
+def count_data(recipe: DataRecipe) -> Counts:
+    """The counts of what `open_data` would open; no image is read, and nothing downloaded.
+
+    Raises what `open_data` raises for folders.
+
+    >>> count_data(DataRecipe(name="cifar100", train_fraction=0.1))
+    Counts(classes=100, train=5000, val=10000)
+    """
+    if recipe.name in _CIFAR:
+        classes = _CIFAR[recipe.name]
+        targets = torch.arange(classes).repeat_interleave(50_000 // classes)
+        return Counts(classes, len(train_part(targets, recipe)), 10_000)
+    # Without what does not change the counts.
+    plain = replace(recipe, crop="none", cutout=0, batch_size=1, eval_batch_size=1)
+    if recipe.name not in BUILT_IN:
+        plain = replace(plain, in_memory="no", resize=max(recipe.resize, recipe.image_size))
+    data = open_data(plain, seed=0)
+    return Counts(len(data.classes), len(data.train), len(data.val))
 
 
 def _open_digits(recipe: DataRecipe, seed: int) -> Data:

@@ -6,6 +6,7 @@ Every row of a target is changed alike, so its rows stay twins.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -63,6 +64,9 @@ def key(recipe: Recipe, seed: int) -> str:
     Fields that have their default do not count, so a field that is new in senet renames no run.
     """
     said = {path: value for path, value in _fields(recipe) if value != _DEFAULTS[path]}
+    if recipe.data.name not in BUILT_IN:
+        # One folder, however it is written; "cifar10/" is not the data set of that name.
+        said["data.name"] = os.path.join(".", os.path.normpath(recipe.data.name))
     text = json.dumps([to_dict(recipe.model), said], sort_keys=True)
     return f"{recipe.name}-{blake2b(text.encode(), digest_size=4).hexdigest()}-seed{seed}"
 

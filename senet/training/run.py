@@ -22,7 +22,7 @@ from senet.checkpoint import KEY, read_ckpt
 from senet.config import from_dict
 from senet.device import pick_device
 from senet.errors import CheckpointError, ConfigError, MissingExtraError, RunError
-from senet.files import new_folder
+from senet.files import held, new_folder
 from senet.images import Data, Split
 from senet.kernels import cpu_passes
 from senet.kernels.ops import by_triton
@@ -46,10 +46,10 @@ class Result:
     history: list[dict[str, float]]
 
 
-def fitted(recipe: Recipe, data: Data) -> Recipe:
+def fitted(recipe: Recipe, classes: int) -> Recipe:
     """The recipe with what the images decide of its network: numbers of classes and channels, image size."""
     d = recipe.data
-    model = replace(recipe.model, num_classes=len(data.classes), in_channels=d.channels, image_size=d.image_size)
+    model = replace(recipe.model, num_classes=classes, in_channels=d.channels, image_size=d.image_size)
     return replace(recipe, model=model)
 
 
@@ -101,10 +101,10 @@ def train(
     callbacks: Lightning callbacks of your own; the run's own come first.
     part_of: the folder of the comparison that this run is a part of, and that is gone on with.
 
-    Raises ConfigError for a recipe that cannot run here, RunError for a folder that cannot be used, DataError for
-    images that cannot be read, and Interrupted after a signal, when the state is saved.
+    Raises ConfigError for a recipe that cannot run here, RunError for a folder that cannot be used or is in use,
+    DataError for images that cannot be read, and Interrupted after a signal, when the state is saved.
     """
-    recipe = fitted(recipe, data)
+    recipe = fitted(recipe, len(data.classes))
     device = device_of(recipe)
     _check_last_batch(recipe, len(data.train))
     _take_folder(folder, recipe, device, resume=resume)
@@ -113,7 +113,7 @@ def train(
     if start is not None:
         _check_start(start, recipe, data)
     began = time.perf_counter()
-    with _threads(recipe.train.threads), _plain_speech():
+    with held(folder), _threads(recipe.train.threads), _plain_speech():
         batches = loader(data.train, recipe.data.batch_size, device, train=True)
         val = loader(data.val, recipe.data.eval_batch_size, device, train=False)
         set_epoch = batches.sampler.set_epoch  # type: ignore[union-attr]

@@ -50,7 +50,7 @@ FLOORS = {
 }
 OUTSIDE = {
     "errors": set(),
-    "files": set(),
+    "files": {"filelock"},
     "config": set(),
     "functional": {"torch"},
     "initial": {"torch"},

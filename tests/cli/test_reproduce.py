@@ -12,6 +12,7 @@ import pytest
 
 from senet.cli import reproduce
 from senet.evaluation import accuracy
+from senet.files import held
 from senet.paper.registry import targets
 from senet.training.reproduction import RUNS
 
@@ -168,6 +169,30 @@ def test_a_folder_with_other_things_is_refused(senet: Call) -> None:
     assert status == 2
     assert "mine: not empty, and not the folder of a reproduction" in err
     assert [p.name for p in Path("mine").iterdir()] == ["thesis.tex"]
+
+
+def test_one_process_has_the_folder(senet: Call) -> None:
+    words = [*PAIR, *TINY, "--epochs", "1", "--seeds", "1", "--out", "r"]
+    Path("r").mkdir()
+    with held(Path("r")):
+        status, _, err = senet("reproduce", *words)
+        assert status == 2
+        assert "r is in use: another process writes into it" in err
+        assert not Path("r/plan.json").exists()
+    assert senet("reproduce", *words)[0] == 0
+    with held(Path("r")):
+        assert senet("reproduce", "--resume", "r")[0] == 2
+
+
+def test_a_plan_downloads_nothing(senet: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    import senet.training.queue as queue
+
+    monkeypatch.setattr(queue, "seconds_per_image", lambda *of: (0.01, 0.001))
+    status, out, err = senet("reproduce", *PAIR, "--epochs", "1", "--subset", "0.5", "--seeds", "1", "--plan")
+    assert status == 0, err
+    # 25,000 images to train with and 10,000 to test.
+    assert "an epoch of resnet20 4.3 min" in out
+    assert not Path("data").exists()
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from sklearn.datasets import load_digits
 from torchvision import datasets
 
 import senet.data
-from senet.data import Data, FileSplit, TensorSplit, open_data
+from senet.data import Counts, Data, FileSplit, TensorSplit, count_data, open_data
 from senet.data.sources import hold_out
 from senet.errors import ConfigError, DataError
 from senet.recipes.recipe import DataRecipe
@@ -245,6 +245,21 @@ def test_cifar_in_another_size_and_in_grey(cifar: Cifar, tmp_path: Path, size: i
         Image.fromarray(cifar.train[0].transpose(1, 2, 0)).convert("L").resize((size, size), Image.Resampling.BILINEAR)
     )
     assert np.array_equal(images[0, 0].numpy(), np.asarray(first))
+
+
+@pytest.mark.parametrize("cifar", ["cifar10"], indirect=True)
+def test_counting_reads_and_downloads_nothing(cifar: Cifar, tmp_path: Path, make_folder: MakeFolder) -> None:
+    root = tmp_path / "data"
+    recipe = DataRecipe(name="cifar10", root=str(root), **RGB)
+    assert count_data(recipe) == Counts(10, 50_000, 10_000)
+    assert count_data(replace(recipe, name="cifar100", train_fraction=0.123)) == Counts(100, 6_200, 10_000)
+    assert not root.exists()
+    digits = DataRecipe(name="digits", train_fraction=0.5)
+    data = open_data(digits, seed=0)
+    assert count_data(digits) == Counts(10, len(data.train), 359)
+    folder = make_folder({"train/a": 3, "train/b": 4, "val/a": 1, "val/b": 2})
+    next((folder / "train" / "a").iterdir()).write_bytes(b"no image")
+    assert count_data(DataRecipe(name=str(folder), crop="resized", **RGB)) == Counts(2, 7, 3)
 
 
 @pytest.mark.parametrize("cifar", ["cifar10"], indirect=True)

@@ -51,6 +51,16 @@ def recipe_of(name: str, row: str) -> Recipe:
     return found
 
 
+def test_a_folder_is_the_same_however_it_is_written() -> None:
+    recipe = recipe_of("student", "ResNet-20")
+
+    def key(name: str) -> str:
+        return p.key(replace(recipe, data=replace(recipe.data, name=name)), 0)
+
+    assert len({key(name) for name in ("cifar10/", "./cifar10", "cifar10/../cifar10")}) == 1
+    assert len({key(name) for name in ("cifar10", "cifar10/", "/cifar10", "other/cifar10")}) == 4
+
+
 def test_a_run_is_named_by_what_its_result_depends_on() -> None:
     recipe = recipe_of("table10", "r = 8")
     name = p.key(recipe, 3)

@@ -48,7 +48,7 @@ def test_a_run_equals_a_loop_written_by_hand(recipe: Recipe, open_small: Any, tm
     data = open_small(recipe)
     train(recipe, data, tmp_path / "run", quiet=True)
 
-    model = create_model(fitted(recipe, data).model, seed=0).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = create_model(fitted(recipe, len(data.classes)).model, seed=0).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
     order = data.train.order(16)
     for epoch in range(2):
@@ -231,7 +231,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(recipe: Recipe, tmp_path: P
     assert "checkpoint" in first.stdout
     good = (folder / run.LAST).read_bytes()
     # The run gets two more epochs, and a disk that is full.
-    write_recipe_file(folder / "recipe.yaml", changed(fitted(recipe, _TenClasses), epochs=3))
+    write_recipe_file(folder / "recipe.yaml", changed(fitted(recipe, 10), epochs=3))
     (folder / run.SUMMARY).unlink()
     limit = len(good) // 2
 
@@ -244,10 +244,6 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(recipe: Recipe, tmp_path: P
     assert (folder / run.LAST).read_bytes() == good
     assert not list(folder.glob(".*.part"))
     assert load(folder / run.LAST).recipe.name == "tiny"
-
-
-class _TenClasses:
-    classes = tuple("0123456789")
 
 
 def test_bad_recipe_files(tmp_path: Path) -> None:
