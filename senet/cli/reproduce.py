@@ -420,10 +420,11 @@ def _gates(folder: Path, plan: Plan, summaries: dict[str, Any]) -> None:
     name = next((name for name in plan.runs if name in summaries), None)
     if name is None:
         return
-    run_folder = folder / RUNS / name
-    words = [word for word in FIGURE_CLASSES if word in named(load(run_folder).classes)]
+    # Of the last epoch, like the errors.
+    last = folder / RUNS / name / "last.ckpt"
+    words = [word for word in FIGURE_CLASSES if word in named(load(last).classes)]
     classes = ["--classes", ",".join(words)] if words else []
-    analyze.run([str(run_folder), "--out", str(folder / f"{plan.target.name}-gates"), *classes])
+    analyze.run([str(last), "--out", str(folder / f"{plan.target.name}-gates"), *classes])
 
 
 def _listing() -> str:

@@ -237,3 +237,7 @@ def test_a_figure_of_gates_is_drawn(senet: Call) -> None:
     }
     drawn = {p.name for p in Path("r/figure6-gates").iterdir()}
     assert drawn >= {"gates.npz", "figure6.png", "figure6.svg", "figure7.png", "report.html"}
+    # Of the last epoch's weights, like the errors.
+    (best,) = Path("r", RUNS).glob("*/best.safetensors")
+    best.write_bytes(b"damaged")
+    assert senet("reproduce", "--resume", "r")[0] == 0
