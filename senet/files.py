@@ -74,19 +74,20 @@ def new_folder(path: Path) -> Path:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Keep a folder for this process alone; the system frees it when the process ends, however that comes about.
+    """Keep a folder, made where it is not there, for this process; the system frees it however the process ends.
 
-    Raises RunError where another process has it.
+    Raises RunError where another process has it, or it cannot be written.
     """
     from filelock import FileLock, Timeout
 
     lock = FileLock(folder / LOCK, timeout=0)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
         raise RunError(f"{folder} is in use: another process writes into it; wait until that has ended") from None
     except OSError as error:
-        raise RunError(f"cannot write to the folder {folder}: {error.strerror}") from error
+        raise RunError(f"cannot write to the run folder {folder}: {error.strerror}") from error
     try:
         yield
     finally:

@@ -117,7 +117,6 @@ def run(argv: list[str]) -> int:
             out = {"folder": str(folder), "notes": notes, "targets": [plan_dict(plan) for plan in ready]}
             print(json.dumps(out, indent=2))
         return 0
-    folder.mkdir(parents=True, exist_ok=True)
     with held(folder):
         if any(f.name != LOCK for f in folder.iterdir()) and not (folder / "plan.json").is_file():
             raise RunError(f"{folder}: not empty, and not the folder of a reproduction; name another with --out")

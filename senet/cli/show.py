@@ -43,7 +43,7 @@ def print_summary(summary: dict[str, Any], folder: Path) -> None:
 def print_comparison(report: dict[str, Any], folder: Path) -> None:
     """The comparison as a table."""
     print(
-        f"\n{report['data']}, {report['epochs']} epochs, {report['train_images']:,} training and "
+        f"\n{report['data']}, {epochs(report['epochs'])}, {report['train_images']:,} training and "
         f"{report['test_images']:,} test images, {report['seeds']} seed{'s' if report['seeds'] > 1 else ''}; "
         f"error after the last epoch\n"
     )

@@ -65,19 +65,27 @@ class Signals:
     """SIGINT and SIGTERM while training: the first is noted, the second stops at once.
 
     signum: the signal that was noted, 0 for none.
+    is_asked: whether another process asks to stop; that counts as SIGTERM.
     """
 
-    def __init__(self, going_on: Path) -> None:
-        self.going_on = going_on
+    def __init__(self, going_on: Path, is_asked: Callable[[], bool] = lambda: False) -> None:
+        self.going_on, self.is_asked = going_on, is_asked
         self.signum = 0
         self.pid = os.getpid()
         self.before: dict[int, Any] = {}
 
     def take(self) -> None:
-        """Take the signals over; only the main thread can."""
+        """Take the signals over, but for those that are ignored; only the main thread can."""
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGINT, signal.SIGTERM):
-                self.before[signum] = signal.signal(signum, self.on_signal)
+                if signal.getsignal(signum) is not signal.SIG_IGN:
+                    self.before[signum] = signal.signal(signum, self.on_signal)
+
+    def came(self) -> int:
+        """The signal to stop for, 0 for none."""
+        if not self.signum and self.is_asked():
+            self.signum = signal.SIGTERM
+        return self.signum
 
     def release(self) -> None:
         """Give them back to whoever had them."""
@@ -108,6 +116,7 @@ class Keeper(Checkpoint):
     set_epoch: tells the order of the images which epoch a resumed run is in.
     going_on: the folder to name in `--resume`: the run's, or the comparison's that it is a part of.
     say: called with each epoch's row, the number of epochs, and whether it is the best so far.
+    is_asked: whether another process asks to stop.
 
     Lightning runs a `Checkpoint` callback after all others, so what is saved is the whole of the epoch.
     """
@@ -118,6 +127,7 @@ class Keeper(Checkpoint):
         set_epoch: Callable[[int], object],
         going_on: Path,
         say: Callable[[dict[str, float], int, bool], None] | None = None,
+        is_asked: Callable[[], bool] = lambda: False,
     ) -> None:
         self.folder, self.set_epoch, self.say = folder, set_epoch, say
         self.history: list[dict[str, float]] = []
@@ -128,7 +138,7 @@ class Keeper(Checkpoint):
         self.plateau_state: dict[str, object] | None = None
         self.step_ms: list[float] = []
         self.due = False
-        self.signals = Signals(going_on)
+        self.signals = Signals(going_on, is_asked)
 
     def state_dict(self) -> dict[str, Any]:
         """History, best epoch, and the clock of an unfinished epoch."""
@@ -203,7 +213,7 @@ class Keeper(Checkpoint):
         t = self.recipe(pl_module).train
         self.due = self.due or (t.save_batches > 0 and (batch_idx + 1) % t.save_batches == 0)
         # Gradients that wait for the rest of an accumulated step are in no checkpoint.
-        if (self.signals.signum or self.due) and (batch_idx + 1) % t.accumulate == 0:
+        if (self.signals.came() or self.due) and (batch_idx + 1) % t.accumulate == 0:
             self.due = False
             self.seconds += now - self.clock
             self.clock = now
@@ -272,10 +282,10 @@ class Keeper(Checkpoint):
 
     def stop_if_asked(self) -> None:
         """Raise Interrupted after a signal."""
-        if self.signals.signum:
+        if signum := self.signals.came():
             if self.history:
                 plot_curves(self.folder / run.CURVES, {self.folder.name: [self.history]})
-            raise Interrupted(self.signals.signum, self.signals.going_on)
+            raise Interrupted(signum, self.signals.going_on)
 
     @staticmethod
     def parts(pl_module: Classifier) -> list[tuple[str, Split]]:

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.callbacks import Callback
 
 from senet.create import create_model
 from senet.errors import SenetError
@@ -219,26 +218,14 @@ def _trained(recipe: Recipe, open_data: OpenData, folder: Path, part_of: Path, s
             return "stopped before it began", ""
         begun = (folder / RECIPE).is_file()
         with open(os.devnull, "w") as nowhere, _to(nowhere):
-            result = train(recipe, data, folder, resume=begun, quiet=True, callbacks=[_Stopping(stop)], part_of=part_of)
+            result = train(
+                recipe, data, folder, resume=begun, quiet=True, part_of=part_of, is_asked_to_stop=stop.is_set
+            )
         return "done", result.summary
     except Interrupted:
         return "interrupted, saved", ""
     except _FAILURES as error:
         return "failed", str(error)
-
-
-class _Stopping(Callback):
-    """Passes the first process's wish to stop on to the run, as the signal that it saves and ends at."""
-
-    def __init__(self, stop: Any) -> None:
-        self.stop = stop
-        self.is_passed_on = False
-
-    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
-        """Look whether to stop; once, for a second signal means at once."""
-        if not self.is_passed_on and self.stop.is_set():
-            self.is_passed_on = True
-            signal.raise_signal(signal.SIGTERM)
 
 
 def _end_with_the_first() -> None:

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,6 +93,7 @@ def train(
     quiet: bool = False,
     callbacks: Sequence[pl.Callback] = (),
     part_of: Path | None = None,
+    is_asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> Result:
     """Train the recipe's network on `data` and leave a run folder (see `senet.training.folder`).
 
@@ -100,6 +101,7 @@ def train(
     quiet: no progress.
     callbacks: Lightning callbacks of your own; the run's own come first.
     part_of: the folder of the comparison that this run is a part of, and that is gone on with.
+    is_asked_to_stop: looked at after each batch; stops the run like SIGTERM.
 
     Raises ConfigError for a recipe that cannot run here, RunError for a folder that cannot be used or is in use,
     DataError for images that cannot be read, and Interrupted after a signal, when the state is saved.
@@ -107,41 +109,41 @@ def train(
     recipe = fitted(recipe, len(data.classes))
     device = device_of(recipe)
     _check_last_batch(recipe, len(data.train))
-    _take_folder(folder, recipe, device, resume=resume)
-    # A run that was killed before its first checkpoint starts again.
-    start = folder / run.LAST if resume and (folder / run.LAST).is_file() else None
-    if start is not None:
-        _check_start(start, recipe, data)
-    began = time.perf_counter()
+    if resume and not (folder / RECIPE).is_file():
+        raise RunError(f"{folder}: not the folder of a run: it has no {RECIPE}")
     with held(folder), _threads(recipe.train.threads), _plain_speech():
+        _take_folder(folder, recipe, device, resume=resume)
+        # A run that was killed before its first checkpoint starts again.
+        start = folder / run.LAST if resume and (folder / run.LAST).is_file() else None
+        if start is not None:
+            _check_start(start, recipe, data)
+        began = time.perf_counter()
         batches = loader(data.train, recipe.data.batch_size, device, train=True)
         val = loader(data.val, recipe.data.eval_batch_size, device, train=False)
         set_epoch = batches.sampler.set_epoch  # type: ignore[union-attr]
-        keeper = Keeper(folder, set_epoch, part_of or folder, None if quiet else say)
+        keeper = Keeper(folder, set_epoch, part_of or folder, None if quiet else say, is_asked_to_stop)
         most = recipe.train.limit_batches or len(batches)
         module = Classifier(recipe, data, math.ceil(min(len(batches), most) / recipe.train.accumulate))
         trainer = _trainer(recipe, device, folder, [*([keeper] if quiet else [keeper, Progress()]), *callbacks])
         trainer.fit(module, batches, val, ckpt_path=start, weights_only=True)
-    summary = summarise(recipe, data, keeper.history, keeper.best, time.perf_counter() - began)
-    skipped = summary["skipped_images"]
-    if skipped:
-        print(f"left out {len(skipped)} unreadable image{'s' if len(skipped) > 1 else ''}, the first: {skipped[0]}")
-    # Again, for a run that was killed after its last checkpoint.
-    run.write_metrics(folder, keeper.history)
-    plot_curves(folder / run.CURVES, {recipe.name: [keeper.history]})
-    run.write_json(folder / run.SUMMARY, summary)
+        summary = summarise(recipe, data, keeper.history, keeper.best, time.perf_counter() - began)
+        skipped = summary["skipped_images"]
+        if skipped:
+            print(f"left out {len(skipped)} unreadable image{'s' if len(skipped) > 1 else ''}, the first: {skipped[0]}")
+        # Again, for a run that was killed after its last checkpoint.
+        run.write_metrics(folder, keeper.history)
+        plot_curves(folder / run.CURVES, {recipe.name: [keeper.history]})
+        run.write_json(folder / run.SUMMARY, summary)
     return Result(folder, summary, keeper.history)
 
 
 def _take_folder(folder: Path, recipe: Recipe, device: torch.device, *, resume: bool) -> None:
-    """Make a new run's folder, or see that it is one to go on with."""
+    """Begin a new run's folder, or see that it is one to go on with."""
     if not resume:
         new_folder(folder)
         run.write_recipe(folder, recipe)
         used = kernels(device, recipe.train.fused, recipe.train.precision)
         run.write_json(folder / run.ENVIRONMENT, run.environment(device, recipe.train.threads) | {"kernels": used})
-    elif not (folder / RECIPE).is_file():
-        raise RunError(f"{folder}: not the folder of a run: it has no {RECIPE}")
     elif run.read_summary(folder) is not None:
         raise RunError(f"{folder}: this run is finished; evaluate it with: senet evaluate {folder}")
 
