@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from senet.config import override as override
     from senet.config import to_dict as to_dict
     from senet.create import create_model as create_model
+    from senet.deploy.onnx import Exported as Exported
+    from senet.deploy.onnx import export_onnx as export_onnx
     from senet.deploy.optimize import Optimized as Optimized
     from senet.deploy.optimize import Rewrites as Rewrites
     from senet.deploy.optimize import optimize as optimize
@@ -67,6 +69,7 @@ _HOMES = {
     "senet.checkpoint": ("load", "save"),
     "senet.config": ("UnitConfig", "from_dict", "override", "to_dict"),
     "senet.create": ("create_model",),
+    "senet.deploy.onnx": ("Exported", "export_onnx"),
     "senet.deploy.optimize": ("Optimized", "Rewrites", "optimize"),
     "senet.errors": ("CheckpointError", "ConfigError", "DataError", "MissingExtraError", "RunError", "SenetError"),
     "senet.health.doctor": ("doctor",),

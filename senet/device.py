@@ -1,6 +1,9 @@
-"""Where to compute."""
+"""Where to compute, and what it is called."""
 
 from __future__ import annotations
+
+import platform
+from pathlib import Path
 
 import torch
 
@@ -16,3 +19,12 @@ def pick_device(name: str = "auto", *, field: str = "device") -> torch.device:
     if name == "cuda" and not has_cuda:
         raise ConfigError(f"{field}: 'cuda' is asked for and torch finds no GPU; use 'auto' or 'cpu'")
     return torch.device("cuda" if has_cuda and name != "cpu" else "cpu")
+
+
+def cpu_name() -> str:
+    """The processor's name as Linux says it, elsewhere as Python does."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

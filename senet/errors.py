@@ -52,10 +52,12 @@ def unknown(
     *,
     kind: str = "legal values",
     says: str = "{!r} is not known",
+    listing: str = "",
 ) -> ConfigError:
     """The error for a value outside a list: names the field, the value, a near miss and the legal values.
 
     kind: what the legal values are called.  says: what is wrong, with a place for the value.
+    listing: what lists the legal values, where they are too many for a line.
 
     >>> print(unknown("gate", "sigmoyd", ("sigmoid", "tanh")))
     gate: 'sigmoyd' is not known (did you mean 'sigmoid'?); legal values: sigmoid, tanh
@@ -63,4 +65,4 @@ def unknown(
     names = [str(v) for v in legal]
     near = get_close_matches(str(value), names, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return ConfigError(f"{field}: {says.format(value)}{hint}; {kind}: {', '.join(names)}")
+    return ConfigError(f"{field}: {says.format(value)}{hint}; {kind}: {listing or ', '.join(names)}")

@@ -213,7 +213,7 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> 
     check_model(model)
     args, taken = _example(model) if example is None else (example if isinstance(example, tuple) else (example,), "")
     recorder = _Recorder()
-    with _untouched(model), torch.no_grad():
+    with untouched(model), evaluating(model):
         handles = []
         for name, module in model.named_modules():
             before, after = partial(recorder.enter, name), partial(recorder.leave, name)
@@ -235,6 +235,34 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> 
             for handle in handles:
                 handle.remove()
     return Trace(recorder, (n for t in _tensors(out) if (n := recorder.of(t)) is not None))
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """In evaluation mode and without gradients; afterwards each module is in the mode from before."""
+    training = {module: module.training for module in model.modules()}
+    try:
+        with torch.no_grad():
+            model.eval()
+            yield
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """On copies of the buffers; afterwards they and the random state are as before."""
+    buffers = [(m, name, b) for m in model.modules() for name, b in m._buffers.items() if b is not None]
+    devices = range(torch.cuda.device_count()) if any(p.is_cuda for p in model.parameters()) else ()
+    try:
+        with torch.random.fork_rng(devices):
+            for module, name, b in buffers:
+                module._buffers[name] = b.clone()
+            yield
+    finally:
+        for module, name, b in buffers:
+            module._buffers[name] = b
 
 
 class _Recorder(TorchDispatchMode):
@@ -357,22 +385,3 @@ def _example(model: nn.Module) -> tuple[tuple[Tensor], str]:
     size = getattr(getattr(model, "net", None), "image_size", 224 if space < 3 else 32)
     zeros = torch.zeros(1, first.in_channels, *[size] * space, dtype=weight.dtype, device=weight.device)
     return (zeros,), f" (the {first.in_channels} channels of the first convolution, {name!r})"
-
-
-@contextmanager
-def _untouched(model: nn.Module) -> Iterator[None]:
-    """In eval mode, on copies of the buffers; at the end everything is as it was."""
-    training = {module: module.training for module in model.modules()}
-    buffers = [(m, name, b) for m in training for name, b in m._buffers.items() if b is not None]
-    devices = {t.device.index for t in model.parameters() if t.device.type == "cuda"}
-    try:
-        with torch.random.fork_rng(devices=[d for d in devices if d is not None]):
-            model.eval()
-            for module, name, b in buffers:
-                module._buffers[name] = b.clone()
-            yield
-    finally:
-        for module, name, b in buffers:
-            module._buffers[name] = b
-        for module, flag in training.items():
-            module.training = flag

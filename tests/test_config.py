@@ -201,7 +201,7 @@ def test_override_names_field_value_and_what_is_legal(assignment: str, message: 
         ("train.epochs=0", "train.epochs: 0 is too small; legal values: 1 or more"),
         ("schedule.kind=stp", r"schedule.kind: 'stp' is not known \(did you mean 'step'\?\); legal values: constant, "),
         ("data.mean=[1,2]", r"data.mean, std: \(1.0, 2.0\), .* must be 1 or 3 numbers each"),
-        ("optim.lr=-1", "optim.lr: -1.0 is too small; legal values: 0 or more"),
+        ("optim.lr=-1", "optim.lr: -1.0 is too small; legal values: above 0"),
         ("optim.lr=NaN", "optim.lr: nan is not a finite number"),
         ("optim.lr=Infinity", "optim.lr: inf is not a finite number"),
         ("model.dropout=NaN", "model.dropout: nan is not a finite number"),

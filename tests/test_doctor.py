@@ -161,7 +161,7 @@ def test_what_only_looks_like_a_unit_is_none() -> None:
 def test_images_that_are_all_alike_say_nothing_of_the_gates() -> None:
     report = doctor(create_model("se_resnet20"), images(16, n=1).expand(4, -1, -1, -1))
     assert kinds(report) == []
-    assert any("its squeeze hardly differs between these images" in note for note in report.notes)
+    assert any("the squeeze hardly differs between these images" in note for note in report.notes)
 
 
 def test_the_row_of_a_unit_is_hand_arithmetic() -> None:
@@ -308,7 +308,7 @@ def test_a_unit_that_blocks_share_is_noted() -> None:
     report = doctor(model, images(16))
     assert report.healthy
     assert len(report.units) == 8
-    assert report.notes[0].startswith("features.stage3.block2.se: it runs 2 times")
+    assert report.notes[0].startswith("features.stage3.block2.se: called 2 times")
 
 
 def test_a_unit_that_the_table_says_and_that_is_not_there_is_noted() -> None:
@@ -467,7 +467,7 @@ def test_a_last_layer_of_zeros_is_a_start_too() -> None:
     report = doctor(model, images(16))
     assert (kinds(report), report.notes) == (
         [],
-        ("features.stage3.block2.se: its last layer is zero, so it changes nothing yet",),
+        ("features.stage3.block2.se: the last layer is zero, so nothing changes yet",),
     )
     model(images(16))
     assert kinds(doctor(model, images(16))) == [("constant", "features.stage3.block2.se")]
@@ -494,7 +494,7 @@ def test_a_unit_dead_at_its_draw_is_a_note_and_after_training_a_fault() -> None:
     report = doctor(model, images(16))
     assert kinds(report) == []
     assert report.units[0].alive == 0
-    assert report.notes[0].startswith(f"{name}: its hidden layer is zero for all images, by chance")
+    assert report.notes[0].startswith(f"{name}: the hidden layer is zero for all images, by chance")
     model(images(16))
     assert kinds(doctor(model, images(16))) == [("constant", name)]
     # A trained network may be dead to noise alone.

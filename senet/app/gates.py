@@ -6,7 +6,6 @@ they do in a pass; so they may be anybody's. Letters: K classes, C channels of a
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from threading import Lock
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from senet.errors import ConfigError, unknown
-from senet.health.watch import Subject, find, per_channel, watching
+from senet.health.watch import Calls, Subject, find, per_channel, watching
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,12 +97,11 @@ class Switchboard:
             if name not in self.units:
                 raise unknown("off", name, self.units, kind="units")
         like = next((p for p in self.model.parameters() if p.is_floating_point()), image)
-        calls = Counter[str]()
+        calls = Calls()
         gates: dict[str, Tensor] = {}
 
         def see(unit: Subject, _u: Tensor, s: Tensor) -> Tensor | None:
-            calls[unit.name] += 1
-            name = unit.name + (f"#{calls[unit.name]}" if calls[unit.name] > 1 else "")
+            name = calls.name(unit)
             gates[name] = per_channel(s)[0].mean(1).cpu()
             return s.new_ones(1) if name in off else None
 

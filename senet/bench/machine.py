@@ -6,11 +6,12 @@ import os
 import platform
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
+
+from senet.device import cpu_name
 
 LIBRARIES = ("senet", "torch", "torchvision", "timm", "triton")
 
@@ -37,15 +38,6 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         "cuda": torch.version.cuda if is_cuda else None,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-
-
-def cpu_name() -> str:
-    """The processor's name as Linux says it, elsewhere as Python does."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
 def load() -> float | None:

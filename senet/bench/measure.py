@@ -62,7 +62,6 @@ def measure(
     device: torch.device | None = None,
     limits: Limits | None = None,
     labels: Any = None,
-    seed: int = 0,
     progress: bool = False,
 ) -> Case:
     """Build all sides, check their answers, then time them in `repeats` rounds, each in an order of its own.
@@ -71,7 +70,7 @@ def measure(
     warmup: calls before the first round, after the one whose answer is checked.
     min_seconds: a sample is as many calls as take this long.
     device: by default the CPU.  limits: the machine's, for `Row.limit_ms`.
-    seed: of the orders.  labels: kept in the result.  progress: shown on standard error.
+    labels: kept in the result.  progress: shown on standard error.
 
     A side that raises is reported and left out; Ctrl-C leaves what was measured. Raises RunError where an answer is
     not the one it should be, before any round, and ConfigError for names that are not there, or no rounds.
@@ -96,7 +95,7 @@ def measure(
                 _prepare(side, answers, warmup, min_seconds, device)
                 bar.update()
             bar.set_description("rounds")
-            order = random.Random(seed)
+            order = random.Random(0)
             for _ in range(repeats):
                 running = [side for side in sides if side.failure is None]
                 for side in order.sample(running, len(running)):

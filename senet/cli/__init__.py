@@ -6,6 +6,7 @@ A command parses its whole line before torch is imported, so help and mistakes a
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from importlib import import_module
 
@@ -63,9 +64,12 @@ def main(argv: list[str] | None = None) -> int:
             raise unknown("command", name, COMMANDS, kind="commands")
         return import_module(f"senet.cli.{name}").run(rest)
     except SenetError as error:
-        signum = getattr(error, "signum", 0)
-        print(f"senet: {error}" if signum else f"senet {name}: error: {error}", file=sys.stderr)
-        return 128 + signum if signum else 2
+        if not (signum := getattr(error, "signum", 0)):
+            print(f"senet {name}: error: {error}", file=sys.stderr)
+            return 2
+        going_on = shlex.join(["senet", name, "--resume", str(error.folder)])  # type: ignore[attr-defined]
+        print(f"senet: {error}. Go on with: {going_on}", file=sys.stderr)
+        return 128 + signum
     except KeyboardInterrupt:
         print("senet: stopped", file=sys.stderr)
         return 130

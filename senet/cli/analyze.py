@@ -11,7 +11,7 @@ from senet.cli import options
 from senet.cli.line import Line
 from senet.cli.report import thumbnails, write_analysis
 from senet.cli.show import table
-from senet.cli.theirs import LIBRARIES, theirs
+from senet.cli.theirs import elsewhere, theirs
 from senet.errors import ConfigError, RunError, unknown
 from senet.files import free_name
 from senet.recipes.recipe import Recipe
@@ -47,14 +47,11 @@ def run(argv: list[str]) -> int:
     for name, least in (("channels", 1), ("images", 0)):
         if found[name] < least:
             raise ConfigError(f"--{name}: {found[name]} is too small; legal values: {least} or more")
-    library, _, name = found["CHECKPOINT"].partition(":")
-    is_other = library in LIBRARIES and bool(name)
-    if is_other and "data.name" not in found["named"]:
+    other = elsewhere(found["CHECKPOINT"], found["pretrained"])
+    if other and "data.name" not in found["named"]:
         raise ConfigError(f"--data: {found['CHECKPOINT']} has no data of its own; name a data set or an image folder")
-    if found["pretrained"] and not is_other:
-        raise ConfigError("--pretrained: has no effect on a checkpoint; legal with timm:NAME or torchvision:NAME")
 
-    model, recipe, outputs = theirs(library, name, found["pretrained"]) if is_other else _own(found["CHECKPOINT"])
+    model, recipe, outputs = theirs(*other, found["pretrained"]) if other else _own(found["CHECKPOINT"])
     recipe = options.with_data(recipe, found)
 
     import torch
@@ -80,7 +77,7 @@ def run(argv: list[str]) -> int:
     keys = mixed(data.val, found["images"], recipe.data.eval_batch_size)
     bars = (None, None) if found["json"] else ("gates", "ablations")
     model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    note = " (random weights)" if is_other and not found["pretrained"] else ""
+    note = " (random weights)" if other and not found["pretrained"] else ""
     gates = collect_gates(
         model,
         load(data.val, keys, device, bar=bars[0]),

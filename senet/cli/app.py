@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from senet.cli import options
 from senet.cli.line import Line
-from senet.cli.theirs import LIBRARIES, theirs
-from senet.errors import ConfigError, DataError, unknown
+from senet.cli.theirs import elsewhere, theirs
+from senet.errors import ConfigError, DataError
 from senet.recipes.recipe import DataRecipe
 
 if TYPE_CHECKING:
@@ -50,12 +50,7 @@ def run(argv: list[str]) -> int:
     found = parser.read(Line.of(argv).argv)
     if not 0 <= found["port"] < 65536:
         raise ConfigError(f"--port: {found['port']} is none; legal values: 0 to 65535")
-    source, colon, name = found["CHECKPOINT"].partition(":")
-    is_theirs = bool(colon) and not Path(found["CHECKPOINT"]).exists()
-    if is_theirs and source not in LIBRARIES:
-        raise unknown("CHECKPOINT", source, LIBRARIES, kind="libraries")
-    if found["pretrained"] and not is_theirs:
-        raise ConfigError("--pretrained: has no effect on a checkpoint, which has its weights")
+    other = elsewhere(found["CHECKPOINT"], found["pretrained"])
 
     from senet.app.page import Subject, build, check_extra, serve
 
@@ -70,9 +65,9 @@ def run(argv: list[str]) -> int:
     from senet.device import pick_device
 
     device = pick_device(found["device"], field="--device")
-    if is_theirs:
-        model, recipe, classes, about = library_network(source, name, found["pretrained"])
-        title, folder = name, None
+    if other:
+        model, recipe, classes, about = library_network(*other, found["pretrained"])
+        title, folder = other[1], None
     else:
         path = Path(found["CHECKPOINT"]).expanduser()
         checkpoint = load(path)
@@ -173,13 +168,8 @@ def examples(folder: str, recipe: DataRecipe, temporary: Path) -> list[Path]:
 
 def library_network(source: str, name: str, pretrained: bool) -> tuple[nn.Module, DataRecipe, tuple[str, ...], str]:
     """Another library's network, how its images are prepared, its classes, and a line that says what it is."""
-    import torch
-
     from senet.weights.ilsvrc import named
 
     model, recipe, outputs = theirs(source, name, pretrained)
     data = replace(recipe.data, name=f"{source}:{name}", in_memory="no")
-    if not outputs:
-        last = [m for m in model.modules() if isinstance(m, torch.nn.Linear)][-1:]
-        outputs = [f"class {k}" for m in last for k in range(m.out_features)]
     return model, data, named(outputs), f"{source}'s, with {'pretrained' if pretrained else 'random'} weights"

@@ -113,7 +113,7 @@ def run(argv: list[str]) -> int:
 def _read(argv: list[str]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """The options, and the networks, batches and sizes whose combinations are measured; ConfigError for mistakes."""
     parser = options.Parser("bench", "inference|training", DESCRIPTION)
-    parser.add_argument("WHAT", nargs="?", default="", help="what is timed")
+    parser.add_argument("WHAT", nargs="?", default="", help=f"what is timed: {' or '.join(TREATMENTS)}")
     parser.option("models", default="se_resnet50", metavar="NAMES", help="networks with units, each beside its twin")
     parser.option("batch", default="1,8", metavar="SIZES", help="images in a batch")
     parser.option("size", default="", metavar="PIXELS", help="of a side; by default the network's own")

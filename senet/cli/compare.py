@@ -19,9 +19,9 @@ network, the paired difference with its 95 % confidence interval (Student's t). 
 def run(argv: list[str]) -> int:
     """The command."""
     line = Line.of(argv)
-    folder = None if line.asks_help else line.resume_folder()
+    folder = None if line.asks_help else line.resume_folder("jobs")
     if folder is not None:
-        return running.go_on(folder, as_json="--json" in line.options)
+        return running.go_on(folder, as_json="--json" in line.options, jobs=line.count("jobs"))
     if len(line.words) < 2 and not line.asks_help:
         raise ConfigError("name two or more networks, for example: senet compare resnet20 se_resnet20 --seeds 3")
     first, *others = [line.recipe(word) for word in line.words or [""]]
@@ -34,13 +34,17 @@ def run(argv: list[str]) -> int:
     shown = options.labelled(base, kind)
     parser = options.Parser("compare", "MODEL MODEL...", DESCRIPTION)
     parser.add_argument("MODEL", nargs="*", help="names of the networks, see: senet models")
-    parser.option("seeds", type=int, default=3, help="number of seeds, from train.seed up")
+    parser.option("seeds", type=int, default=3, metavar="N", help="number of seeds, from train.seed up")
+    parser.option("jobs", type=int, default=0, metavar="N", help="runs side by side; 0: one per GPU, or one")
     common_options(parser)
     options.add_fields(parser, shown)
     found = parser.read(line.argv, shown)
     changed = options.apply(shown, found["fields"])
     options.check_effects(changed, found["named"])
     recipes = [with_changes(b, shown, changed) for b in bases]
+    if found["jobs"] < 0:
+        raise ConfigError(f"--jobs: {found['jobs']} is too small; legal values: 0 or more")
     names = "-".join(r.name for r in recipes)
     folder = running.folder_for(found["out"], f"compare-{names}-{show.data_label(changed)}")
-    return running.run_many(recipes, found["seeds"], folder, as_json=found["json"])
+    jobs = found["jobs"] or running.default_jobs()
+    return running.run_many(recipes, found["seeds"], folder, as_json=found["json"], jobs=jobs)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 
 from senet.cli import options
 from senet.cli.line import Line
 from senet.cli.show import table
 from senet.errors import ConfigError
+from senet.models.net import Net
 from senet.models.registry import canonical_name, get_net
 
 DESCRIPTION = """Parameters, multiply-adds, SE's share of both, and a table by stage like the paper's Table 1.
@@ -17,7 +19,7 @@ Multiply-adds are those of convolutions and fully connected layers, the SE units
 be set: --se.reduction 8, --stride-on 3x3, --num-classes 10, --se eca.
 
 faster_rcnn_fpn_NETWORK is that network as the trunk of a Faster R-CNN with a feature pyramid (Table 7), 81 classes, one
-image of 800 x 1344 pixels and 1000 boxes."""
+image of 800 x 1344 pixels and 1000 boxes. A run folder or a checkpoint stands for the network that was trained."""
 
 DETECTOR = "faster_rcnn_fpn_"
 
@@ -27,16 +29,16 @@ def run(argv: list[str]) -> int:
     line = Line.of(argv)
     words = line.words
     if len(words) != 1 and not line.asks_help:
-        raise ConfigError("name one network, for example: senet info se_resnet50; the names: senet models")
+        raise ConfigError("name one network, for example: senet info se_resnet50; all models: senet models")
     word = words[0] if words else "se_resnet50"
     is_detector = word.lower().startswith(DETECTOR)
-    name = canonical_name(word[len(DETECTOR) :] if is_detector else word)
+    name, net = _named(word[len(DETECTOR) :]) if is_detector else _subject(word)
+    net = replace(net, num_classes=81) if is_detector else net
     kind = line.value("se", "model.se") or ""
-    net = replace(get_net(name), num_classes=81) if is_detector else get_net(name)
     shown = options.ModelOnly(options.with_unit(net, kind))
     name = f"{DETECTOR * is_detector}{name}{f'+{kind}' if shown.model != net else ''}"
     parser = options.Parser("info", "MODEL", DESCRIPTION)
-    parser.add_argument("MODEL", nargs="?", default="", help="name of the network, see: senet models")
+    parser.add_argument("MODEL", nargs="?", default="", help="a name, see: senet models; a run folder, a checkpoint")
     parser.option("se", default="", metavar="UNIT", help="attention unit: se, no_squeeze, eca, shared or none")
     parser.option("json", action="store_true", help="print JSON")
     options.add_fields(parser, shown)
@@ -98,3 +100,23 @@ def run(argv: list[str]) -> int:
         if cost.params_se_bias_true != cost.params_se_bias_false:
             print(f"parameters with SE biases {cost.params_se_bias_true:,}, without {cost.params_se_bias_false:,}")
     return 0
+
+
+def _named(name: str) -> tuple[str, Net]:
+    """A network's own name and its table; ConfigError for an unknown one."""
+    name = canonical_name(name)
+    return name, get_net(name)
+
+
+def _subject(word: str) -> tuple[str, Net]:
+    """The network of this name, else the one in this run folder or checkpoint."""
+    path = Path(word).expanduser()
+    try:
+        return _named(word)
+    except ConfigError:
+        if not path.exists() and "/" not in word:
+            raise
+    from senet.checkpoint import load
+
+    recipe = load(path).recipe
+    return recipe.name, recipe.model

@@ -13,12 +13,14 @@ import senet.units.config  # noqa: F401  (so that the units' switches are known)
 from senet.cli import options
 from senet.config import UnitConfig, field_types
 from senet.errors import ConfigError
+from senet.models.registry import nets
 from senet.recipes.recipe import DataRecipe, OptimRecipe, Recipe, TrainRecipe
 from senet.recipes.registry import get_recipe, recipe_for, recipes
 
-_CONFIGS = (DataRecipe, OptimRecipe, TrainRecipe, *UnitConfig.kinds.values())
-SWITCHES = {"json", "help", "plan", "details", "search", "ablate", "pretrained", "cached"} | {
-    name for c in _CONFIGS for name, hint in field_types(c).items() if hint is bool
+_CONFIGS = {DataRecipe, OptimRecipe, TrainRecipe, *UnitConfig.kinds.values(), *map(type, nets().values())}
+SWITCHES = {
+    *("help", "json", "plan", "details", "search", "ablate", "pretrained", "browser", "force", "table", "any_size"),
+    *("int8", *(name for c in _CONFIGS for name, hint in field_types(c).items() if hint is bool)),
 }
 """Options that need no value."""
 
@@ -63,22 +65,31 @@ class Line:
                 found = value if has_value else "".join(self.options[i + 1 : i + 2])
         return found
 
+    def count(self, name: str) -> int:
+        """The value of an option that is a number of 1 or more; 0 where it is not there, ConfigError for another."""
+        value = self.value(name)
+        if value is not None and not (value.isdecimal() and int(value)):
+            raise ConfigError(f"--{name}: {value!r} is not a whole number; legal values: 1 or more")
+        return int(value or 0)
+
     @property
     def asks_help(self) -> bool:
         """Whether help is wanted, and nothing else matters."""
         return bool({"-h", "--help"} & set(self.options))
 
-    def resume_folder(self) -> Path | None:
-        """The folder to go on with, or None; ConfigError for an empty one, or other options beside it."""
+    def resume_folder(self, *also: str) -> Path | None:
+        """The folder to go on with, or None; ConfigError for an empty one, or options beside it but these."""
         folder = self.value("resume")
         if folder is None:
             return None
         if not folder:
             raise ConfigError("--resume: the folder's name is missing")
-        others = [t for t in self.options if t.startswith("-") and t.partition("=")[0] not in ("--resume", "--json")]
+        legal = {f"--{name}" for name in ("resume", "json", *also)}
+        others = [t for t in self.options if t.startswith("-") and t.partition("=")[0] not in legal]
         if self.words or others:
+            but = f" but {' and '.join(f'--{name}' for name in also)}" if also else ""
             raise ConfigError(
-                f"--resume: takes no other options, the run keeps its recipe: {(*self.words, *others)[0]}"
+                f"--resume: takes no other options{but}, the run keeps its recipe: {(*self.words, *others)[0]}"
             )
         return Path(folder).expanduser()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,16 +28,16 @@ TARGETs: {targets}.
 Without --data, --epochs and the like it is the paper's experiment, whole. On other images, in fewer epochs or at
 another size it is a smaller experiment of the same kind, and the result says what differs. --budget 2h chooses the
 epochs. Before anything is trained the plan is printed with the time that it will take; --plan stops there. The folder
-holds all: called again, or with --resume, finished runs are kept, interrupted ones go on exactly where they were, and
-seeds or targets are added. Fields of data, optim, schedule and train can be set as in `senet train`; with --batch-size
-the learning rate is scaled in proportion, unless it is set too."""
-
-
-STARTING = 8.0
-"""Seconds that a run takes to begin."""
+holds all: called again, finished runs are kept, interrupted ones go on exactly where they were, and seeds, rows or
+targets are added; --resume FOLDER does so too, and needs no other options but --seeds and --jobs to change them. Fields
+of data, optim, schedule and train can be set as in `senet train`; with --batch-size or --accumulate the learning rate
+is scaled in proportion, unless it is set too."""
 
 RUNS = "runs"
 """The folder of the runs in a reproduction's."""
+
+Shorten = Callable[[Recipe, int], Recipe]
+"""The recipe in so many epochs."""
 
 FIGURE_CLASSES = ("goldfish", "pug", "airliner", "cliff")
 """Of Figure 6: by the paper's words goldfish, pug, plane and cliff."""
@@ -64,9 +65,9 @@ class Protocol:
 def run(argv: list[str]) -> int:
     """The command."""
     line = Line.of(argv)
-    folder = None if line.asks_help else line.resume_folder()
+    folder = None if line.asks_help else line.resume_folder("seeds", "jobs")
     if folder is not None:
-        return go_on(folder, as_json="--json" in line.options)
+        return go_on(folder, as_json="--json" in line.options, seeds=line.count("seeds"), jobs=line.count("jobs"))
     if not line.words and not line.asks_help:
         print(_listing())
         return 0
@@ -78,41 +79,54 @@ def run(argv: list[str]) -> int:
     shown = Protocol.of(first)
     parser = _parser(shown)
     found = parser.read(line.argv, shown)
+    named = _named(found)
     made, rates = [], dict[str, None]()
     for target in placed:
-        new, said = _set(target, found)
+        new, said = _set(target, named, found["named"])
         made.append(plans.networked(new, found["network"]))
         rates |= said
     first_seed = found["fields"]["train.seed"]
     seeds = tuple(range(first_seed, first_seed + found["seeds"]))
-    if found["seeds"] < 1:
+    if not seeds:
         raise ConfigError(f"--seeds: {found['seeds']} is too small; legal values: 1 or more")
     if found["jobs"] < 0:
         raise ConfigError(f"--jobs: {found['jobs']} is too small; legal values: 0 or more")
     if found["budget"] and "train.epochs" in found["named"]:
         raise ConfigError("--budget: chooses the epochs; --epochs beside it would have no effect")
     budget = seconds(found["budget"]) if found["budget"] else 0.0
-    jobs = found["jobs"] or _default_jobs()
+    jobs = found["jobs"] or running.default_jobs()
     name = "-".join(words) + (f"-{show.data_label(first)}" if first.data.name != "imagenet" else "")
     folder = Path(found["out"]).expanduser() if found["out"] else Path("runs") / f"reproduce-{name}"
-    before = _as_before(made, folder, found["budget"]) if budget else None
+
+    def shortened(recipe: Recipe, epochs: int) -> Recipe:
+        # What the line names, no shortening changes.
+        return _with(plans.shortened(recipe, epochs), named)
+
+    before = _as_before(made, folder, found["budget"], shortened) if budget else None
     with running.progress(found["json"]):
         try:
-            made, estimate = _in_time(before or made, seeds, jobs, 0.0 if before else budget, folder)
+            made, estimate = _in_time(before or made, seeds, jobs, 0.0 if before else budget, folder, shortened)
         except DataError as error:
             if budget or not found["plan"]:
                 raise
             estimate = [f"no estimate: {error}"]
     ready = [
-        Plan(target=here, seeds=seeds, differs=plans.differs(paper, here), budget=found["budget"])
+        Plan(
+            target=here,
+            seeds=seeds,
+            differs=plans.differs(paper, here),
+            budget=found["budget"],
+            commands=(shlex.join(["senet", "reproduce", *(word for word in argv if word != "--plan")]),),
+        )
         for paper, here in zip(wanted, made, strict=True)
     ]
     notes = [*rates, *estimate, *(["with the epochs that the budget chose before"] if before else [])]
     with running.progress(found["json"]):
         _print_plan(ready, folder, notes)
-    from senet.training.reproduction import plan_dict, write_plans
+    from senet.training.reproduction import add_plans, plan_dict, write_plans
 
     if found["plan"]:
+        add_plans(folder, ready)
         if found["json"]:
             out = {"folder": str(folder), "notes": notes, "targets": [plan_dict(plan) for plan in ready]}
             print(json.dumps(out, indent=2))
@@ -124,13 +138,16 @@ def run(argv: list[str]) -> int:
         return _train(folder, ready, jobs=jobs, as_json=found["json"])
 
 
-def go_on(folder: Path, *, as_json: bool) -> int:
-    """Go on with the reproduction in a folder."""
-    from senet.training.reproduction import read_jobs, read_plans
+def go_on(folder: Path, *, as_json: bool, seeds: int = 0, jobs: int = 0) -> int:
+    """Go on with the reproduction in a folder; `seeds`, `jobs`: other numbers of them, 0 for those that it has."""
+    from senet.training.reproduction import read_jobs, read_plans, write_plans
 
-    ready = read_plans(folder)
+    ready, jobs = read_plans(folder), jobs or read_jobs(folder)
+    if seeds:
+        ready = [replace(p, seeds=tuple(range(p.seeds[0], p.seeds[0] + seeds))) for p in ready]
     with held(folder):
-        return _train(folder, ready, jobs=read_jobs(folder), as_json=as_json)
+        write_plans(folder, ready, jobs)
+        return _train(folder, ready, jobs=jobs, as_json=as_json)
 
 
 def _parser(shown: Protocol) -> options.Parser:
@@ -164,32 +181,36 @@ def _rows(wanted: list[Target], line: Line) -> list[Target]:
     return out
 
 
-def _set(target: Target, found: dict[str, Any]) -> tuple[Target, dict[str, None]]:
+def _set(target: Target, named: dict[str, Any], by_name: list[str]) -> tuple[Target, dict[str, None]]:
     """The target with the fields that the line names, in every row; and what was said about rates."""
     said: dict[str, None] = {}
+
+    def change(recipe: Recipe) -> Recipe:
+        if "optim.lr" not in named:
+            batch = named.get("data.batch_size", recipe.data.batch_size)
+            recipe, line = scaled(recipe, batch, named.get("train.accumulate", recipe.train.accumulate))
+            said.update({line: None} if line else {})
+        recipe = _with(plans.shortened(recipe, named.get("train.epochs", recipe.train.epochs)), named)
+        options.check_effects(recipe, by_name)
+        return recipe
+
+    return plans.changed(target, change), said
+
+
+def _named(found: dict[str, Any]) -> dict[str, Any]:
+    """Path and value of the fields that the line names."""
     named = {path: found["fields"][path] for path in found["named"]}
-    epochs = named.pop("train.epochs", 0)
-    batch = named.pop("data.batch_size", 0)
     if found["subset"] != 1.0:
         if "data.train_fraction" in named:
             raise ConfigError("--subset: is --data.train_fraction by another name; give one of them")
         named["data.train_fraction"] = found["subset"]
+    return named
 
-    def change(recipe: Recipe) -> Recipe:
-        if batch and batch != recipe.data.batch_size:
-            if "optim.lr" in named:
-                recipe = replace(recipe, data=replace(recipe.data, batch_size=batch))
-            else:
-                recipe, line = scaled(recipe, batch)
-                said[line] = None
-        if epochs:
-            recipe = plans.shortened(recipe, epochs)
-        here = Protocol.of(recipe)
-        recipe = options.apply(here, options.values(here) | named).into(recipe)
-        options.check_effects(recipe, found["named"])
-        return recipe
 
-    return plans.changed(target, change), said
+def _with(recipe: Recipe, named: dict[str, Any]) -> Recipe:
+    """A recipe with the fields that the line names, which no shortening changes."""
+    here = Protocol.of(recipe)
+    return options.apply(here, options.values(here) | named).into(recipe)
 
 
 def seconds(text: str) -> float:
@@ -204,20 +225,7 @@ def seconds(text: str) -> float:
     return value
 
 
-def open_images(recipe: DataRecipe, seed: int) -> Any:
-    """The images of a recipe, with a bar."""
-    from senet.data import open_data
-
-    return open_data(recipe, seed, progress=True)
-
-
-def _default_jobs() -> int:
-    import torch
-
-    return max(1, torch.cuda.device_count())
-
-
-def _as_before(made: list[Target], folder: Path, budget: str) -> list[Target] | None:
+def _as_before(made: list[Target], folder: Path, budget: str, shortened: Shorten) -> list[Target] | None:
     """The targets in the epochs that the same budget chose before, for the same rows; None where it did not.
 
     Another measurement of the time would choose others, and nothing that is finished would count.
@@ -232,48 +240,30 @@ def _as_before(made: list[Target], folder: Path, budget: str) -> list[Target] | 
             return None
         epochs = {row.name: row.recipe.train.epochs for row in plan.target.rows if row.recipe is not None}
         rows = tuple(
-            replace(row, recipe=plans.shortened(row.recipe, epochs[row.name]))
+            replace(row, recipe=shortened(row.recipe, epochs[row.name]))
             if row.recipe is not None and row.name in epochs
             else row
             for row in target.rows
         )
         runs = [{plans.key(row.recipe, 0) for row in t if row.recipe is not None} for t in (rows, plan.target.rows)]
-        if runs[0] != runs[1]:
+        if not runs[0] <= runs[1]:
             return None
         out.append(replace(target, rows=rows))
     return out
 
 
 def _in_time(
-    made: list[Target], seeds: tuple[int, ...], jobs: int, budget: float, folder: Path
+    made: list[Target], seeds: tuple[int, ...], jobs: int, budget: float, folder: Path, shortened: Shorten
 ) -> tuple[list[Target], list[str]]:
     """The targets with the epochs that fit into the budget, and in words the time of what is not finished yet."""
     import torch
 
-    from senet.data import Counts, count_data
-    from senet.training.queue import seconds_per_image
-    from senet.training.run import device_of, fitted
+    from senet.data import count_data
+    from senet.training.estimate import epoch_seconds, run_seconds
+    from senet.training.run import device_of
 
     recipes = {plans.key(r, 0): r for t in made for row in t.rows if (r := row.recipe) is not None}
-    costs: dict[str, tuple[float, float]] = {}
-    per_epoch: dict[str, float] = {}
-    sizes: dict[DataRecipe, Counts] = {}
-    for key, recipe in recipes.items():
-        if recipe.data not in sizes:
-            sizes[recipe.data] = count_data(recipe.data)
-        counts = sizes[recipe.data]
-        device = device_of(recipe)
-        threads = recipe.train.threads or (max(1, torch.get_num_threads() // jobs) if device.type == "cpu" else 0)
-        kind = json.dumps([str(recipe.model), recipe.data.batch_size, recipe.train.precision])
-        if kind not in costs:
-            costs[kind] = seconds_per_image(fitted(recipe, counts.classes), device, threads)
-        train, evaluate = costs[kind]
-        most = recipe.train.limit_batches
-        images = [
-            min(n, most * batch) if most else n
-            for n, batch in ((counts.train, recipe.data.batch_size), (counts.val, recipe.data.eval_batch_size))
-        ]
-        per_epoch[key] = train * images[0] + evaluate * images[1]
+    costs = epoch_seconds(recipes, count_data, jobs)
     if budget:
         part = 1.0
 
@@ -281,7 +271,7 @@ def _in_time(
             return max(1, int(recipe.train.epochs * part))
 
         def needed() -> float:
-            each = sum(STARTING + cost * fitting(recipes[key]) for key, cost in per_epoch.items())
+            each = sum(run_seconds(costs[key], fitting(recipe)) for key, recipe in recipes.items())
             return each * len(seeds) / jobs
 
         while needed() > budget:
@@ -291,20 +281,23 @@ def _in_time(
                     "allow more, or less to do: --rows, --seeds, --subset, --image-size"
                 )
             part *= 0.99
-        made = [plans.changed(t, lambda r: plans.shortened(r, fitting(r))) for t in made]
-        recipes = {key: plans.shortened(recipe, fitting(recipe)) for key, recipe in recipes.items()}
-    names = {key: [plans.key(recipe, seed) for seed in seeds] for key, recipe in recipes.items()}
-    to_do = {key: sum(not (folder / RUNS / name / "summary.json").is_file() for name in names[key]) for key in recipes}
-    total = sum((STARTING + per_epoch[key] * recipes[key].train.epochs) * count for key, count in to_do.items()) / jobs
-    slowest = max(per_epoch, key=lambda k: per_epoch[k])
+        made = [plans.changed(t, lambda r: shortened(r, fitting(r))) for t in made]
+        recipes = {key: shortened(recipe, fitting(recipe)) for key, recipe in recipes.items()}
+    to_do = {
+        key: sum(not (folder / RUNS / plans.key(r, seed) / "summary.json").is_file() for seed in seeds)
+        for key, r in recipes.items()
+    }
+    finished = len(recipes) * len(seeds) - sum(to_do.values())
+    if not any(to_do.values()):
+        return made, ["all finished"]
+    total = sum(run_seconds(costs[key], recipes[key].train.epochs) * count for key, count in to_do.items()) / jobs
+    slowest = max(costs, key=lambda k: costs[k])
     device = device_of(recipes[slowest])
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
-    runs = len(recipes) * len(seeds)
-    finished = runs - sum(to_do.values())
     lines = [
         *([f"{finished} of them finished"] if finished else []),
         f"about {span(total)} on {where}{f', {jobs} at a time' if jobs > 1 else ''}",
-        f"an epoch of {recipes[slowest].name} {span(per_epoch[slowest])}",
+        f"an epoch of {recipes[slowest].name} {span(costs[slowest])}",
     ]
     return made, lines
 
@@ -345,15 +338,18 @@ def _train(folder: Path, ready: list[Plan], *, jobs: int, as_json: bool) -> int:
     from senet.training.reproduction import read_plans, write
 
     runs = {name: recipe for plan in ready for name, recipe in plan.runs.items()}
-    ended = [0]
+    waiting = {name: r for name, r in runs.items() if read_summary(folder / RUNS / name) is None}
+    ended = [len(runs) - len(waiting)]
 
     def say(name: str, outcome: str) -> None:
         ended[0] += 1
-        print(f"[{ended[0]}] {name}: {outcome}", flush=True)
+        print(f"[{ended[0]} of {len(runs)}] {name}: {outcome}", flush=True)
 
     with running.progress(as_json):
-        _fetch(r.data for name, r in runs.items() if read_summary(folder / RUNS / name) is None)
-        done = run_all(runs, open_images, folder / RUNS, jobs=jobs, announce=show.announce, say=say, part_of=folder)
+        running.fetch(r.data for r in waiting.values())
+        done = run_all(
+            runs, running.open_images, folder / RUNS, jobs=jobs, announce=show.announce, say=say, part_of=folder
+        )
         # The folder's other targets too, as far as they have come.
         everything = read_plans(folder)
         for plan in everything:
@@ -382,28 +378,23 @@ def _train(folder: Path, ready: list[Plan], *, jobs: int, as_json: bool) -> int:
     return 1 if done.failed else 0
 
 
-def _fetch(recipes: Iterable[DataRecipe]) -> None:
-    """Download what is absent, once and before several processes would."""
-    for name, root in dict.fromkeys((d.name, d.root) for d in recipes if d.name in ("cifar10", "cifar100")):
-        open_images(DataRecipe(name=name, root=root), 0)
-
-
 def _at_crops(folder: Path, crops: tuple[int, ...]) -> dict[str, float]:
     """A run's errors at other sizes of the crop, the shorter side being that size too; measured once."""
     from senet.checkpoint import load
     from senet.device import pick_device
     from senet.evaluation.accuracy import evaluate
     from senet.files import write_text
+    from senet.training.folder import read_json
 
     file = folder / "crops.json"
-    found: dict[str, float] = json.loads(file.read_text()) if file.is_file() else {}
+    found: dict[str, float] = read_json(file) if file.is_file() else {}
     for size in crops:
         if f"top1_error_{size}" in found:
             continue
         # Of the last epoch, like the errors at the network's own size.
         checkpoint = load(folder / "last.ckpt")
         recipe = checkpoint.recipe
-        data = open_images(replace(recipe.data, image_size=size, resize=size), recipe.train.seed)
+        data = running.open_images(replace(recipe.data, image_size=size, resize=size), recipe.train.seed)
         device = pick_device(recipe.train.device, field="train.device")
         measured = evaluate(checkpoint.model, data.val, batch_size=recipe.data.eval_batch_size, device=device)
         found |= {f"{name}_{size}": measured[name] for name in ("top1_error", "top5_error")}

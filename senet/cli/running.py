@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from senet.cli import show
 from senet.cli.report import write_comparison, write_run
+from senet.errors import ConfigError
 from senet.files import free_name
 from senet.recipes.files import read_recipe
 from senet.recipes.recipe import DataRecipe, Recipe
 from senet.recipes.scaling import scaled
+
+if TYPE_CHECKING:
+    from senet.data import Data
 
 
 def folder_for(out: str, name: str) -> Path:
@@ -23,12 +28,11 @@ def folder_for(out: str, name: str) -> Path:
 
 def run_one(recipe: Recipe, folder: Path, *, as_json: bool, resume: bool = False) -> int:
     """Train one network, say what came out."""
-    from senet.data import open_data
     from senet.training.run import train
 
     with progress(as_json):
         show.announce(recipe.name, recipe)
-        data = open_data(recipe.data, recipe.train.seed, progress=True)
+        data = open_images(recipe.data, recipe.train.seed)
         print(data.source)
         summary = train(recipe, data, folder, resume=resume).summary
         report = write_run(folder)
@@ -39,16 +43,27 @@ def run_one(recipe: Recipe, folder: Path, *, as_json: bool, resume: bool = False
     return 0
 
 
-def run_many(recipes: list[Recipe], seeds: int, folder: Path, *, as_json: bool, resume: bool = False) -> int:
-    """Train networks alike, print the comparison."""
-    from senet.data import Data, open_data
-    from senet.training.compare import compare
+def run_many(
+    recipes: list[Recipe], seeds: int, folder: Path, *, as_json: bool, jobs: int = 1, resume: bool = False
+) -> int:
+    """Train networks alike, print the comparison; `jobs`: runs side by side."""
+    from senet.training.compare import compare, plan
+    from senet.training.folder import SUMMARY
 
-    def opened(recipe: DataRecipe, seed: int) -> Data:
-        return open_data(recipe, seed, progress=True)
+    runs = plan(recipes, seeds)
+    finished = [name for name in runs if (folder / name / SUMMARY).is_file()]
+
+    def say(name: str, outcome: str) -> None:
+        if jobs > 1:
+            finished.append(name)
+            print(f"[{len(finished)} of {len(runs)}] {name}: {outcome}", flush=True)
 
     with progress(as_json):
-        found = compare(recipes, seeds, opened, folder, resume=resume, announce=show.announce)
+        if resume and len(finished) == len(runs):
+            print(f"{folder}: finished already; nothing to do")
+        elif jobs > 1:
+            fetch(r.data for r in recipes)
+        found = compare(recipes, seeds, open_images, folder, jobs=jobs, resume=resume, announce=show.announce, say=say)
         report = write_comparison(folder)
     if as_json:
         print(json.dumps(found | {"folder": str(folder), "report": str(report)}, indent=2))
@@ -57,23 +72,49 @@ def run_many(recipes: list[Recipe], seeds: int, folder: Path, *, as_json: bool, 
     return 0
 
 
-def go_on(folder: Path, *, as_json: bool) -> int:
-    """Go on with the run, the comparison or the reproduction in a folder."""
+def default_jobs() -> int:
+    """Runs side by side where none are asked for: one for each GPU, or one."""
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
+def open_images(recipe: DataRecipe, seed: int) -> Data:
+    """The images of a recipe, with a bar."""
+    from senet.data import open_data
+
+    return open_data(recipe, seed, progress=True)
+
+
+def fetch(recipes: Iterable[DataRecipe]) -> None:
+    """Download what is absent, once and before several processes would."""
+    for name, root in dict.fromkeys((d.name, d.root) for d in recipes if d.name in ("cifar10", "cifar100")):
+        open_images(DataRecipe(name=name, root=root), 0)
+
+
+def go_on(folder: Path, *, as_json: bool, jobs: int = 0) -> int:
+    """Go on with the run, the comparison or the reproduction in a folder; `jobs`: 0 for as many as it had.
+
+    Raises ConfigError for `jobs` where there is one run.
+    """
     from senet.training import compare, reproduction
 
     if (folder / reproduction.PLAN).is_file():
         from senet.cli import reproduce
 
-        return reproduce.go_on(folder, as_json=as_json)
+        return reproduce.go_on(folder, as_json=as_json, jobs=jobs)
     if (folder / compare.PLAN).is_file():
         recipes, seeds = compare.read_plan(folder)
-        return run_many(recipes, seeds, folder, as_json=as_json, resume=True)
+        jobs = jobs or compare.read_jobs(folder)
+        return run_many(recipes, seeds, folder, as_json=as_json, jobs=jobs, resume=True)
+    if jobs:
+        raise ConfigError(f"--jobs: has no effect, {folder} is not the folder of a comparison")
     return run_one(read_recipe(folder), folder, as_json=as_json, resume=True)
 
 
 def note_rate(base: Recipe, recipe: Recipe, *, as_json: bool) -> None:
     """Say what the learning rate would be in proportion to another batch; it is not changed unasked."""
-    wanted = scaled(base, recipe.data.batch_size)[0].optim.lr
+    wanted = scaled(base, recipe.data.batch_size, recipe.train.accumulate)[0].optim.lr
     if wanted != recipe.optim.lr:
         with progress(as_json):
             print(

@@ -89,18 +89,13 @@ def print_reproduction(found: dict[str, Any]) -> None:
     if not found["finished"]:
         print("no run has finished")
         return
-    print(
-        f"{found['data']}, {found['train_images']:,} training and {found['test_images']:,} test images, "
-        f"{epochs(found['epochs'])}, {found['finished']} of {found['runs']} runs; error after the last epoch\n"
-    )
+    print(f"{found['where']}\n")
     lines = [("row", "top-1 error, %", "the paper's", "n", "parameters")]
     for row in found["rows"]:
         m = row["top1_error"]
-        mean = "" if m["mean"] is None else f"{m['mean']:.2f}"
-        spread = "" if m["deviation"] is None else f" ± {m['deviation']:.2f}"
         printed = "" if m["printed"] is None else f"{m['printed']:.2f}"
-        n = sum(e is not None for e in m["errors"])
-        lines.append((row["name"], mean + spread, printed, str(n or ""), f"{row['params']:,}" if row["params"] else ""))
+        params = f"{row['params']:,}" if row["params"] else ""
+        lines.append((row["name"], m["text"], printed, str(row["n"] or ""), params))
     print(table(lines))
     differences = [d for d in found["differences"] if d["measure"] == "top1_error"]
     if differences:

@@ -10,7 +10,7 @@ from senet.cli import options
 from senet.cli.line import Line
 from senet.cli.show import table
 from senet.errors import unknown
-from senet.paper.complexity import Printed, agrees, complexity
+from senet.paper.complexity import MACS_DIGITS, PARAMS_DIGITS, Printed, agrees, complexity
 
 DESCRIPTION = """Our figures beside the paper's.
 
@@ -53,14 +53,14 @@ def _compare(printed: Printed) -> dict[str, Any]:
 
     cost = describe(printed.net)
     row: dict[str, Any] = {"table": printed.table, "row": printed.row, "params": cost.params, "macs": cost.macs}
-    for name, ours, theirs, unit, note in (
-        ("params", cost.params, printed.params, 1e6, printed.params_note),
-        ("macs", cost.macs, printed.macs, printed.unit, printed.macs_note),
+    for name, ours, theirs, unit, digits, note in (
+        ("params", cost.params, printed.params, 1e6, PARAMS_DIGITS, printed.params_note),
+        ("macs", cost.macs, printed.macs, printed.unit, MACS_DIGITS[printed.unit], printed.macs_note),
     ):
         if theirs is not None:
             row[f"paper_{name}"] = theirs
             row[f"{name}_gap_percent"] = 100 * (ours / unit / theirs - 1)
-            row[f"{name}_agree"] = agrees(ours / unit, theirs)
+            row[f"{name}_agree"] = agrees(ours / unit, theirs, digits)
             row[f"{name}_note"] = note
     return row | {"macs_unit": printed.unit}
 
@@ -76,7 +76,10 @@ def _print_table(number: int, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         cells = [row["row"]]
         # With the digits that the paper prints.
-        for name, shown, digits in (("params", params, 1), ("macs", macs, 0 if letter == "M" else 2)):
+        for name, shown, digits in (
+            ("params", params, PARAMS_DIGITS),
+            ("macs", macs, MACS_DIGITS[rows[0]["macs_unit"]]),
+        ):
             if shown:
                 printed, gap = row[f"paper_{name}"], row[f"{name}_gap_percent"]
                 cells += [f"{row[name]:,}", f"{printed:.{digits}f}", f"{gap:+.2f} %"]

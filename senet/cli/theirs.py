@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from senet.errors import CheckpointError, ConfigError
+from senet.errors import CheckpointError, ConfigError, unknown
 from senet.recipes.recipe import DataRecipe, Recipe
 from senet.recipes.registry import recipe_for
 
@@ -14,6 +15,21 @@ if TYPE_CHECKING:
     from torch import nn
 
 LIBRARIES = ("timm", "torchvision")
+
+
+def elsewhere(checkpoint: str, pretrained: bool) -> tuple[str, str] | None:
+    """The library and the name of "timm:NAME"; None for a path, a checkpoint of ours.
+
+    Raises ConfigError for a library that is not known, and for `pretrained` with a path.
+    """
+    library, colon, name = checkpoint.partition(":")
+    if colon and not Path(checkpoint).expanduser().exists():
+        if library not in LIBRARIES:
+            raise unknown("CHECKPOINT", library, LIBRARIES, kind="libraries")
+        return library, name
+    if pretrained:
+        raise ConfigError("--pretrained: has no effect on a checkpoint; legal with timm:NAME or torchvision:NAME")
+    return None
 
 
 def theirs(library: str, name: str, pretrained: bool) -> tuple[nn.Module, Recipe, Sequence[str]]:
@@ -38,7 +54,7 @@ def theirs(library: str, name: str, pretrained: bool) -> tuple[nn.Module, Recipe
     from senet.weights.ilsvrc import synsets
 
     outputs = next((m.out_features for m in reversed(list(model.modules())) if isinstance(m, torch.nn.Linear)), 0)
-    return model, recipe, synsets() if outputs == 1000 else ()
+    return model, recipe, synsets() if outputs == 1000 else [f"class {k}" for k in range(outputs)]
 
 
 def _timm(name: str, pretrained: bool) -> tuple[nn.Module, DataRecipe]:

@@ -36,7 +36,7 @@ def run(argv: list[str]) -> int:
     found = parser.read(line.argv, base)
     recipe = options.apply(base, found["fields"])
     options.check_effects(recipe, found["named"])
-    if "data.batch_size" in found["named"] and "optim.lr" not in found["named"]:
+    if {"data.batch_size", "train.accumulate"} & {*found["named"]} and "optim.lr" not in found["named"]:
         running.note_rate(base, recipe, as_json=found["json"])
     if line.words or found["config"]:
         folder = running.folder_for(found["out"], f"{recipe.name}-{show.data_label(recipe)}")

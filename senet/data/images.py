@@ -71,12 +71,12 @@ def evaluation_side(recipe: DataRecipe) -> int:
     """Pixels of the shorter side before the central crop. Raises ConfigError where the crop would not fit."""
     if recipe.is_in_memory or recipe.name in BUILT_IN:
         return recipe.image_size
-    if recipe.resize < recipe.image_size:
+    if recipe.shorter_side < recipe.image_size:
         raise ConfigError(
             f"data.resize: {recipe.resize} is smaller than the crop, data.image_size={recipe.image_size}; "
-            f"legal values: {recipe.image_size} or more"
+            f"legal values: 0 or {recipe.image_size} or more"
         )
-    return recipe.resize
+    return recipe.shorter_side
 
 
 def read(source: str | Path | Image.Image, channels: int) -> Image.Image:
@@ -91,6 +91,8 @@ def read(source: str | Path | Image.Image, channels: int) -> Image.Image:
             return _converted(source.copy(), channels)
         with Image.open(source) as image:
             return _converted(image, channels)
+    except FileNotFoundError as error:
+        raise DataError(f"{source}: no such file") from error
     # PIL's readers raise OSError, SyntaxError, ValueError, struct.error and others for damaged files.
     except Exception as error:
         name = getattr(source, "filename", source)
@@ -153,7 +155,7 @@ def read_all(
     read_chunk = partial(_read_chunk, sources, recipe, store)
     first = sources[0]
     is_large = not isinstance(first, Image.Image) and os.path.exists(first) and os.path.getsize(first) >= _SMALL
-    threads = os.cpu_count() if is_large else 1
+    threads = cpus() if is_large else 1
     with (
         ThreadPoolExecutor(threads) as pool,
         tqdm(total=len(sources), desc=bar, leave=False, disable=True if bar is None else None) as shown,
@@ -165,6 +167,11 @@ def read_all(
         raise DataError(f"none of the {len(bad):,} images can be read; the first: {bad[0]}")
     kept = [i for i in range(len(sources)) if i not in bad]
     return torch.from_numpy(store[kept] if bad else store).permute(0, 3, 1, 2), kept, list(bad.values())
+
+
+def cpus() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _read_chunk(

@@ -95,7 +95,7 @@ def count_data(recipe: DataRecipe) -> Counts:
     # Without what does not change the counts.
     plain = replace(recipe, crop="none", cutout=0, batch_size=1, eval_batch_size=1)
     if recipe.name not in BUILT_IN:
-        plain = replace(plain, in_memory="no", resize=max(recipe.resize, recipe.image_size))
+        plain = replace(plain, in_memory="no", resize=0)
     data = open_data(plain, seed=0)
     return Counts(len(data.classes), len(data.train), len(data.val))
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from senet.data.augment import Draws, augment, draw, draw_boxes
-from senet.data.images import evaluation_side, fit, normalise, pixels, read
+from senet.data.images import cpus, evaluation_side, fit, normalise, pixels, read
 from senet.errors import DataError
 from senet.initial import stream
 from senet.recipes.recipe import DataRecipe
@@ -239,7 +239,9 @@ class FileSplit(Split):
 
     def __init__(self, files: Sequence[str], targets: Tensor, recipe: DataRecipe, seed: int | None) -> None:
         super().__init__(targets, recipe, seed)
-        self.files, self.workers, self.side = files, recipe.workers, evaluation_side(recipe)
+        self.files, self.side = files, evaluation_side(recipe)
+        # More than there are processors only wait for each other, and torch warns of them.
+        self.workers = min(recipe.workers, cpus())
 
     def whole(self, index: int) -> Image.Image:
         """One image, decoded."""

@@ -22,17 +22,17 @@ def fold_norms(g: Graph) -> tuple[list[str], list[tuple[str, str]]]:
     folded, left = [], []
     for norm in g.calls(NORM, OF_BATCH):
         if norm.target is OF_BATCH:
-            left.append((place(norm), "its statistics are the batch's"))
+            left.append((place(norm), "the statistics are the batch's"))
             continue
         x, *tensors = norm.args[:5]
         values = [g.constant(t) for t in tensors]
         layer = layer_of(g, x)
         if any(n.args[1] != 0 for n in norm.users):
-            left.append((place(norm), "its statistics are read"))
+            left.append((place(norm), "the statistics are read"))
         elif any(v is None and t is not None for v, t in zip(values, tensors, strict=True)):
-            left.append((place(norm), "its statistics are no constants"))
+            left.append((place(norm), "the statistics are no constants"))
         elif layer is None or only_user(layer) is not norm:
-            left.append((place(norm), "it follows no convolution of its own"))
+            left.append((place(norm), "what is before is no convolution, or is read elsewhere too"))
         else:
             gamma, beta, mean, var = (None if v is None else v.double() for v in values)
             a = (var + float(norm.args[6])).rsqrt()  # type: ignore[operator, arg-type]

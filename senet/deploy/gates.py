@@ -132,18 +132,19 @@ def squeeze_early(g: Graph, gated: Gated) -> str | None:
     """Move a unit's squeeze before the 1x1 convolution that made its map; None, or why it stays."""
     squeeze = gated.squeeze
     if squeeze is None:
-        return "its gates are made from several squeezes"
+        return "the gates are made from several squeezes"
     if not is_mean(squeeze) or squeeze.kwargs:
-        return "its squeeze is no plain mean"
+        return "no plain mean"
     source: Any = squeeze.args[0]
     conv = pointwise_layer(g, source)
     if conv is None:
-        return "its map is made by " + ("a convolution other than 1x1" if layer_of(g, source) else operation(source))
+        maker = "a convolution other than a plain 1x1" if layer_of(g, source) else operation(source)
+        return f"the map is made by {maker}"
     weight, bias = weights_of(g, conv)
     dense = torch.block_diag(*weight.flatten(1).chunk(groups_of(conv)))
     channels, narrower = dense.shape
     if narrower > channels:
-        return "its 1x1 convolution reduces the channels"
+        return "the 1x1 convolution before reduces the channels"
     z, end = _first_layer(g, squeeze)
     keeps = len(shape(z)) > 2
     with g.graph.inserting_before(squeeze):

@@ -15,6 +15,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import TreeSpec, tree_leaves
 
 from senet.errors import ConfigError
+from senet.trace import evaluating
 
 aten = torch.ops.aten
 
@@ -84,10 +85,8 @@ def capture(model: nn.Module, example: Tensor) -> Graph:
     The network is as it was when this returns, and the graph's constants are copies. Raises ConfigError for a network
     that `torch.export` cannot capture, whose evaluation changes its own buffers, or that calls `as_strided`.
     """
-    flags = [(m, m.training) for m in model.modules()]
-    model.eval()
     try:
-        with torch.no_grad(), torch.autocast(example.device.type, enabled=False), warnings.catch_warnings():
+        with evaluating(model), torch.autocast(example.device.type, enabled=False), warnings.catch_warnings():
             # torch 2.11 warns of itself.
             warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated", FutureWarning)
             g = _any_batch(model, example) or Graph(torch.export.export(model, (example,), strict=False))
@@ -103,9 +102,6 @@ def capture(model: nn.Module, example: Tensor) -> Graph:
     except Exception as error:
         text = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
         raise ConfigError(f"model: torch.export cannot capture this network ({text})") from error
-    finally:
-        for module, flag in flags:
-            module.training = flag
 
 
 def _any_batch(model: nn.Module, example: Tensor) -> Graph | None:

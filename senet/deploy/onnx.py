@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from senet.deploy.optimize import Rewrites, rewritten
 from senet.errors import ConfigError, MissingExtraError, RunError, unknown
 from senet.files import write_atomically
 from senet.models.network import Network
-from senet.trace import check_model
+from senet.trace import check_model, evaluating
 
 FORMS = ("any", "machine")
 """For every runtime alike; for ONNX Runtime on CPUs like this one, for one batch size."""
@@ -93,7 +94,7 @@ def export_onnx(
         raise unknown("opset", opset, OPSETS)
     if any_size and optimize == "machine":
         raise ConfigError("any_size: 'machine' is for one size; legal values with it: False")
-    check_example(model, example)
+    check_exportable(model, path, example)
     g, rewrites = rewritten(model, example) if optimize else (capture(model, example), None)
     if any_size and not g.any_size:
         raise ConfigError(f"any_size: this network takes {tuple(example.shape[2:])} alone; legal values: False")
@@ -112,9 +113,11 @@ def export_onnx(
     return Exported(path, len(data), rewrites, deviation, g.any_batch, smallest)
 
 
-def check_example(model: nn.Module, example: Tensor) -> None:
-    """Raise ConfigError for what is no float32 network and images on the CPU."""
+def check_exportable(model: nn.Module, path: str | Path, example: Tensor) -> None:
+    """Raise ConfigError for what is no file's path, and no float32 network and images on the CPU."""
     check_model(model)
+    if not isinstance(path, (str, PathLike)):
+        raise ConfigError(f"path: a {type(path).__name__} names no file; the order is model, path, example")
     tensors = {"example": example, **dict(model.named_parameters())}
     for name, t in tensors.items():
         if not isinstance(t, Tensor) or t.device.type != "cpu" or t.dtype != torch.float32:
@@ -129,7 +132,7 @@ def metadata(
 
     preprocessing: how the network wants its images, the fields of `Preprocessing`.  net: its table.  classes: names
     of the outputs.  smallest: the height and width from which on it takes any, where they are open.  optimize: the
-    form.  And the names in `about`: by `senet export`, `model` and `recipe`.
+    form.  And the names in `about`: by `senet export`, `model`, `data` and `measurements`.
     """
     found: dict[str, str] = {"version": __version__, "optimize": str(form), **about}
     if isinstance(model, Network):
@@ -195,7 +198,6 @@ def session(file: bytes | str | Path, threads: int = 0) -> Any:
     return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"]).run
 
 
-@torch.no_grad()
 def deviation_of(run: Any, model: nn.Module, example: Tensor, any_batch: bool, smallest: Sequence[int]) -> float:
     """The largest relative L2 distance of any output from the network's in eval mode, on random images.
 
@@ -205,19 +207,14 @@ def deviation_of(run: Any, model: nn.Module, example: Tensor, any_batch: bool, s
     n, c, *size = example.shape
     shapes = [(n, c, *size)] + [(n + 2, c, *size)] * any_batch
     shapes += [(n, c, *(d + 32 for d in size)), (n, c, *smallest)] if smallest else []
-    flags = [(m, m.training) for m in model.modules()]
-    model.eval()
     worst = 0.0
-    try:
+    with evaluating(model):
         for i, wanted in enumerate(shapes):
             x = torch.randn(wanted, generator=torch.Generator().manual_seed(i))
             for have, want in zip(run(x), tree_leaves(model(x)), strict=True):
                 distance = float((torch.as_tensor(have).double() - want).norm() / want.double().norm())
                 # Not `max`, which may drop a nan.
                 worst = worst if distance <= worst else distance
-    finally:
-        for module, flag in flags:
-            module.training = flag
     if not worst <= TOLERANCE:
         raise RunError(f"the exported network's outputs are {worst:.1e} from the network's, more than {TOLERANCE:.0e}")
     return worst

@@ -26,14 +26,14 @@ class Rewrites:
     folded: batch norms that are now in the weights before them.  factors: constant factors likewise.
     early: units whose squeeze now comes before the 1x1 convolution.
     fused: block ends that are one operation now.
-    left: what stayed, (place, why).
+    left: what stayed, (place, what it is, why).
     """
 
     folded: Sequence[str]
     factors: int
     early: Sequence[str]
     fused: Sequence[str]
-    left: Sequence[tuple[str, str]] = field(default=())
+    left: Sequence[tuple[str, str, str]] = field(default=())
 
     def __str__(self) -> str:
         counts = (
@@ -43,12 +43,12 @@ class Rewrites:
             (len(self.fused), "block end{s} fused"),
         )
         lines = [f"{n:4d} {words.format(s='s' * (n != 1))}" for n, words in counts if n]
-        reasons: dict[str, list[str]] = {}
-        for where, why in self.left:
-            reasons.setdefault(why, []).append(where)
-        for why, places in reasons.items():
-            be, more = ("they are", ", ...") if len(places) > 1 else ("it is", "")
-            lines.append(f"{len(places):4d} left as {be}: {why} ({places[0]}{more})")
+        reasons: dict[tuple[str, str], list[str]] = {}
+        for where, what, why in self.left:
+            reasons.setdefault((what, why), []).append(where)
+        for (what, why), places in reasons.items():
+            s, be, more = ("s", "they are", ", ...") if len(places) > 1 else ("", "it is", "")
+            lines.append(f"{len(places):4d} {what}{s} left as {be}: {why} ({places[0]}{more})")
         return "\n".join(lines or ["   0 rewrites: nothing was recognised"])
 
 
@@ -56,7 +56,7 @@ class Optimized(nn.Module):
     """A network for inference alone: takes and returns what the original does, in no-grad mode.
 
     rewrites: what was done to it.  any_size, any_batch: whether maps of another size and other batches than the
-        example's are taken.  smallest: the size from which on they are.
+        example's are taken.  smallest: the size from which on they are.  spec: the nest of its outputs.
     Its weights are constants in the graph; it does not train, move or change its dtype: optimize the network again
     for that. `module` is the `torch.fx.GraphModule` without what is for this machine alone; it is what
     `torch.export.export` sees.
@@ -70,7 +70,7 @@ class Optimized(nn.Module):
         self.rewrites = rewrites
         self.any_size, self.any_batch, self.smallest = g.any_size, g.any_batch, g.smallest
         self.shape, self.dtype, self.device = tuple(example.shape), example.dtype, example.device
-        self._spec = g.spec
+        self.spec = g.spec
         # No submodule: its constants are the graph's, laid out for this machine.
         object.__setattr__(self, "_run", run)
         super().train(False)
@@ -98,7 +98,7 @@ class Optimized(nn.Module):
             self._check(x)
         run = self.module if torch.compiler.is_exporting() else self._run
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            return tree_unflatten(list(run(x)), self._spec)
+            return tree_unflatten(list(run(x)), self.spec)
 
     def train(self, mode: bool = True) -> Optimized:
         """Raises ConfigError for True: its norms are gone."""
@@ -173,12 +173,13 @@ def rewritten(model: nn.Module, example: Tensor) -> tuple[Graph, Rewrites]:
     Raises ConfigError for a network that cannot be captured.
     """
     g = capture(model, example)
-    folded, left = fold_norms(g)
+    folded, kept = fold_norms(g)
+    left = [(where, "batch norm", why) for where, why in kept]
     factors, early = fold_factors(g), []
     for gated in list(find_gates(g)):
         why = squeeze_early(g, gated)
         early += [gated.place] if why is None else []
-        left += [] if why is None else [(gated.place, why)]
+        left += [] if why is None else [(gated.place, "squeeze", why)]
     # The squeezes that moved would still count as readers of the wide maps.
     g.tidy()
     return g, Rewrites(folded, factors, early, (), left)

@@ -16,7 +16,8 @@ from torch.export import Dim
 from torch.utils._pytree import TreeSpec, tree_leaves, tree_unflatten
 
 from senet.deploy.graph import capture
-from senet.deploy.onnx import Exported, check_example, deviation_of, metadata
+from senet.deploy.onnx import Exported, check_exportable, deviation_of, metadata
+from senet.deploy.optimize import Optimized
 from senet.deploy.optimize import optimize as optimized
 from senet.errors import ConfigError
 from senet.files import write_atomically
@@ -60,14 +61,10 @@ def export_program(
     Raises ConfigError for a network that cannot be captured or has a size of its own, RunError where the file cannot be
     written or its outputs are not the network's to a relative 1e-4.
     """
-    check_example(model, example)
-    if optimize:
-        fast = optimized(model, example)
-        # Ends of blocks are fused for this machine only, outside the graph.
-        module, spec, g, rewrites = fast.module, fast._spec, fast, replace(fast.rewrites, fused=())
-    else:
-        g = capture(model, example)
-        module, spec, rewrites = g.module, g.spec, None
+    check_exportable(model, path, example)
+    g = optimized(model, example) if optimize else capture(model, example)
+    # Ends of blocks are fused for this machine only, outside the graph.
+    rewrites = replace(g.rewrites, fused=()) if isinstance(g, Optimized) else None
     if any_size and not g.any_size:
         raise ConfigError(f"any_size: this network takes {tuple(example.shape[2:])} alone; legal values: False")
     open_dims: dict[int, Any] = {0: Dim.DYNAMIC} if g.any_batch else {}
@@ -75,7 +72,7 @@ def export_program(
     open_dims |= {2 + i: Dim.DYNAMIC(min=low) for i, low in enumerate(smallest)}
     batch = torch.zeros(max(2, len(example)) if g.any_batch else len(example), *example.shape[1:])
     with torch.no_grad():
-        program = torch.export.export(_Nested(module, spec).eval(), (batch,), dynamic_shapes=(open_dims or None,))
+        program = torch.export.export(_Nested(g.module, g.spec).eval(), (batch,), dynamic_shapes=(open_dims or None,))
     # torch itself may refuse maps smaller than its guess of what the operations take.
     x = next(node for node in program.graph.nodes if node.op == "placeholder" and node.name == "x").meta["val"]
     smallest = tuple(int(program.range_constraints[d.node.expr].lower) for d in x.shape[2:]) if any_size else ()

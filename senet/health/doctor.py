@@ -16,6 +16,7 @@ from senet.health.report import Report, UnitRow
 from senet.health.watch import Subject, Watch, ends, find
 from senet.models.net import Net
 from senet.models.network import Network, StageMaps
+from senet.trace import untouched
 from senet.units.unit import Unit
 
 
@@ -113,20 +114,12 @@ def _noise(model: nn.Module) -> Tensor:
 @contextmanager
 def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
     """With gradients, on copies of the buffers and from a random state of its own; then everything is as it was."""
-    buffers = [(m, name, b) for m in model.modules() for name, b in m._buffers.items() if b is not None]
-    try:
-        # Out of inference mode, which also turns gradients on.
-        devices = range(torch.cuda.device_count()) if device.type == "cuda" else []
-        with torch.random.fork_rng(devices), torch.inference_mode(False):
-            torch.default_generator.manual_seed(0)
-            if device.type == "cuda":
-                torch.cuda.manual_seed_all(0)
-            for module, name, b in buffers:
-                module._buffers[name] = b.clone()
-            yield
-    finally:
-        for module, name, b in buffers:
-            module._buffers[name] = b
+    # Out of inference mode, which also turns gradients on.
+    with torch.inference_mode(False), untouched(model):
+        torch.default_generator.manual_seed(0)
+        if device.type == "cuda":
+            torch.cuda.manual_seed_all(0)
+        yield
 
 
 def _missing(model: nn.Module) -> Iterator[tuple[str, int, list[str]]]:

@@ -50,7 +50,7 @@ class Judge:
         stopped = self.watch.stopped
         if s.runs > 1:
             self.note(
-                f"it runs {s.runs} times in one pass, as where blocks share it; the last is what was looked at", s.name
+                f"called {s.runs} times in one pass, as where blocks share a unit; the last call was looked at", s.name
             )
         if stopped and s is stopped[0]:
             self.fault("wrong-width", s, _stopped(s, stopped[1]))
@@ -63,7 +63,7 @@ class Judge:
                 "not-applied", s, f"it runs and its gates multiply nothing: {how}; return the map times its gates"
             )
         elif s.gate is None:
-            self.note("it runs, and nothing was seen that its gates multiply, so they were not checked", s.name)
+            self.note("called, and nothing was seen that the gates multiply, so they were not checked", s.name)
         elif s.width != s.channels:
             fix = f"give it {s.channels} outputs and its gates the shape (N, {s.channels}, 1, 1)"
             self.fault("wrong-width", s, f"it has gates for {s.width}, and its map has {s.channels} channels; {fix}")
@@ -71,11 +71,11 @@ class Judge:
             fix = "look for a softmax, a roll or a view over the batch"
             self.fault("mixes-images", s, f"another first image moves what it makes of the other images; {fix}")
         elif s.largest != s.largest and any(f.kind == "half-overflow" for f in self.findings):
-            self.note(f"its map holds NaN, a consequence of the fault of {self.findings[-1].unit}", s.name)
+            self.note(f"the map holds NaN, a consequence of the fault of {self.findings[-1].unit}", s.name)
         elif overflow := _overflow(s, s.gate):
             self.fault("half-overflow", s, overflow)
         elif not s.largest:
-            self.note("its map is zero, as behind a norm that begins with a scale of zero", s.name)
+            self.note("the map is zero, as behind a norm that begins with a scale of zero", s.name)
         else:
             self.gates(s, s.gate)
 
@@ -85,11 +85,11 @@ class Judge:
         is_dead = s.alive == 0
         if is_dead and is_drawn:
             self.note(
-                "its hidden layer is zero for all images, by chance of the draw; train a little, look again", s.name
+                "the hidden layer is zero for all images, by chance of the draw; train a little, look again", s.name
             )
             return
         if is_dead and self.is_noise and not self.is_new:
-            self.note("its hidden layer is zero for noise; only real images say whether it is dead", s.name)
+            self.note("the hidden layer is zero for noise; only real images say whether it is dead", s.name)
             return
         if (part := saturated(s, gate)) >= 0.99:
             fix = "look at its biases, and at the scales of its weights and of its map"
@@ -99,14 +99,14 @@ class Judge:
         is_start = (is_drawn and last_is_zero) or (s.inserted and bool((gate == 1).all()))
         tolerance = max(1e-6, s.eps)
         if is_start:
-            self.note("its last layer is zero, so it changes nothing yet", s.name)
+            self.note("the last layer is zero, so nothing changes yet", s.name)
         elif float((gate.amax(0) - gate.amin(0)).amax()) <= tolerance:
             if s.moved > 1e3 * tolerance:
                 why = "its hidden layer is zero" if is_dead else "its weights are zero, or too small"
                 fix = "draw it again with more hidden channels, or scale the channels by these constants instead"
                 self.fault("constant", s, f"its gates are the same for all images, their squeeze is not: {why}; {fix}")
                 return
-            self.note("its squeeze hardly differs between these images; give it others", s.name)
+            self.note("the squeeze hardly differs between these images; give others", s.name)
         if not self.is_frozen and not self.watch.stopped:
             self.gradient(s, is_start)
 
@@ -120,7 +120,7 @@ class Judge:
             fix = "look for detach(), no_grad() and outputs that nothing uses"
             self.fault("no-gradient", s, f"the loss does not reach its output; {fix}")
         elif not s.back:
-            self.note("the gradient of its output is zero, as before a norm that begins with a scale of zero", s.name)
+            self.note("the gradient of the output is zero, as before a norm that begins with a scale of zero", s.name)
         elif missing and not (is_start and s.reached):
             fix = "look for detach() and no_grad() between them and its gates"
             self.fault("no-gradient", s, f"the loss gives {', '.join(missing)} no gradient; {fix}")

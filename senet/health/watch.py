@@ -8,6 +8,7 @@ multiplies a map. That it does is seen in the pass, so the author of the network
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from senet.errors import ConfigError
 from senet.insert import InsertedUnit
+from senet.trace import evaluating
 from senet.units.unit import Unit
 
 NAME = re.compile(
@@ -112,6 +114,19 @@ def watching(model: nn.Module, subjects: list[Subject], see: See) -> Iterator[No
     watch = Watch(model, subjects, see)
     with watch.hooks(), watch:
         yield
+
+
+class Calls:
+    """The names of units in one pass: their modules', with "#2" behind it at the second call."""
+
+    def __init__(self) -> None:
+        self.counts = Counter[str]()
+
+    def name(self, unit: Subject) -> str:
+        """That of the call that is going on."""
+        self.counts[unit.name] += 1
+        count = self.counts[unit.name]
+        return unit.name if count == 1 else f"{unit.name}#{count}"
 
 
 def per_channel(s: Tensor) -> Tensor:
@@ -291,16 +306,12 @@ class Watch(TorchDispatchMode):
     @contextmanager
     def aside(self, site: nn.Module) -> Iterator[None]:
         """Call a module without seeing it, in evaluation mode; an error is for the pass itself to raise."""
-        training = {m: m.training for m in site.modules()}
         self.is_aside = True
         try:
-            with suppress(Exception), torch.no_grad():
-                site.eval()
+            with suppress(Exception), evaluating(site):
                 yield
         finally:
             self.is_aside = False
-            for m, flag in training.items():
-                m.training = flag
 
     def leave(self, s: Subject, site: nn.Module, _args: Any, out: Any) -> None:
         """A site ends."""

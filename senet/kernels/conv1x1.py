@@ -1,13 +1,12 @@
 """A 1x1 convolution whose epilogue holds gates, bias, sum and ReLU: the end of a block in inference, in one pass.
 
-    conv1x1               y = relu(s (W h + b) + e)   a bottleneck's expansion with its batch norm folded, and its unit
-    conv1x1_gated_input   y = relu(W (s h) + b + e)   the projection after a unit: MobileNetV3, EfficientNet, RegNetY
+    y = relu(s (W h + b) + e)   a bottleneck's expansion with its batch norm folded, its unit, and the shortcut
 
     from senet.kernels.conv1x1 import conv1x1           or, once it is imported, torch.ops.senet.conv1x1
 
-Both are operations of torch.library, so compilers and CUDA graphs see them whole. `h` (N, K, H, W), `weight` (C, K) or
-(C, K, 1, 1), `bias` (C), `s` (N, C), with gated input (N, K), `e` (N, C, H, W); all but h and weight may be None. The
-result (N, C, H, W) has h's dtype, and is channels-last where h is. weight has h's dtype, the others any.
+It is an operation of torch.library, so compilers and CUDA graphs see it whole. `h` (N, K, H, W), `weight` (C, K) or
+(C, K, 1, 1), `bias` (C), `s` (N, C), `e` (N, C, H, W); all but h and weight may be None. The result (N, C, H, W) has
+h's dtype, and is channels-last where h is. weight has h's dtype, the others any.
 
 On a channels-last CUDA tensor of float32, bfloat16 or float16 the first call of a shape times two ways, and the process
 keeps the faster: one Triton kernel, or cuDNN and one pass after it. So the first call must not be one that a CUDA graph
@@ -51,36 +50,12 @@ def conv1x1(
     >>> conv1x1(h, torch.tensor([[1.0, 2.0]]), torch.tensor([1.0]), s, relu=True).item()
     2.0
     """
-    return _best(h, weight, bias, s, e, relu, False)
-
-
-@torch.library.custom_op("senet::conv1x1_gated_input", mutates_args=(), schema=SCHEMA)
-def conv1x1_gated_input(
-    h: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    s: Tensor | None = None,
-    e: Tensor | None = None,
-    relu: bool = False,
-) -> Tensor:
-    """`relu(W (s h) + b + e)`, `(N, K, H, W) -> (N, C, H, W)`; shapes, errors and choices as this file says.
-
-    >>> h, s = torch.ones(1, 2, 1, 1), torch.tensor([[0.5, 0.0]])
-    >>> conv1x1_gated_input(h, torch.tensor([[1.0, 2.0]]), s=s).item()
-    0.5
-    """
-    return _best(h, weight, bias, s, e, relu, True)
-
-
-def _best(
-    h: Tensor, weight: Tensor, bias: Tensor | None, s: Tensor | None, e: Tensor | None, relu: bool, gates_input: bool
-) -> Tensor:
-    _check(h, weight, bias, s, e, gates_input)
-    return choose(h, weight, bias, s, e, relu, gates_input)(h, weight, bias, s, e, relu, gates_input)
+    _check(h, weight, bias, s, e)
+    return choose(h, weight, bias, s, e, relu)(h, weight, bias, s, e, relu)
 
 
 def choose(
-    h: Tensor, weight: Tensor, bias: Tensor | None, s: Tensor | None, e: Tensor | None, relu: bool, gates_input: bool
+    h: Tensor, weight: Tensor, bias: Tensor | None, s: Tensor | None, e: Tensor | None, relu: bool
 ) -> Callable[..., Tensor]:
     """The faster function for arguments like these, timed once per process: the Triton kernel or `separate`.
 
@@ -91,11 +66,11 @@ def choose(
     from senet.kernels.triton_conv1x1 import conv1x1 as fused
 
     present = (bias is not None, s is not None, e is not None)
-    key = (h.device, h.dtype, h.shape, weight.shape[0], present, relu, gates_input)
+    key = (h.device, h.dtype, h.shape, weight.shape[0], present, relu)
     if key not in _chosen:
         if torch.cuda.is_current_stream_capturing() or torch.are_deterministic_algorithms_enabled():
             return fused
-        arguments = h, weight, bias, s, e, relu, gates_input
+        arguments = h, weight, bias, s, e, relu
         with torch.cuda.device_of(h):
             apart = _time_ms(lambda: separate(*arguments))
             try:
@@ -124,21 +99,10 @@ def suits_kernel(h: Tensor) -> bool:
     )
 
 
-def separate(
-    h: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    s: Tensor | None,
-    e: Tensor | None,
-    relu: bool,
-    gates_input: bool = False,
-) -> Tensor:
-    """torch's convolution, and all that follows it in one pass, `apply`; gates of the input in a pass before it."""
-    apply = passes_for(h).apply
-    if gates_input and s is not None:
-        h, s = apply(h, None, None, None, None, s, False), None
+def separate(h: Tensor, weight: Tensor, bias: Tensor | None, s: Tensor | None, e: Tensor | None, relu: bool) -> Tensor:
+    """torch's convolution, and all that follows it in one pass, `apply`."""
     u = F.conv2d(h, weight.reshape(*weight.shape[:2], 1, 1))
-    return apply(u, e, None, None, bias, s, relu).contiguous(memory_format=_format(h))
+    return passes_for(h).apply(u, e, None, None, bias, s, relu).contiguous(memory_format=_format(h))
 
 
 def _time_ms(run: Callable[[], Tensor], repeats: int = 9, calls: int = 5) -> float:
@@ -159,9 +123,7 @@ def _format(h: Tensor) -> torch.memory_format:
     return torch.channels_last if h.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
 
 
-def _check(
-    h: Tensor, weight: Tensor, bias: Tensor | None, s: Tensor | None, e: Tensor | None, gates_input: bool
-) -> None:
+def _check(h: Tensor, weight: Tensor, bias: Tensor | None, s: Tensor | None, e: Tensor | None) -> None:
     if h.dim() != 4:
         raise ConfigError(f"h: a map (N, K, H, W) is asked for; this one is {tuple(h.shape)}")
     n, k, height, width = h.shape
@@ -169,7 +131,7 @@ def _check(
     for name, tensor, legal in (
         ("weight", weight, ((c, k), (c, k, 1, 1))),
         ("bias", bias, ((c,),)),
-        ("s", s, ((n, k if gates_input else c),)),
+        ("s", s, ((n, c),)),
         ("e", e, ((n, c, height, width),)),
     ):
         if tensor is None:
@@ -183,20 +145,18 @@ def _check(
         raise ConfigError(f"weight: {weight.dtype} does not fit h; legal value: {h.dtype}")
 
 
-def _fake(gates_input: bool) -> Callable[..., Tensor]:
-    def like(
-        h: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        s: Tensor | None = None,
-        e: Tensor | None = None,
-        relu: bool = False,
-    ) -> Tensor:
-        _check(h, weight, bias, s, e, gates_input)
-        shape = (h.shape[0], weight.shape[0], *h.shape[2:])
-        return torch.empty(shape, dtype=h.dtype, device=h.device, memory_format=_format(h))
-
-    return like
+@conv1x1.register_fake
+def _fake(
+    h: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    s: Tensor | None = None,
+    e: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    _check(h, weight, bias, s, e)
+    shape = (h.shape[0], weight.shape[0], *h.shape[2:])
+    return torch.empty(shape, dtype=h.dtype, device=h.device, memory_format=_format(h))
 
 
 def _refuse(*args: object, **kwargs: object) -> None:
@@ -206,6 +166,4 @@ def _refuse(*args: object, **kwargs: object) -> None:
     )
 
 
-for _op, _gates_input in ((conv1x1, False), (conv1x1_gated_input, True)):
-    _op.register_fake(_fake(_gates_input))
-    _op.register_autograd(_refuse, setup_context=_refuse)
+conv1x1.register_autograd(_refuse, setup_context=_refuse)

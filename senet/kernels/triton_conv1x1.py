@@ -48,10 +48,9 @@ def conv1x1(
     s: Tensor | None,
     e: Tensor | None,
     relu: bool,
-    gates_input: bool = False,
     tiles: Tiles | None = None,
 ) -> Tensor:
-    """`relu(s (W h + b) + e)`, or with gates_input `relu(W (s h) + b + e)`, in one launch; shapes as in `conv1x1.py`.
+    """`relu(s (W h + b) + e)` in one launch; shapes as in `conv1x1.py`.
 
     h: channels-last, float32, bfloat16 or float16.  e: brought to channels-last first if it is not.
     Sums are float32, and the result is rounded once.
@@ -75,7 +74,6 @@ def conv1x1(
             k,
             c,
             positions,
-            GATES_INPUT=gates_input,
             RELU=relu,
             TILE_M=tiles.m,
             TILE_C=tiles.c,
@@ -93,14 +91,13 @@ def _kernel(
     h,  # [M, K]
     weight,  # [C, K]
     bias,  # [C] or None
-    s,  # [N, C], with GATES_INPUT [N, K]; or None
+    s,  # [N, C] or None
     e,  # [M, C] or None
     y,  # [M, C]
     M,
     K,
     C,
     P,
-    GATES_INPUT: tl.constexpr,
     RELU: tl.constexpr,
     TILE_M: tl.constexpr,
     TILE_C: tl.constexpr,
@@ -126,16 +123,13 @@ def _kernel(
         in_k = start + ks < K
         x = tl.load(h_at + start, in_rows[:, None] & in_k[None, :], 0.0)
         w = tl.load(w_at + start, in_k[:, None] & in_cols[None, :], 0.0)
-        if GATES_INPUT and s is not None:
-            gates = tl.load(s + image[:, None] * K + (start + ks)[None, :], in_rows[:, None] & in_k[None, :], 0.0)
-            x = (x.to(tl.float32) * gates.to(tl.float32)).to(w.dtype)
         acc = tl.dot(x, w, acc, input_precision="ieee")
 
     inside = in_rows[:, None] & in_cols[None, :]
     at = rows.to(tl.int64)[:, None] * C + cols[None, :]
     if bias is not None:
         acc += tl.load(bias + cols, in_cols, 0.0).to(tl.float32)[None, :]
-    if s is not None and not GATES_INPUT:
+    if s is not None:
         # A tile within one image, as most are in large maps, needs one row of gates.
         first = (top + place % height) * TILE_M // P
         if first == (tl.minimum((top + place % height + 1) * TILE_M, M) - 1) // P:

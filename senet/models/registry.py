@@ -83,7 +83,7 @@ def list_models(pattern: str = "*") -> list[str]:
 def canonical_name(name: str) -> str:
     """The name here of a network that people know as `seresnet50`, `legacy_seresnet50` or `SE-ResNet-50`.
 
-    Raises ConfigError for a name that is none of ours, with the nearest one and the list.
+    Raises ConfigError for a name that is none of ours, with the nearest one and how to list them.
     """
     if not isinstance(name, str):
         raise ConfigError(f"model: {name!r} is not a network's name, a string (create_model also takes a Net)")
@@ -92,7 +92,7 @@ def canonical_name(name: str) -> str:
     prefix = "se" * word.startswith("se")
     word = prefix + SHORT.get(word.removeprefix(prefix), word.removeprefix(prefix))
     if word not in known:
-        raise unknown("model", name, nets(), kind="models")
+        raise unknown("model", name, nets(), kind="all models", listing="senet models, in Python senet.list_models()")
     return known[word]
 
 

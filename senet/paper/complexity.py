@@ -18,6 +18,12 @@ SHUFFLENET_PARAMS = "the paper's figure looks truncated"
 SHUFFLENET_MACS = "the nominal class of the ShuffleNet paper; SE's part, 0.6 M and the scaling's 1.6 M, agrees"
 RATIO_8 = "30.59 exactly, 30.63 by the rule that gives the column's other figures"
 
+PARAMS_DIGITS = 1
+"""Decimals that the paper prints of millions of parameters."""
+
+MACS_DIGITS = {1e9: 2, 1e6: 0}
+"""Decimals that it prints of multiply-adds, by their unit."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Printed:
@@ -96,7 +102,10 @@ def complexity() -> Iterator[Printed]:
     yield Printed(table=16, row="SE", net=full, params=28.1, macs=3.87)
 
 
-def agrees(ours: float, printed: float) -> bool:
-    """Whether a number of ours is the printed one: equal to its last digit, or within half a percent of it."""
-    digits = len(f"{printed:g}".partition(".")[2])
+def agrees(ours: float, printed: float, digits: int) -> bool:
+    """Whether a number of ours is the printed one: equal to the last of its decimals, or within half a percent of it.
+
+    >>> agrees(7.6, 8.0, digits=2), agrees(7.996, 8.0, digits=2)
+    (False, True)
+    """
     return round(ours, digits) == printed or abs(ours / printed - 1) <= 0.005

@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from senet.config import to_dict
-from senet.errors import ConfigError, unknown
+from senet.errors import ConfigError, RunError, unknown
 from senet.models.net import Net
 from senet.models.registry import canonical_name, get_net, nets
+from senet.paper.registry import targets
 from senet.paper.target import Row, Target
 from senet.recipes.recipe import DataRecipe, OptimRecipe, Recipe, ScheduleRecipe, TrainRecipe
 from senet.recipes.registry import get_recipe
 
 BUILT_IN = ("digits", "cifar10", "cifar100")
 
-UNSAID = ("data.root", "data.workers", "data.in_memory", "data.eval_batch_size", "train.device", "train.threads")
+UNSAID = ("data.root", "data.workers", "data.eval_batch_size", "train.device", "train.threads")
 UNSAID += ("train.seed", "train.channels_last", "train.save_batches", "train.tensorboard", "train.fused")
 """Fields that change nothing but where and how fast a run is."""
 
@@ -41,12 +42,14 @@ class Plan:
     target: with the recipes as they are run; lines of others' results have none.
     seeds: of each row.  differs: what is otherwise than in the paper, a line each.
     budget: the time, in the user's words, that chose the epochs; "" where they were named.
+    commands: what was typed for it, in order.
     """
 
     target: Target
     seeds: tuple[int, ...]
     differs: tuple[str, ...]
     budget: str = ""
+    commands: tuple[str, ...] = ()
 
     @property
     def runs(self) -> dict[str, Recipe]:
@@ -121,14 +124,50 @@ def changed(target: Target, change: Callable[[Recipe], Recipe]) -> Target:
 
 
 def shortened(recipe: Recipe, epochs: int) -> Recipe:
-    """The recipe in so many epochs: warm-up and frozen epochs keep their part of the run."""
-    part = epochs / recipe.train.epochs
-    frozen = round(recipe.train.freeze_bn_epochs * part)
+    """The recipe in so many epochs; in fewer, warm-up, a plateau's patience and frozen epochs keep their part of it."""
+    s, t = recipe.schedule, recipe.train
+    part = min(1.0, epochs / t.epochs)
+    patience = max(1, round(s.patience * part)) if s.kind == "plateau" else s.patience
+    frozen = min(max(1, round(t.freeze_bn_epochs * part)), epochs - 1) if t.freeze_bn_epochs else 0
     return replace(
         recipe,
-        schedule=replace(recipe.schedule, warmup_epochs=recipe.schedule.warmup_epochs * min(1.0, part)),
-        train=replace(recipe.train, epochs=epochs, freeze_bn_epochs=frozen),
+        schedule=replace(s, warmup_epochs=s.warmup_epochs * part, patience=patience),
+        train=replace(t, epochs=epochs, freeze_bn_epochs=frozen),
     )
+
+
+def merged(before: Plan, now: Plan) -> Plan:
+    """A plan with the rows, seeds and commands that another one of its target has beside its own.
+
+    Raises RunError where a row of both is not the same run, so that no result is mixed from two experiments or lost.
+    """
+    paper = targets().get(now.target.name, now.target)
+    there, here = ({row.name: row for row in plan.target.rows} for plan in (before, now))
+    for name, row in here.items():
+        old, new = there[name].recipe if name in there else None, row.recipe
+        if old is not None and new is not None and key(old, 0) != key(new, 0):
+            raise RunError(f"{now.target.name}, {name}: {'; '.join(_changes(old, new))}")
+    both = there | here
+    order = {row.name: place for place, row in enumerate(paper.rows)}
+    rows = sorted(both.values(), key=lambda row: order.get(row.name, len(order)))
+    target = replace(now.target, rows=tuple(rows))
+    return replace(
+        now,
+        target=target,
+        seeds=tuple(sorted({*before.seeds, *now.seeds})),
+        differs=now.differs if paper is now.target else differs(paper, target),
+        commands=tuple(dict.fromkeys((*before.commands, *now.commands))),
+    )
+
+
+def _changes(theirs: Recipe, ours: Recipe) -> list[str]:
+    """What one recipe has otherwise than another, a line each."""
+    before, here = dict(_fields(theirs)), dict(_fields(ours))
+    lines = [f"{path}: {_said(v)}, not {_said(before[path])}" for path, v in here.items() if v != before[path]]
+    if theirs.model.se != ours.model.se:
+        lines.insert(0, f"unit: {ours.model.se}, not {theirs.model.se}")
+    plain, own = replace(theirs.model, se=None), replace(ours.model, se=None)
+    return [f"network: {_called(own)} instead of {_called(plain)}", *lines] if plain != own else lines
 
 
 def differs(paper: Target, ours: Target) -> tuple[str, ...]:
@@ -139,15 +178,11 @@ def differs(paper: Target, ours: Target) -> tuple[str, ...]:
         recipe = rows.get(row.name)
         if row.recipe is None or recipe is None:
             continue
-        theirs, here = dict(_fields(row.recipe)), dict(_fields(recipe))
-        if here["data.name"] not in (theirs["data.name"], *BUILT_IN):
+        if recipe.data.name not in (row.recipe.data.name, *BUILT_IN):
             # Where the folder lies says nothing to anybody else.
-            here["data.name"] = f"{Path(here['data.name']).name}, a folder of images"
-        lines = [f"{path}: {_said(v)}, not {_said(theirs[path])}" for path, v in here.items() if v != theirs[path]]
-        plain, own = replace(row.recipe.model, se=None), replace(recipe.model, se=None)
-        if plain != own:
-            lines.insert(0, f"network: {_called(own)} instead of {_called(plain)}")
-        for line in lines:
+            said = f"{Path(recipe.data.name).name}, a folder of images"
+            recipe = replace(recipe, data=replace(recipe.data, name=said))
+        for line in _changes(row.recipe, recipe):
             found.setdefault(line, []).append(row.name)
     lines = [line if len(names) == len(rows) else f"{line} ({', '.join(names)})" for line, names in found.items()]
     left = [row.name for row in paper.rows if row.recipe is not None and row.name not in rows]
@@ -155,6 +190,10 @@ def differs(paper: Target, ours: Target) -> tuple[str, ...]:
 
 
 def _fields(recipe: Recipe) -> Iterable[tuple[str, Any]]:
+    data = recipe.data
+    if data.name in BUILT_IN or data.is_in_memory == replace(data, in_memory="auto").is_in_memory:
+        # Images in memory are scaled before they are cropped, files after; "auto" is what their size decides.
+        recipe = replace(recipe, data=replace(data, in_memory="auto"))
     for section in SECTIONS:
         for name, value in to_dict(getattr(recipe, section)).items():
             if f"{section}.{name}" not in UNSAID:
@@ -162,6 +201,9 @@ def _fields(recipe: Recipe) -> Iterable[tuple[str, Any]]:
 
 
 def _said(value: Any) -> Any:
+    """As a line takes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 

@@ -27,6 +27,9 @@ def read_recipe(path: Path) -> Recipe:
     file = path / RECIPE if path.is_dir() else path
     try:
         data = yaml.safe_load(file.read_text())
+    except FileNotFoundError as error:
+        what = f"not the folder of a run: it has no {RECIPE}" if path.is_dir() else "no such file or folder"
+        raise RunError(f"{path}: {what}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"{path}: no recipe can be read there: {error}") from error
     except yaml.YAMLError as error:

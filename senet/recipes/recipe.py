@@ -25,7 +25,7 @@ class DataRecipe:
     batch_size: images in a training step.  eval_batch_size: images in an evaluation step.
     in_memory: keep the images as tensors and augment whole batches on the device ("yes"), or decode each when its turn
         comes, in worker processes ("no"); "auto" is "yes" up to 64 pixels a side.
-    workers: processes that decode images that are not in memory; 0 decodes in the main process.
+    workers: processes that decode images that are not in memory, at most one per processor; 0 decodes in the main one.
     val_fraction: part of an unsplit folder (or of the digits) that is held out, by class.  split_seed: which part.
     train_fraction: part of the training images that is used, the same of every class, for a trial; `split_seed` says
         which, and a smaller part lies within a larger one.
@@ -38,7 +38,8 @@ class DataRecipe:
     jitter: add noise to each pixel and channel of the training images, uniform from minus to plus so many pixel values;
         0 for none. The released models have both, 10 and 20 (hujie-frank/SENet, README).
     cutout: side in pixels of the square that is blanked in each training image (arXiv:1708.04552); 0 for none.
-    resize: shorter side before the central crop in evaluation, for images that are not in memory.
+    resize: shorter side before the central crop in evaluation, for images that are not in memory; 0: in the paper's
+        proportion to `image_size`, 256 for 224.
     keep_aspect: scale both sides alike, then cut out the centre; false scales each side to `resize` by itself.
     interpolation: of the resizing in evaluation, "bilinear" or "bicubic", both antialiased.
     mean, std: of each channel, in pixel values 0 to 255; their length is the number of channels (1 grey, 3 RGB).
@@ -63,7 +64,7 @@ class DataRecipe:
     rotate: float = 0.0
     jitter: float = 0.0
     cutout: int = 0
-    resize: int = 256
+    resize: int = 0
     keep_aspect: bool = True
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     mean: tuple[float, ...] = (127.5,)
@@ -71,8 +72,8 @@ class DataRecipe:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_at_least(self, 1, "image_size", "batch_size", "eval_batch_size", "resize")
-        check_at_least(self, 0, "workers", "crop_padding", "cutout", "rotate", "jitter")
+        check_at_least(self, 1, "image_size", "batch_size", "eval_batch_size")
+        check_at_least(self, 0, "resize", "workers", "crop_padding", "cutout", "rotate", "jitter")
         if not 0 < self.val_fraction < 1:
             raise ConfigError(f"val_fraction: {self.val_fraction!r} is not between 0 and 1")
         if not 0 < self.train_fraction <= 1:
@@ -90,6 +91,11 @@ class DataRecipe:
         return len(self.mean)
 
     @property
+    def shorter_side(self) -> int:
+        """`resize` in pixels."""
+        return self.resize or round(self.image_size * 256 / 224)
+
+    @property
     def is_in_memory(self) -> bool:
         """Whether the images live as tensors."""
         return self.in_memory == "yes" or (self.in_memory == "auto" and self.image_size <= 64)
@@ -99,7 +105,7 @@ class DataRecipe:
 class OptimRecipe:
     """Stochastic gradient descent.
 
-    lr: learning rate at the top of the schedule.
+    lr: learning rate at the top of the schedule, above 0.
     momentum: part of the last step that is kept.  nesterov: look ahead by the momentum.
     weight_decay: L2 penalty, added to the gradient times the weight.
     decay: what the weight decay touches: "all" parameters; "no_shift", all but batch norm's shifts (hujie-frank/SENet,
@@ -116,7 +122,9 @@ class OptimRecipe:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_at_least(self, 0, "lr", "momentum", "weight_decay", "clip_norm")
+        check_at_least(self, 0, "momentum", "weight_decay", "clip_norm")
+        if not self.lr > 0:
+            raise ConfigError(f"lr: {self.lr!r} is too small; legal values: above 0")
         if self.nesterov and self.momentum == 0:
             raise ConfigError("nesterov: true needs a momentum above 0")
 

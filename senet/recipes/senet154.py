@@ -14,14 +14,14 @@ from dataclasses import replace
 
 from senet.models.senet154 import senet154 as _net
 from senet.recipes import imagenet
-from senet.recipes.recipe import OptimRecipe, TrainRecipe
+from senet.recipes.recipe import TrainRecipe
 
 senet154 = replace(
     imagenet.imagenet,
     name="senet154",
     model=_net,
     data=replace(imagenet.imagenet.data, batch_size=2048),
-    optim=OptimRecipe(lr=1.0, momentum=0.9, weight_decay=1e-4),
+    optim=replace(imagenet.imagenet.optim, lr=1.0),
     train=TrainRecipe(epochs=100, label_smoothing=0.1, freeze_bn_epochs=5),
 )
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from senet.config import to_dict
 from senet.errors import ConfigError, RunError
+from senet.paper.target import TOP1
 from senet.recipes.files import RECIPE, read_recipe
 from senet.recipes.recipe import Recipe
 from senet.report.page import Cell, Complexity, Difference, Metrics, Page, Result, Results
@@ -165,7 +166,7 @@ def reproduction_page(folder: Path) -> Page:
         overview=_progress(folder, targets),
     )
     if len(targets) == 1:
-        page["subtitle"] = _where(targets[0])
+        page["subtitle"] = targets[0]["where"]
         tops = [d for d in targets[0]["differences"] if d["measure"] == TOP1]
         if len(tops) == 1:
             page["result"] = _difference(tops[0] | {"model": tops[0]["row"]})
@@ -186,7 +187,7 @@ def reproduction_page(folder: Path) -> Page:
     ]
     trained = [f"senet train --config {_quoted(folder / 'runs' / name / RECIPE)}" for name in done[:1]]
     page["provenance"] = {
-        "commands": [f"senet reproduce --resume {_quoted(folder)}", *trained],
+        "commands": [*dict.fromkeys(command for t in targets for command in t["commands"]), *trained],
         "seeds": sorted({seed for t in targets for seed in t["seeds"]}),
     }
     if done:
@@ -195,23 +196,9 @@ def reproduction_page(folder: Path) -> Page:
     return page
 
 
-TOP1, TOP5 = "top1_error", "top5_error"
-MEASURES = {TOP1: "top-1", TOP5: "top-5"}
-
-
 def _heading(target: dict[str, Any]) -> str:
     name = re.sub(r"(?<=[a-z])(?=\d)", " ", target["target"]).capitalize()
     return f"{name}: {target['title']}"
-
-
-def _where(target: dict[str, Any]) -> str:
-    if not target["finished"]:
-        return "No run has finished yet."
-    return (
-        f"{_plural(target['epochs'], 'epoch')} on {target['data']}, {count(target['train_images'])} training and "
-        f"{count(target['test_images'])} test images, {_plural(len(target['seeds']), 'seed')}; errors after the last "
-        f"epoch. {target['finished']} of {_plural(target['runs'], 'run')} finished."
-    )
 
 
 def _progress(folder: Path, targets: list[dict[str, Any]]) -> list[tuple[str, Cell]]:
@@ -227,38 +214,32 @@ def _progress(folder: Path, targets: list[dict[str, Any]]) -> list[tuple[str, Ce
 
 
 def _results(target: dict[str, Any], title: str) -> Results:
-    """A target's rows and differences; top-5 errors only where the paper prints some."""
-    rows = target["rows"]
-    shown = [m for m in MEASURES if any(row[m]["printed"] is not None for row in rows)] or [TOP1]
-    columns = ["row", *(head for m in shown for head in (f"{MEASURES[m]} error, %", "the paper's")), "n", "parameters"]
-    lines: list[list[Cell]] = []
-    for row in rows:
-        cells: list[Cell] = [row["name"]]
-        for m in shown:
-            cells += [_mean_text(row[m]), row[m]["printed"]]
-        done = sum(e is not None for e in row[TOP1]["errors"])
-        lines.append([*cells, done if row["runs"] else None, row["params"]])
+    """A target's rows and differences, in the measures that the paper prints."""
+    names, shown = target["measures"], target["shown"]
+    columns = ["row", *(head for m in shown for head in (f"{names[m]}, %", "the paper's")), "n", "parameters"]
+    lines: list[list[Cell]] = [
+        [
+            row["name"],
+            *(cell for m in shown for cell in (row[m]["text"] or None, row[m]["printed"])),
+            row["n"] if row["runs"] else None,
+            row["params"],
+        ]
+        for row in target["rows"]
+    ]
     notes = [f"Failed: {name}: {why}" for name, why in target["failed"].items()]
-    notes += [f"{row['name']}: {row['note']}" for row in rows if row["note"]]
+    notes += [f"{row['name']}: {row['note']}" for row in target["rows"] if row["note"]]
     if target["paper_needed"]:
         notes.append(f"The paper's run: {target['paper_needed']}")
     return {
         "title": title,
-        "subtitle": _where(target),
+        "subtitle": target["where"],
         "table": {"columns": columns, "rows": lines, "notes": notes, "differs": target["differs"]},
         "differences": [
-            _paired(d, f"{d['row']} minus {d['minus']}") | {"measure": MEASURES[d["measure"]]}
+            _paired(d, f"{d['row']} minus {d['minus']}") | {"measure": names[d["measure"]].replace(" error", "")}
             for d in target["differences"]
             if d["measure"] in shown
         ],
     }
-
-
-def _mean_text(measured: dict[str, Any]) -> str | None:
-    if measured["mean"] is None:
-        return None
-    spread = "" if measured["deviation"] is None else f" ± {measured['deviation']:.2f}"
-    return f"{measured['mean']:.2f}{spread}"
 
 
 def _paired(d: dict[str, Any], label: str) -> Difference:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -29,11 +30,11 @@ from senet.training.plots import plot_curves
 
 
 class Interrupted(SenetError):
-    """A signal stopped the run after its state was saved. `signum`: which one; `folder`: of the run."""
+    """A signal stopped the run after its state was saved. `signum`: which one; `folder`: the one to go on with."""
 
     def __init__(self, signum: int, folder: Path) -> None:
         name = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
-        super().__init__(f"stopped by {name}; saved. Go on with: senet train --resume {folder}")
+        super().__init__(f"stopped by {name}; saved in {folder}")
         self.signum, self.folder = signum, folder
 
 
@@ -99,7 +100,8 @@ class Signals:
             # A worker process, to which a terminal sends Ctrl-C too; it ends with the run.
             return
         if self.signum:
-            print(f"\nstopped at once; the last checkpoint: senet train --resume {self.going_on}", file=sys.stderr)
+            going_on = f"--resume {shlex.quote(str(self.going_on))}"
+            print(f"\nstopped at once; {going_on} goes on from the last checkpoint", file=sys.stderr)
             # Not KeyboardInterrupt, which Lightning makes an exit of its own.
             raise SystemExit(128 + signum)
         self.signum = signum

@@ -15,12 +15,11 @@ from typing import Any
 
 from senet.errors import ConfigError, RunError
 from senet.files import new_folder
-from senet.images import Data
-from senet.recipes.files import RECIPE, read_recipe, write_recipe_file
-from senet.recipes.recipe import DataRecipe, Recipe
+from senet.recipes.files import read_recipe, write_recipe_file
+from senet.recipes.recipe import Recipe
 from senet.training import folder as run
 from senet.training.plots import plot_curves
-from senet.training.run import Result, train
+from senet.training.queue import OpenData, Say, run_all
 
 PLAN, REPORT = "comparison.json", "report.json"
 
@@ -86,41 +85,44 @@ def plan(recipes: list[Recipe], seeds: int) -> dict[str, Recipe]:
 def compare(
     recipes: list[Recipe],
     seeds: int,
-    open_data: Callable[[DataRecipe, int], Data],
+    open_data: OpenData,
     folder: Path,
     *,
+    jobs: int = 1,
     resume: bool = False,
     announce: Callable[[str, Recipe], None] | None = None,
+    say: Say = lambda name, outcome: None,
 ) -> dict[str, Any]:
     """Train every network with every seed, each in a run folder inside `folder`, and report.
 
     open_data: opens the images for a recipe and a seed.
+    jobs: runs side by side.
     resume: go on with an interrupted comparison: finished runs are kept, the interrupted one continues exactly.
-    announce: called with each run's name and recipe before it starts.
+    announce: called with each run's name and recipe before this process trains it.
+    say: told of each run that ends: its name, and "done" or what failed.
 
     Returns report.json: `models` (name, runs, params, macs, errors per seed, mean, deviation, step_ms), `differences`.
-    Raises what `plan` and `train` raise.
+    Raises what `plan` raises, RunError where a run fails (side by side, when the others have ended), and Interrupted
+    after a signal, when all that ran has been saved.
     """
     runs = plan(recipes, seeds)
     if not resume:
         new_folder(folder)
-        run.write_json(folder / PLAN, {"models": [r.name for r in recipes], "seeds": seeds})
         for r in recipes:
             (folder / "recipes").mkdir(exist_ok=True)
             write_recipe_file(folder / "recipes" / f"{r.name}.yaml", r)
-    summaries: dict[str, dict[str, Any]] = {}
-    data, opened_for = None, None
-    for key, recipe in runs.items():
-        done = run.read_summary(folder / key)
-        if done is None:
-            if announce is not None:
-                announce(key, recipe)
-            if data is None or opened_for != recipe.train.seed:
-                data, opened_for = open_data(recipe.data, recipe.train.seed), recipe.train.seed
-            begun = (folder / key / RECIPE).is_file()
-            result: Result = train(recipe, data, folder / key, resume=begun, part_of=folder)
-            done = result.summary
-        summaries[key] = done
+    run.write_json(folder / PLAN, {"models": [r.name for r in recipes], "seeds": seeds, "jobs": jobs})
+
+    def ended(name: str, outcome: str) -> None:
+        say(name, outcome)
+        if jobs == 1 and outcome != "done":
+            raise RunError(f"{name}: {outcome}")
+
+    done = run_all(runs, open_data, folder, jobs=jobs, announce=announce, say=ended)
+    for name, why in done.failed.items():
+        raise RunError(f"{name}: {why}")
+    # In the order of the plan, whichever ended first.
+    summaries = {name: done.summaries[name] for name in runs}
     report = build_report([r.name for r in recipes], summaries)
     run.write_json(folder / REPORT, report)
     histories = {
@@ -137,6 +139,11 @@ def read_plan(folder: Path) -> tuple[list[Recipe], int]:
         return [read_recipe(folder / "recipes" / f"{name}.yaml") for name in planned["models"]], planned["seeds"]
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{folder}: not the folder of a comparison: {error}") from error
+
+
+def read_jobs(folder: Path) -> int:
+    """How many runs side by side a comparison was last trained with."""
+    return run.read_json(folder / PLAN).get("jobs", 1)
 
 
 def build_report(names: list[str], summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:

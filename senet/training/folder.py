@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 import senet
+from senet.device import cpu_name
 from senet.errors import RunError
 from senet.files import write_text
 from senet.recipes.files import RECIPE, write_recipe_file
@@ -49,7 +50,7 @@ def environment(device: torch.device, threads: int = 0) -> dict[str, Any]:
         "torchvision": torchvision.__version__,
         "lightning": lightning.__version__,
         "platform": platform.platform(),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "threads": threads or torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -57,17 +58,17 @@ def environment(device: torch.device, threads: int = 0) -> dict[str, Any]:
     }
 
 
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-
-
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file; RunError where it cannot be written."""
     write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; RunError where it cannot be read."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read: {error}; delete it to have it made again") from error
 
 
 def write_metrics(folder: Path, history: list[dict[str, float]]) -> None:
@@ -92,7 +93,4 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
 def read_summary(folder: Path) -> dict[str, Any] | None:
     """The result of a finished run, or None; RunError where the file is damaged."""
     file = folder / SUMMARY
-    try:
-        return json.loads(file.read_text()) if file.is_file() else None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file}: cannot be read: {error}; without it the run would be taken for unfinished") from error
+    return read_json(file) if file.is_file() else None

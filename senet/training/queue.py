@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
@@ -20,7 +19,6 @@ from typing import Any
 
 import torch
 
-from senet.create import create_model
 from senet.errors import SenetError
 from senet.images import Data
 from senet.recipes.files import RECIPE
@@ -240,49 +238,3 @@ def _end_with_the_first() -> None:
 def _to(file: Any) -> Iterator[None]:
     with redirect_stdout(file), redirect_stderr(file):
         yield
-
-
-def seconds_per_image(recipe: Recipe, device: torch.device, threads: int = 0) -> tuple[float, float]:
-    """What an image costs in training and in evaluation, in seconds: the median of a few batches of random ones.
-
-    threads: of the CPU; 0 leaves them.
-    """
-    n = min(recipe.data.batch_size, 32 if device.type == "cpu" else 256)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        return _measure(recipe, device, n)
-    finally:
-        torch.set_num_threads(before)
-
-
-def _measure(recipe: Recipe, device: torch.device, n: int) -> tuple[float, float]:
-    t, d = recipe.train, recipe.data
-    fused: Any = "auto" if t.fused == "auto" else t.fused == "yes"
-    model = create_model(recipe.model, seed=0, device=device, fused=fused)
-    layout = torch.channels_last if t.channels_last else torch.contiguous_format
-    model = model.to(memory_format=layout)  # type: ignore[call-overload]
-    x = torch.randn(n, recipe.model.in_channels, d.image_size, d.image_size, device=device)
-    x = x.contiguous(memory_format=layout)
-    y = torch.zeros(n, dtype=torch.long, device=device)
-    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[t.precision]
-
-    def step(training: bool) -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        model.train(training)
-        with torch.set_grad_enabled(training), torch.autocast(device.type, dtype, enabled=dtype is not None):
-            loss = torch.nn.functional.cross_entropy(model(x), y)
-        if training:
-            loss.backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
-
-    # The first of each warms up; where it is slow already, one more will do.
-    is_slow = step(True) > 1
-    trained = sorted(step(True) for _ in range(1 if is_slow else 3))
-    step(False)
-    evaluated = [step(False) for _ in range(1 if is_slow else 2)]
-    return trained[len(trained) // 2] / n, min(evaluated) / n

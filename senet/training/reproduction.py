@@ -18,7 +18,7 @@ from typing import Any
 
 from senet.config import from_dict, to_dict
 from senet.errors import RunError
-from senet.paper.plan import Plan, key, row_named
+from senet.paper.plan import Plan, key, merged, row_named
 from senet.paper.target import TOP1, TOP5, Row, Target
 from senet.recipes.recipe import Recipe
 from senet.training import folder as run
@@ -34,26 +34,47 @@ def measures(crops: Sequence[int]) -> dict[str, str]:
 
 
 def write_plans(folder: Path, plans: Sequence[Plan], jobs: int = 1) -> None:
-    """Write plan.json; targets that it has already are replaced by those of the same name, others stay.
+    """Write plan.json; plans that it has already stay, and are added to where they are of the same target.
 
     jobs: runs side by side, for `--resume`.
+
+    Raises RunError where a row is there already and is another run.
     """
-    before = {p.target.name: p for p in read_plans(folder)} if (folder / PLAN).is_file() else {}
-    all_plans = before | {p.target.name: p for p in plans}
-    run.write_json(folder / PLAN, {"jobs": jobs, "targets": [plan_dict(p) for p in all_plans.values()]})
+    whole = add_plans(folder, plans)
+    run.write_json(folder / PLAN, {"jobs": jobs, "targets": [plan_dict(p) for p in whole]})
+
+
+def add_plans(folder: Path, plans: Sequence[Plan]) -> list[Plan]:
+    """The plans of a folder with these added; what `write_plans` writes, and raises."""
+    found = {p.target.name: p for p in read_plans(folder)} if (folder / PLAN).is_file() else {}
+    for plan in plans:
+        name = plan.target.name
+        try:
+            found[name] = merged(found[name], plan) if name in found else plan
+        except RunError as error:
+            raise RunError(f"{folder} holds another experiment. {error}. Name another folder with --out") from None
+    return list(found.values())
 
 
 def read_plans(folder: Path) -> list[Plan]:
     """The plans of a folder; RunError where it has none that can be read."""
-    try:
-        return [_plan(d) for d in json.loads((folder / PLAN).read_text())["targets"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{folder}: not the folder of a reproduction: {error}") from error
+    return [_plan(d) for d in _read(folder)["targets"]]
 
 
 def read_jobs(folder: Path) -> int:
     """How many runs side by side the folder was last trained with."""
-    return json.loads((folder / PLAN).read_text()).get("jobs", 1)
+    return _read(folder).get("jobs", 1)
+
+
+def _read(folder: Path) -> Any:
+    if not folder.is_dir():
+        raise RunError(f"{folder}: no such folder")
+    try:
+        found = json.loads((folder / PLAN).read_text())
+        assert [_plan(d) for d in found["targets"]]
+    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        raise RunError(f"{folder}: not the folder of a reproduction: {error}") from error
+    return found
 
 
 def plan_dict(plan: Plan) -> dict[str, Any]:
@@ -61,54 +82,71 @@ def plan_dict(plan: Plan) -> dict[str, Any]:
     t = plan.target
     rows = [asdict(replace(row, recipe=None)) | {"recipe": row.recipe and to_dict(row.recipe)} for row in t.rows]
     fields = {name: getattr(t, name) for name in ("name", "title", "hours", "crops", "shows")}
-    return {**fields, "rows": rows, "seeds": plan.seeds, "differs": plan.differs, "budget": plan.budget}
+    return {**fields, "rows": rows, "seeds": plan.seeds, "differs": plan.differs} | {
+        "budget": plan.budget,
+        "commands": plan.commands,
+    }
 
 
 def _plan(d: dict[str, Any]) -> Plan:
     rows = tuple(Row(**r | {"recipe": r["recipe"] and from_dict(Recipe, r["recipe"])}) for r in d["rows"])
     fields = {name: d[name] for name in ("name", "title", "hours", "shows")}
     target = Target(rows=rows, crops=tuple(d["crops"]), **fields)
-    return Plan(target=target, seeds=tuple(d["seeds"]), differs=tuple(d["differs"]), budget=d.get("budget", ""))
+    lists = {name: tuple(d.get(name, ())) for name in ("seeds", "differs", "commands")}
+    return Plan(target=target, budget=d.get("budget", ""), **lists)
 
 
 def result(plan: Plan, summaries: Mapping[str, dict[str, Any]], failed: Mapping[str, str]) -> dict[str, Any]:
     """Ours beside the paper's, as plain data; errors in percent, differences in points.
 
-    rows: name, network, parameters and multiply-adds, `runs` by name, and for each measure the `errors` of the seeds
-    (None for a run that failed or is still to come), `mean`, `deviation` and the `printed`.
+    where: a sentence about data, epochs and how much of it has come.  shown: the measures that the paper prints too.
+    rows: name, network, parameters and multiply-adds, `runs` by name, `n` that are finished, their `epochs`, and for
+        each measure the `errors` of the seeds (None for a run that failed or is still to come), `mean`, `deviation`,
+        both as `text`, and the `printed`.
     differences: row, minus, measure, seeds in both, mean, 95 % interval of the paired difference, printed, verdict.
     """
+    names = measures(plan.target.crops)
     rows = [_row(row, plan, summaries, failed) for row in plan.target.rows]
     by_name = {row["name"]: row for row in rows}
     differences = [
         found
         for row in plan.target.rows
         if row.minus
-        for measure in measures(plan.target.crops)
+        for measure in names
         if (found := _difference(plan.target, row, by_name, measure)) is not None
     ]
-    done = [s for row in rows for name in row["runs"] if (s := summaries.get(name)) is not None]
-    first = done[0] if done else {}
+    done = [summaries[name] for name in plan.runs if name in summaries]
     return {
         "target": plan.target.name,
         "title": plan.target.title,
-        "measures": measures(plan.target.crops),
-        "data": first.get("data"),
-        "train_images": first.get("train_images"),
-        "test_images": first.get("test_images"),
-        "epochs": first.get("epochs"),
+        "where": _where(plan, done),
+        "measures": names,
+        "shown": [m for m in names if any(row[m]["printed"] is not None for row in rows)] or [TOP1],
         "seeds": list(plan.seeds),
-        "finished": sum(name in summaries for name in plan.runs),
+        "finished": len(done),
         "runs": len(plan.runs),
         "rows": rows,
         "differences": differences,
         "differs": list(plan.differs),
         "failed": {name: failed[name] for name in plan.runs if name in failed},
         "paper_needed": plan.target.hours,
-        "train_seconds": round(
-            sum({name: summaries[name]["train_seconds"] for name in plan.runs if name in summaries}.values()), 1
-        ),
+        "commands": list(plan.commands),
+        "train_seconds": round(sum(s["train_seconds"] for s in done), 1),
     }
+
+
+def _where(plan: Plan, done: Sequence[Mapping[str, Any]]) -> str:
+    if not done:
+        return "No run has finished yet."
+    first, n = done[0], len(plan.seeds)
+    epochs = sorted({s["epochs"] for s in done})
+    length = f"{epochs[0]} to {epochs[-1]}" if len(epochs) > 1 else f"{epochs[0]}"
+    return (
+        f"{first['data']}, {first['train_images']:,} training and {first['test_images']:,} test images, "
+        f"{length} epoch{'s' if epochs[-1] > 1 else ''}, {n} seed{'s' if n > 1 else ''}; errors after the last epoch. "
+        f"{len(done)} of {len(plan.runs)} runs finished, {sum(s['train_seconds'] for s in done) / 3600:.2f} hours of "
+        "training."
+    )
 
 
 def _row(row: Row, plan: Plan, summaries: Mapping[str, dict[str, Any]], failed: Mapping[str, str]) -> dict[str, Any]:
@@ -119,10 +157,12 @@ def _row(row: Row, plan: Plan, summaries: Mapping[str, dict[str, Any]], failed: 
     for measure in measures(plan.target.crops):
         errors = [None if s is None else s.get(measure) for s in done]
         have = [e for e in errors if e is not None]
+        mean, deviation = statistics.fmean(have) if have else None, statistics.stdev(have) if len(have) > 1 else None
         measured[measure] = {
             "errors": errors,
-            "mean": statistics.fmean(have) if have else None,
-            "deviation": statistics.stdev(have) if len(have) > 1 else None,
+            "mean": mean,
+            "deviation": deviation,
+            "text": "" if mean is None else f"{mean:.2f}" if deviation is None else f"{mean:.2f} ± {deviation:.2f}",
             "printed": row.printed.get(measure),
         }
     return {
@@ -130,8 +170,10 @@ def _row(row: Row, plan: Plan, summaries: Mapping[str, dict[str, Any]], failed: 
         "network": row.recipe.name if row.recipe else None,
         "params": first.get("params"),
         "macs": first.get("macs"),
+        "epochs": first.get("epochs"),
         "step_ms": statistics.median(s["step_ms"] for s in done if s) if first else None,
         "runs": names,
+        "n": sum(s is not None for s in done),
         "note": row.note,
         **measured,
     }
@@ -183,21 +225,17 @@ def verdict(low: float | None, high: float | None, printed: float | None) -> str
 
 def markdown(found: Mapping[str, Any]) -> str:
     """The result as a page of Markdown."""
-    names = found["measures"]
-    shown = [m for m in names if any(row[m]["printed"] is not None for row in found["rows"])] or [TOP1]
-    head = ["row"]
-    for m in shown:
-        head += [f"{names[m]}, %", "the paper's"]
+    names, shown = found["measures"], found["shown"]
+    head = ["row", *(cell for m in shown for cell in (f"{names[m]}, %", "the paper's"))]
     lines = [[*head, "n", "parameters", "multiply-adds"]]
     for row in found["rows"]:
         cells = [row["name"]]
         for m in shown:
             printed = row[m]["printed"]
-            cells += [mean_text(row[m]), "" if printed is None else f"{printed:.2f}"]
-        n = sum(e is not None for e in row[TOP1]["errors"])
+            cells += [row[m]["text"], "" if printed is None else f"{printed:.2f}"]
         cost = [f"{row['params']:,}", f"{row['macs'] / 1e6:,.2f} M"] if row["params"] else ["", ""]
-        lines.append([*cells, str(n) if row["runs"] else "", *cost])
-    text = f"# {found['target']}: {found['title']}\n\n{_where(found)}\n\n{_table(lines)}\n"
+        lines.append([*cells, str(row["n"]) if row["runs"] else "", *cost])
+    text = f"# {found['target']}: {found['title']}\n\n{found['where']}\n\n{_table(lines)}\n"
     if found["differences"]:
         head = ["difference", "measure", "ours, points", "95 % interval", "n", "the paper's", "verdict"]
         rows = [head]
@@ -216,32 +254,17 @@ def markdown(found: Mapping[str, Any]) -> str:
             "*equal*: the errors are the same in every seed; *clear*: the interval excludes zero, and the paper gives "
             "no figure.\n"
         )
-    if found["failed"]:
-        text += "\nFailed runs:\n\n" + "".join(f"- {name}: {why}\n" for name, why in found["failed"].items())
-    if found["differs"]:
-        text += "\nOtherwise than in the paper:\n\n" + "".join(f"- {line}\n" for line in found["differs"])
+    notes = [f"{row['name']}: {row['note']}" for row in found["rows"] if row["note"]]
+    for title, items in (
+        ("Failed runs", [f"{name}: {why}" for name, why in found["failed"].items()]),
+        ("Notes", notes),
+        ("Otherwise than in the paper", found["differs"]),
+    ):
+        if items:
+            text += f"\n{title}:\n\n" + "".join(f"- {item}\n" for item in items)
     if found["paper_needed"]:
         text += f"\nThe paper's run: {found['paper_needed']}.\n"
     return text
-
-
-def mean_text(measured: Mapping[str, Any]) -> str:
-    """Mean and deviation: "22.28 ± 0.10"."""
-    if measured["mean"] is None:
-        return ""
-    spread = "" if measured["deviation"] is None else f" ± {measured['deviation']:.2f}"
-    return f"{measured['mean']:.2f}{spread}"
-
-
-def _where(found: Mapping[str, Any]) -> str:
-    if not found["finished"]:
-        return "No run has finished yet."
-    n, epochs = len(found["seeds"]), found["epochs"]
-    return (
-        f"{found['data']}, {found['train_images']:,} training and {found['test_images']:,} test images, "
-        f"{epochs} epoch{'s' if epochs > 1 else ''}, {n} seed{'s' if n > 1 else ''}; errors after the last epoch. "
-        f"{found['finished']} of {found['runs']} runs finished, {found['train_seconds'] / 3600:.2f} hours of training."
-    )
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

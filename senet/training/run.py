@@ -35,6 +35,7 @@ from senet.training.module import Classifier
 from senet.training.plots import plot_curves
 
 PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -64,16 +65,25 @@ def device_of(recipe: Recipe) -> torch.device:
 def kernels(device: torch.device, fused: str, precision: str) -> str:
     """What computes the blocks' tails by a recipe's choice: "triton", "c", "torch", or "none": layer by layer."""
     if device.type == "cuda" and fused != "no":
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-        return "triton" if by_triton(torch.empty(0, device=device, dtype=dtype)) else "none"
+        return "triton" if by_triton(torch.empty(0, device=device, dtype=DTYPES[precision])) else "none"
     if fused != "yes":
         return "none"
     return "c" if device.type == "cpu" and precision == "fp32" and cpu_passes.available() else "torch"
 
 
+class _Stateful(StatefulDataLoader[Any]):
+    """A loader that goes on with as many workers as its state is of, whatever this machine would take."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up where `state_dict()` was."""
+        workers = state_dict.get("_snapshot", {}).get("_main_snapshot", {}).get("_num_workers")
+        self.num_workers = workers or self.num_workers
+        super().load_state_dict(state_dict)
+
+
 def loader(split: Split, batch_size: int, device: torch.device, *, train: bool) -> DataLoader[Any]:
     """Batches of a split; the training one can say where it is and go on from there."""
-    kind = StatefulDataLoader if train else DataLoader
+    kind = _Stateful if train else DataLoader
     # Workers start by fork where that is the platform's way, and are gone after each epoch.
     return kind(
         split,  # type: ignore[arg-type]
@@ -111,7 +121,7 @@ def train(
     _check_last_batch(recipe, len(data.train))
     if resume and not (folder / RECIPE).is_file():
         raise RunError(f"{folder}: not the folder of a run: it has no {RECIPE}")
-    with held(folder), _threads(recipe.train.threads), _plain_speech():
+    with held(folder), on_threads(recipe.train.threads), _plain_speech():
         _take_folder(folder, recipe, device, resume=resume)
         # A run that was killed before its first checkpoint starts again.
         start = folder / run.LAST if resume and (folder / run.LAST).is_file() else None
@@ -169,7 +179,7 @@ def _check_start(start: Path, recipe: Recipe, data: Data) -> None:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def on_threads(count: int) -> Iterator[None]:
     """With so many CPU threads; 0 leaves them."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
@@ -251,6 +261,8 @@ def _plain_speech() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            # A run that began on a machine of more processors keeps its workers.
+            warnings.filterwarnings("ignore", message=".*worker processes in total.*")
             warnings.filterwarnings("ignore", message=".*training_step. returned .None.*")
             warnings.filterwarnings("ignore", message=".*set_vital.*", module=r"torchdata\..*")
             warnings.filterwarnings("ignore", module=r"lightning\..*", category=DeprecationWarning)

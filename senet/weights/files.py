@@ -213,7 +213,7 @@ def recipe_preprocessing(data: Mapping[str, Any]) -> Preprocessing | None:
             # Rounded, so that 57.12 is 0.224 and not a digit less in the last place.
             **{name: [round(value / 255, 12) for value in data[name]] for name in ("mean", "std")},
             "image_size": side,
-            "resize": side if in_memory else data["resize"],
+            "resize": side if in_memory else data["resize"] or round(side * 256 / 224),
             "interpolation": data.get("interpolation", "bilinear"),
         },
     )

@@ -132,6 +132,22 @@ def test_a_gate_for_each_place_counts_by_its_mean() -> None:
     torch.testing.assert_close(gates, unit.gate(maps[-1])[0].mean((1, 2)).detach())
 
 
+def test_a_unit_that_runs_twice_is_two() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.se = SEConfig(reduction=1).build(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.se(self.se(x)).mean((2, 3))
+
+    image = torch.rand(1, 4, 5, 5)
+    model = Twice()
+    board = Switchboard(model, image)
+    assert list(board.units) == ["se", "se#2"]
+    torch.testing.assert_close(board.run(image, {"se#2"}).logits, model.se(image).mean((2, 3))[0].detach())
+
+
 def test_mistakes() -> None:
     image = torch.zeros(1, 3, 32, 32)
     with pytest.raises(ConfigError, match="no attention unit"):

@@ -23,6 +23,7 @@ from senet import create_model, load, save
 from senet.analysis.collect import collect_gates
 from senet.app.gates import Switchboard
 from senet.cli import app as command
+from senet.cli import theirs
 from senet.data import load_image, normalise
 from senet.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from senet.recipes.registry import recipe_for
@@ -268,3 +269,8 @@ def test_another_librarys_network() -> None:
     board = Switchboard(model, torch.zeros(1, 3, 32, 32))
     assert (len(board.units), len(classes), classes[1], about) == (9, 1000, "goldfish", "timm's, with random weights")
     assert load_image(SEVEN, recipe).shape == (3, 224, 224)
+
+
+def test_outputs_that_nobody_names_are_numbered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(theirs, "_timm", lambda *_: (torch.nn.Linear(4, 2), recipe_for("digits").data))
+    assert command.library_network("timm", "mine", False)[2] == ("class 0", "class 1")

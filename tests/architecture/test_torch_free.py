@@ -124,7 +124,7 @@ def test_a_written_table_finds_its_family_in_a_fresh_process() -> None:
         (["convert", "a.pth", "--to", "tensorflow"], 2, "", "--to: 'tensorflow' is not known; legal values: senet,"),
         (["tables", "accuracy"], 2, "", "tables: 'accuracy' is not known; tables: complexity"),
         (["tran"], 2, "", "command: 'tran' is not known (did you mean 'train'?)"),
-        (["train", "nosuch"], 2, "", "model: 'nosuch' is not known; models: resnet50,"),
+        (["train", "nosuch"], 2, "", "model: 'nosuch' is not known; all models: senet models"),
         (["train", "resnett101"], 2, "", "did you mean 'resnet101'?"),
         (["train", "--kind", "stp"], 2, "", "schedule.kind: 'stp' is not known (did you mean 'step'?); legal values"),
         (["train", "--lr", "fast"], 2, "", "optim.lr: 'fast' is not a number"),

@@ -99,6 +99,7 @@ def test_synsets_are_named_in_words() -> None:
         (("{}", "--classes", "1,eleven"), "--classes: 'eleven' is not known"),
         (("{}", "--flip"), "option: '--flip' is not known"),
         (("timm:seresnet50",), "--data: timm:seresnet50 has no data of its own"),
+        (("tim:resnet18", "--data", "digits"), "CHECKPOINT: 'tim' is not known (did you mean 'timm'?)"),
         (("timm:seresnet5", "--data", "digits"), "timm has no 'seresnet5'; among its"),
         (("torchvision:efficientnet", "--data", "digits"), "efficientnet_b7"),
         (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,9 @@ from PIL import Image
 from tests.cli.conftest import TINY
 
 Call = Callable[..., tuple[int, str, str]]
+
+CLOCKS = {"step_ms", "train_seconds"}
+"""Of a run, what no other run repeats."""
 
 
 def test_help_and_version(senet: Call) -> None:
@@ -84,6 +88,10 @@ def test_without_a_network_the_pair_is_trained(senet: Call) -> None:
     assert {p.name for p in folder.iterdir()} >= {"resnet20", "se_resnet20", "curves.png", "report.json", "report.html"}
     assert "se_resnet20 minus resnet20" in out
     assert "(one seed, so no interval" in out
+    again = senet("train", "--resume", folder)[1]
+    assert again.startswith(f"{folder}: finished already; nothing to do\n")
+    assert again.endswith(out[out.index("\ndigits, ") :])
+    assert "finished already" not in out
     # A second run takes another folder, and the first one stays.
     before = (folder / "report.json").read_bytes()
     assert senet("train", *TINY)[0] == 0
@@ -110,6 +118,45 @@ def test_compare_over_seeds(senet: Call) -> None:
     assert Path("c/resnet20-seed0/summary.json").stat().st_mtime_ns == kept
 
 
+def test_compare_side_by_side_is_the_same(senet: Call) -> None:
+    """Two processes; without its last run, the folder goes on with as many as it had."""
+    words = ["compare", "resnet20", "se_resnet20", "--seeds", "1", *TINY]
+    alone = json.loads(senet(*words, "--out", "alone", "--json")[1])
+    status, out, err = senet(*words, "--out", "side", "--json", "--jobs", "2")
+    assert status == 0
+    for a, b in zip(alone["models"], json.loads(out)["models"], strict=True):
+        assert {k: v for k, v in a.items() if k not in CLOCKS} == {k: v for k, v in b.items() if k not in CLOCKS}
+    assert "[2 of 2] " in err
+    assert json.loads(Path("side/comparison.json").read_text())["jobs"] == 2
+    shutil.rmtree("side/se_resnet20")
+    assert "[2 of 2] se_resnet20: done" in senet("train", "--resume", "side")[1]
+
+
+def test_a_failed_run_ends_a_comparison(senet: Call) -> None:
+    wild = ["--lr", "1e30", "--warmup-epochs", "0"]
+    status, out, err = senet("compare", "resnet20", "se_resnet20", "--seeds", "1", *TINY, *wild, "--out", "c")
+    assert status == 2
+    assert "error: resnet20: epoch 1: the" in err
+    assert "se_resnet20 on" not in out
+
+
+def test_the_hint_after_a_signal_is_the_command_that_was_typed(senet: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    from senet.cli import compare, train
+    from senet.training.callbacks import Interrupted
+
+    def stop(argv: list[str]) -> int:
+        raise Interrupted(2, Path("my runs/it's"))
+
+    for module in (train, compare):
+        monkeypatch.setattr(module, "run", stop)
+    for name in ("train", "compare"):
+        status, _, err = senet(name)
+        assert status == 130
+        going_on = err.rpartition("Go on with: ")[2]
+        assert err.startswith("senet: stopped by Ctrl-C; saved in my runs/it's. Go on")
+        assert shlex.split(going_on) == ["senet", name, "--resume", "my runs/it's"]
+
+
 def test_unit_options_reach_every_network_that_has_one(senet: Call) -> None:
     words = ["compare", "resnet20", "se_resnet20", "--se.reduction", "4", "--seeds", "1", *TINY, "--out", "c"]
     assert senet(*words)[0] == 0
@@ -134,15 +181,33 @@ def test_models_and_info(senet: Call) -> None:
     info = json.loads(senet("info", "seresnet50", "--json")[1])
     assert (info["model"], info["params"], info["macs"]) == ("se_resnet50", 28088024, 3860488192)
     assert info["params_se_bias_false"] == 28071976
+    # A name is a network's before it is a file's.
+    Path("resnet20").mkdir()
+    assert json.loads(senet("info", "resnet20", "--json")[1])["params"] == 269722
     out = senet("info", "se_resnet50", "--se.reduction", "4", "--no-bias")[1]
     assert "35,616,808" in out
     assert "1x1 64, 3x3 64, 1x1 256, fc 64-256" in out
 
 
+def test_info_of_what_was_trained(senet: Call, trained: Path) -> None:
+    summary = json.loads((trained / "summary.json").read_text())
+    for path in (trained, trained / "last.ckpt"):
+        info = json.loads(senet("info", path, "--json")[1])
+        assert (info["model"], info["params"], info["macs"]) == ("se_resnet20", summary["params"], summary["macs"])
+        assert info["image_size"] == [8, 8]
+
+
+def test_the_documented_mistake_is_what_the_program_prints(senet: Call) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    block = text.split("```text\n$ senet ")[1].split("```")[0]
+    command, _, said = block.partition("\n")
+    assert said.split() == senet(*command.split())[2].split()
+
+
 MISTAKES = {
     "unknown command": (["trian"], r"command: 'trian' is not known \(did you mean 'train'\?\)"),
     "unknown model": (["train", "se_resnt20"], r"model: 'se_resnt20' is not known \(did you mean 'se_resnet20'\?\)"),
-    "unknown model in info": (["info", "vgg"], r"model: 'vgg' is not known"),
+    "unknown model in info": (["info", "vgg"], r"model: 'vgg' is not known; all models: senet models, in Python"),
     "no such pattern": (["models", "vit*"], r"no network is called 'vit\*'"),
     "two models to train": (["train", "resnet20", "resnet32"], r"one network at a time; for several: senet compare"),
     "one model to compare": (["compare", "resnet20"], r"name two or more networks"),
@@ -155,7 +220,8 @@ MISTAKES = {
     "unknown recipe": (["train", "resnet20", "--recipe", "cifra"], r"recipe: 'cifra' is not known"),
     "fp16 without a GPU": (["train", "resnet20", "--precision", "fp16", "--device", "cpu"], r"'fp16' needs a GPU"),
     "no checkpoint": (["evaluate", "nowhere"], r"nowhere: no such file or folder"),
-    "no run": (["train", "--resume", "nowhere"], r"nowhere: no recipe can be read there"),
+    "no run": (["train", "--resume", "nowhere"], r"error: nowhere: no such file or folder$"),
+    "no comparison": (["compare", "--resume", "."], r"error: \.: not the folder of a run: it has no recipe.yaml$"),
     "resume with more": (["train", "--resume", "x", "--epochs", "3"], r"--resume: takes no other options.*--epochs"),
     "resume with a model": (["train", "--resume=x", "resnet20"], r"--resume: takes no other options.*resnet20"),
     "resume a comparison with more": (["compare", "--resume", "x", "--seeds", "9"], r"takes no other options.*--seeds"),
@@ -182,8 +248,12 @@ MISTAKES = {
     ),
     "gamma of one": (["train", "--kind", "plateau", "--gamma", "1"], r"schedule.gamma: 1.0 is not between 0 and 1"),
     "a rate that is none": (["train", "--lr", "nan"], r"optim.lr: 'nan' is not a number"),
+    "a rate of zero": (["train", "--lr", "0"], r"optim.lr: 0.0 is too small; legal values: above 0"),
+    "jobs below zero": (["compare", "resnet20", "se_resnet20", "--jobs", "-1"], r"--jobs: -1 is too small; legal"),
+    "jobs to go on with": (["compare", "--resume", "x", "--jobs", "no"], r"--jobs: 'no' is not a whole number; legal"),
+    "no checkpoint to describe": (["info", "runs/none"], r"runs/none: no such file or folder"),
     "a word behind a switch": (["train", "--flip", "perhaps"], r"model: 'perhaps' is not known"),
-    "no recipe file": (["train", "--config", "none.yaml"], r"none.yaml: no recipe can be read there"),
+    "no recipe file": (["train", "--config", "none.yaml"], r"none.yaml: no such file or folder$"),
     "pair without unit": (["train", "--se", "none"], r"--se: a pair needs an attention unit"),
 }
 
@@ -213,6 +283,8 @@ def test_a_finished_run_is_not_resumed(senet: Call, trained: Path) -> None:
     status, _, err = senet("train", "--resume", trained)
     assert status == 2
     assert "this run is finished" in err
+    status, _, err = senet("compare", "--resume", trained, "--jobs", "2")
+    assert (status, f"--jobs: has no effect, {trained} is not the folder of a comparison" in err) == (2, True)
 
 
 @pytest.mark.parametrize("folder", ["/dev/null/run", "/proc/run"])
@@ -277,7 +349,7 @@ def test_class_counts_that_do_not_match(senet: Call, trained: Path, tmp_path: Pa
     grey = ["--mean", "127.5", "--std", "127.5"]
     status, _, err = senet("evaluate", trained, "--data", folder, *grey)
     assert status == 2
-    assert "the checkpoint knows 10 classes and the images have 2" in err
+    assert f"--data {folder}: has other classes: the checkpoint knows 10 classes and the images have 2" in err
     status, _, err = senet("evaluate", trained, "--data", folder, "--mean", "1,2,3", "--std", "1,2,3")
     assert status == 2
     assert "3 channels, and this network takes 1" in err

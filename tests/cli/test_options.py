@@ -8,7 +8,8 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 
 from senet import SEConfig, get_net
-from senet.cli import options
+from senet.cli import COMMANDS, main, options
+from senet.cli.line import SWITCHES
 from senet.config import to_dict
 from senet.errors import ConfigError
 from senet.recipes.recipe import Recipe
@@ -159,6 +160,26 @@ def test_field_docs_cover_every_field() -> None:
         if name not in options.field_docs(type(options.value_at(BASE, section))):
             missing.append(path)
     assert missing == []
+
+
+def test_switches_are_those_of_the_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the first look at a line takes for a switch is one for the command's own parser, and the other way round."""
+    found: dict[str, bool] = {"help": True}
+    option = options.Parser.option
+
+    def see(parser: options.Parser, name: str, **kwargs: Any) -> None:
+        is_switch = kwargs.get("action") == "store_true"
+        assert found.setdefault(name, is_switch) == is_switch, name
+        option(parser, name, **kwargs)
+
+    monkeypatch.setattr(options.Parser, "option", see)
+    for command in COMMANDS:
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+    fields = [dict(options.leaves(replace(BASE, model=net))) for net in (BASE.model, *FAMILIES.values())]
+    hints = {path.rpartition(".")[2]: hint for of in fields for path, hint in of.items()}
+    found = {name: hint is bool for name, hint in hints.items()} | found
+    assert {name for name, is_switch in found.items() if is_switch} == SWITCHES
 
 
 def test_units_by_name() -> None:

@@ -33,7 +33,10 @@ def test_ours_beside_the_papers_and_again(senet: Call) -> None:
     assert rest.count(": done") == 4
     assert "tanh minus sigmoid" in rest
     found = json.loads(Path("r/table12.json").read_text())
-    assert (found["finished"], found["epochs"], [row["name"] for row in found["rows"]]) == (4, 2, ["tanh", "sigmoid"])
+    assert (found["finished"], [(row["name"], row["epochs"]) for row in found["rows"]]) == (
+        *(4, [("tanh", 2), ("sigmoid", 2)]),
+    )
+    assert found["where"].startswith("digits, 1,438 training and 359 test images, 2 epochs, 2 seeds")
     assert found["differences"][0]["printed"] == 0.72
     runs = sorted(p.name for p in Path("r", RUNS).iterdir())
     stamps = [(Path("r") / RUNS / name / "summary.json").stat().st_mtime_ns for name in runs]
@@ -78,9 +81,9 @@ def test_a_plan_alone_trains_nothing(senet: Call) -> None:
 
 
 def test_the_budget_chooses_the_epochs(senet: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    import senet.training.queue as queue
+    from senet.training import estimate
 
-    monkeypatch.setattr(queue, "seconds_per_image", lambda *of: (0.01, 0.0))
+    monkeypatch.setattr(estimate, "seconds_per_image", lambda *of: (0.01, 0.0))
     words = ["reproduce", *PAIR, "--data", "digits", "--image-size", "8", "--seeds", "1", "--plan"]
     # 1,438 digits: 14.38 s an epoch, two runs, and 8 s for each to begin.
     status, out, err = senet(*words, "--budget", "5m")
@@ -93,15 +96,15 @@ def test_the_budget_chooses_the_epochs(senet: Call, monkeypatch: pytest.MonkeyPa
 
 def test_the_same_budget_keeps_its_epochs(senet: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another measurement of the time, other seeds or no option at all: what is finished counts."""
-    import senet.training.queue as queue
+    from senet.training import estimate, queue
 
-    monkeypatch.setattr(queue, "seconds_per_image", lambda *of: (0.1, 0.0))
+    monkeypatch.setattr(estimate, "seconds_per_image", lambda *of: (0.1, 0.0))
     words = [*("reproduce", *PAIR, *TINY, "--budget", "30s", "--jobs", "2", "--out", "r"), "--seeds"]
     # 32 images, 3.2 s an epoch; two runs, two at a time.
     status, out, err = senet(*words, "1")
     assert status == 0, err
     assert "6 epochs" in out
-    monkeypatch.setattr(queue, "seconds_per_image", lambda *of: (0.01, 0.0))
+    monkeypatch.setattr(estimate, "seconds_per_image", lambda *of: (0.01, 0.0))
     status, out, err = senet(*words, "2", "--plan")
     assert status == 0, err
     assert "SE-ResNet-20  se_resnet20 (se) on digits, 6 epochs" in out
@@ -118,9 +121,9 @@ def test_the_same_budget_keeps_its_epochs(senet: Call, monkeypatch: pytest.Monke
 
 def test_the_budget_holds_where_rows_have_other_epochs(senet: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     """One epoch of a short schedule is a larger part than of a long one; what it takes more, the long one gives."""
-    import senet.training.queue as queue
+    from senet.training import estimate
 
-    monkeypatch.setattr(queue, "seconds_per_image", lambda *of: (0.01, 0.0))
+    monkeypatch.setattr(estimate, "seconds_per_image", lambda *of: (0.01, 0.0))
     words = ["reproduce", "table4", "--data", "digits", "--image-size", "8", "--limit-batches", "1", "--seeds", "1"]
     # Eight runs of 8 s and 1.28 s an epoch; 164, 164, 200 and 1800 epochs by two.
     status, out, err = senet(*words, "--budget", "80s", "--plan")
@@ -152,7 +155,10 @@ def test_no_target_lists_them(senet: Call) -> None:
         (["table2", "--data", "digits"], "--network: table2's networks are for images of 224 pixels and these have 32"),
         (["table4", "--model.se.reduction", "8"], "--model.se.reduction"),
         (["table4", "--resume", "x"], "--resume: takes no other options"),
-        (["--resume", "x"], "x: not the folder of a reproduction"),
+        (["--resume", "x"], "x: no such folder"),
+        (["--resume", ".", "--seeds", "3"], "not the folder of a reproduction"),
+        (["--resume", "x", "--seeds", "many"], "--seeds: 'many' is not a whole number; legal values: 1 or more"),
+        (["--resume", "x", "--rows", "a"], "--resume: takes no other options but --seeds and --jobs"),
     ],
 )
 def test_mistakes(words: list[str], says: str, senet: Call) -> None:
@@ -171,6 +177,50 @@ def test_a_folder_with_other_things_is_refused(senet: Call) -> None:
     assert [p.name for p in Path("mine").iterdir()] == ["thesis.tex"]
 
 
+def test_no_result_is_replaced_by_another_experiments(senet: Call) -> None:
+    words = [*PAIR, *TINY, "--epochs", "1", "--out", "r"]
+    assert senet("reproduce", *words, "--seeds", "2")[0] == 0
+    before = Path("r/student.json").read_text()
+    longer = ["2" if w == "1" and words[i - 1] == "--epochs" else w for i, w in enumerate(words)]
+    for other in (longer, [*words, "--plan", "--lr", "0.5"]):
+        status, _, err = senet("reproduce", *other)
+        assert status == 2
+        assert "r holds another experiment. student, ResNet-20: " in err
+        assert "Name another folder with --out" in err
+    assert "train.epochs: 2, not 1" in senet("reproduce", *longer)[2]
+    assert Path("r/student.json").read_text() == before
+    # Fewer seeds are no other experiment: those that there are stay.
+    status, out, _ = senet("reproduce", *words, "--seeds", "1")
+    assert status == 0
+    assert "2 runs in r: " in out
+    assert "all finished" in out
+    found = json.loads(Path("r/student.json").read_text())
+    assert (found["seeds"], found["finished"]) == ([0, 1], 4)
+    assert [c.split()[-1] for c in found["commands"]] == ["2", "1"]
+    # More of them need nothing but the folder.
+    status, out, err = senet("reproduce", "--resume", "r", "--seeds", "3", "--jobs", "1")
+    assert status == 0, err
+    assert "[5 of 6] resnet20-" in out
+    assert "[6 of 6] se_resnet20-" in out
+    assert json.loads(Path("r/student.json").read_text())["seeds"] == [0, 1, 2]
+
+
+def test_what_the_line_names_stays_in_a_budget(senet: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    from senet.training import estimate
+
+    monkeypatch.setattr(estimate, "seconds_per_image", lambda *of: (0.01, 0.0))
+    words = [*PAIR, "--data", "digits", "--image-size", "8", "--seeds", "1", "--plan", "--json", "--budget", "5m"]
+    words += ["--warmup-epochs", "1", "--freeze-bn-epochs", "2", "--batch-size", "16", "--accumulate", "8"]
+    status, out, err = senet("reproduce", *words)
+    assert status == 0, err
+    for row in json.loads(out)["targets"][0]["rows"]:
+        recipe = row["recipe"]
+        assert (recipe["train"]["epochs"], recipe["train"]["freeze_bn_epochs"]) == (9, 2)
+        assert recipe["schedule"]["warmup_epochs"] == 1
+        # The report's 0.1 for 64 images, for steps of 128.
+        assert recipe["optim"]["lr"] == pytest.approx(0.2)
+
+
 def test_one_process_has_the_folder(senet: Call) -> None:
     words = [*PAIR, *TINY, "--epochs", "1", "--seeds", "1", "--out", "r"]
     Path("r").mkdir()
@@ -185,9 +235,9 @@ def test_one_process_has_the_folder(senet: Call) -> None:
 
 
 def test_a_plan_downloads_nothing(senet: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    import senet.training.queue as queue
+    from senet.training import estimate
 
-    monkeypatch.setattr(queue, "seconds_per_image", lambda *of: (0.01, 0.001))
+    monkeypatch.setattr(estimate, "seconds_per_image", lambda *of: (0.01, 0.001))
     status, out, err = senet("reproduce", *PAIR, "--epochs", "1", "--subset", "0.5", "--seeds", "1", "--plan")
     assert status == 0, err
     # 25,000 images to train with and 10,000 to test.
@@ -225,6 +275,10 @@ def test_other_crops_are_measured_once(senet: Call, monkeypatch: pytest.MonkeyPa
     assert row["top1_error_12"]["mean"] == pytest.approx(there["top1_error"])
     monkeypatch.setattr(accuracy, "evaluate", lambda *of, **more: pytest.fail("measured twice"))
     assert senet("reproduce", "--resume", "r")[0] == 0
+    (last.parent / "crops.json").write_text("{")
+    status, _, err = senet("reproduce", "--resume", "r")
+    assert status == 2
+    assert "crops.json: cannot be read" in err
 
 
 def test_a_figure_of_gates_is_drawn(senet: Call) -> None:

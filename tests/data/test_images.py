@@ -111,7 +111,7 @@ def test_what_is_no_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "notes.jpg").write_text("not a picture")
     with pytest.raises(DataError, match=r"notes\.jpg: cannot be read as an image"):
         load_image(tmp_path / "notes.jpg", FILES)
-    with pytest.raises(DataError, match=r"absent\.jpg: cannot be read as an image \(.*No such file"):
+    with pytest.raises(DataError, match=r"absent\.jpg: no such file$"):
         load_image(tmp_path / "absent.jpg", FILES)
 
 

@@ -310,7 +310,7 @@ def test_a_link_to_nowhere_is_a_bad_image(make_folder: MakeFolder) -> None:
     folder = make_folder({"a": 2, "b": 2})
     (folder / "a" / "00.jpg").symlink_to(folder / "absent.jpg")
     recipe = DataRecipe(name=str(folder), **RGB)
-    with pytest.raises(DataError, match=r"a/00\.jpg: cannot be read as an image \(.*No such file"):
+    with pytest.raises(DataError, match=r"a/00\.jpg: no such file$"):
         open_data(recipe, seed=0)
     data = open_data(replace(recipe, on_bad_image="skip", val_fraction=0.01), seed=0)
     assert len(data.train) + len(data.val) == 4

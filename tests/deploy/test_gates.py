@@ -113,15 +113,15 @@ def one_of_two(m: Any, x: Tensor) -> Tensor:
 
 
 KEPT: dict[str, tuple[nn.Module, str]] = {
-    "3x3": (gated(conv(4, 16, 3)), "its map is made by a convolution other than 1x1"),
-    "stride": (gated(conv(4, 16, 1, stride=2)), "its map is made by a convolution other than 1x1"),
-    "padding": (gated(conv(4, 16, 1, padding=1)), "its map is made by a convolution other than 1x1"),
-    "narrowing": (gated(conv(4, 20, 1), conv(20, 16, 1)), "its 1x1 convolution reduces the channels"),
-    "relu": (gated(conv(4, 16, 1), nn.ReLU()), "its map is made by relu"),
-    "max": (gated(conv(4, 16, 1), squeeze="max"), "its squeeze is no plain mean"),
+    "3x3": (gated(conv(4, 16, 3)), "the map is made by a convolution other than a plain 1x1"),
+    "stride": (gated(conv(4, 16, 1, stride=2)), "the map is made by a convolution other than a plain 1x1"),
+    "padding": (gated(conv(4, 16, 1, padding=1)), "the map is made by a convolution other than a plain 1x1"),
+    "narrowing": (gated(conv(4, 20, 1), conv(20, 16, 1)), "the 1x1 convolution before reduces the channels"),
+    "relu": (gated(conv(4, 16, 1), nn.ReLU()), "the map is made by relu"),
+    "max": (gated(conv(4, 16, 1), squeeze="max"), "no plain mean"),
     "two": (
         Fn(one_of_two, c=conv(4, 16, 1), a=nn.Linear(16, 4), b=nn.Linear(4, 16)),
-        "its gates are made from several squeezes",
+        "the gates are made from several squeezes",
     ),
 }
 
@@ -129,7 +129,12 @@ KEPT: dict[str, tuple[nn.Module, str]] = {
 def test_where_it_stays() -> None:
     rewrites = same(Each({name: net for name, (net, _) in KEPT.items()}), 4, 5, 7).rewrites
     assert not rewrites.early
-    assert {where.split(".")[0]: why for where, why in rewrites.left} == {name: why for name, (_, why) in KEPT.items()}
+    left = {where.split(".")[0]: (what, why) for where, what, why in rewrites.left}
+    assert left == {name: ("squeeze", why) for name, (_, why) in KEPT.items()}
+    assert str(rewrites).splitlines()[:2] == [
+        "   3 squeezes left as they are: the map is made by a convolution other than a plain 1x1 (3x3.1, ...)",
+        "   1 squeeze left as it is: the 1x1 convolution before reduces the channels (narrowing.2)",
+    ]
 
 
 def test_a_mean_in_another_type_stays() -> None:

@@ -167,6 +167,8 @@ def test_as_it_is_of_any_size_in_an_older_opset_with_several_outputs(tmp_path: P
 def test_what_cannot_be_exported_is_refused(wrong: dict[str, Any], says: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=says):
         export_onnx(small(), tmp_path / "n.onnx", **{"example": images(1), **wrong})
+    with pytest.raises(ConfigError, match="path: a Tensor names no file; the order is model, path, example"):
+        export_onnx(small(), images(1), tmp_path / "n.onnx")  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -103,7 +103,7 @@ def test_networks_of_others(name: str) -> None:
     build, (early, fused), place = THEIRS[name]
     fast = same(build(), 3, 64, 64, batches=[2])
     assert (len(fast.rewrites.early), len(fast.rewrites.fused)) == (early, fused)
-    places = [*fast.rewrites.early, *(where for where, _ in fast.rewrites.left)]
+    places = [*fast.rewrites.early, *(where for where, *_ in fast.rewrites.left)]
     assert places[0].startswith(place)
     assert fast.any_size
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from senet.errors import ConfigError
 from senet.kernels import conv1x1 as module
-from senet.kernels.conv1x1 import choose, conv1x1, conv1x1_gated_input, separate
+from senet.kernels.conv1x1 import choose, conv1x1, separate
 
 HAS_CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if HAS_CUDA else "cpu")
@@ -59,25 +59,16 @@ def tiles(side: int):  # type: ignore[no-untyped-def]
     return Tiles(side, side, side, 4, 2)
 
 
-def draw(
-    n: int, k: int, c: int, height: int, width: int, dtype: torch.dtype, gates_input: bool = False
-) -> list[Tensor]:
+def draw(n: int, k: int, c: int, height: int, width: int, dtype: torch.dtype) -> list[Tensor]:
     """h, weight, bias, s, e."""
     torch.manual_seed(n * k + c)
-    shapes = (n, k, height, width), (c, k), (c,), (n, k if gates_input else c), (n, c, height, width)
+    shapes = (n, k, height, width), (c, k), (c,), (n, c), (n, c, height, width)
     drawn = [torch.randn(shape, dtype=dtype, device=DEVICE) for shape in shapes]
     return [v.contiguous(memory_format=torch.channels_last) if v.dim() == 4 else v for v in drawn]
 
 
 def judge(
-    y: Tensor,
-    h: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    s: Tensor | None,
-    e: Tensor | None,
-    relu: bool,
-    gates_input: bool = False,
+    y: Tensor, h: Tensor, weight: Tensor, bias: Tensor | None, s: Tensor | None, e: Tensor | None, relu: bool
 ) -> None:
     """The definition in float64; the tolerance is two roundings of the sum of all terms without their signs."""
 
@@ -86,8 +77,8 @@ def judge(
             return torch.full((1, 1), default, device=DEVICE).double() if v is None else sign(v.double())
 
         gates = wide(s, 1.0)[:, :, None, None]
-        u = torch.einsum("ck,nkhw->nchw", wide(weight, 0), wide(h, 0) * (gates if gates_input else 1.0))
-        u = (u + wide(bias, 0.0).reshape(1, -1, 1, 1)) * (1.0 if gates_input else gates)
+        u = torch.einsum("ck,nkhw->nchw", wide(weight, 0), wide(h, 0))
+        u = (u + wide(bias, 0.0).reshape(1, -1, 1, 1)) * gates
         return u if e is None else u + wide(e, 0.0)
 
     expected = right(lambda v: v)
@@ -97,16 +88,16 @@ def judge(
     assert (error <= 2 * torch.finfo(h.dtype).eps * right(torch.abs)).all(), error.max()
 
 
-FLAGS = tuple(itertools.product((False, True), repeat=5))
+FLAGS = tuple(itertools.product((False, True), repeat=4))
 
 
 @pytest.mark.parametrize("flags", FLAGS, ids=lambda flags: "".join("01"[f] for f in flags))
 def test_every_combination_of_arguments(way: Way, flags: tuple[bool, ...]) -> None:
-    *present, relu, gates_input = flags
-    h, weight, *rest = draw(3, 19, 21, 2, 5, torch.float32, gates_input)
+    *present, relu = flags
+    h, weight, *rest = draw(3, 19, 21, 2, 5, torch.float32)
     optional = [v if given else None for v, given in zip(rest, present, strict=True)]
     more = {} if way is separate else {"tiles": tiles(16)}
-    judge(way(h, weight, *optional, relu, gates_input, **more), h, weight, *optional, relu, gates_input)
+    judge(way(h, weight, *optional, relu, **more), h, weight, *optional, relu)
 
 
 SIZES = (
@@ -121,11 +112,10 @@ SIZES = (
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("gates_input", [False, True])
-def test_odd_sizes_and_dtypes(way: Way, size: tuple[int, ...], dtype: torch.dtype, gates_input: bool) -> None:
-    drawn = draw(*size, dtype, gates_input)
+def test_odd_sizes_and_dtypes(way: Way, size: tuple[int, ...], dtype: torch.dtype) -> None:
+    drawn = draw(*size, dtype)
     more = {} if way is separate else {"tiles": tiles(16)}
-    judge(way(*drawn, True, gates_input, **more), *drawn, True, gates_input)
+    judge(way(*drawn, True, **more), *drawn, True)
 
 
 def test_tiles_of_its_own_choice(fused: Way) -> None:
@@ -163,15 +153,12 @@ def test_other_layouts_and_dtypes_of_the_small_arguments(way: Way) -> None:
     assert y.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("gates_input", [False, True])
-def test_separate_over_the_passes_of_a_gpu(
-    device: torch.device, monkeypatch: pytest.MonkeyPatch, gates_input: bool
-) -> None:
+def test_separate_over_the_passes_of_a_gpu(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     from senet.kernels import triton_passes
 
     monkeypatch.setattr(module, "passes_for", lambda x: triton_passes)
-    drawn = draw(2, 6, 5, 3, 4, torch.bfloat16, gates_input)
-    judge(separate(*drawn, True, gates_input), *drawn, True, gates_input)
+    drawn = draw(2, 6, 5, 3, 4, torch.bfloat16)
+    judge(separate(*drawn, True), *drawn, True)
 
 
 def test_tiles_fill_the_processors() -> None:
@@ -195,8 +182,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from senet.kernels.triton_conv1x1 import _kernel
 
-for dtype, gates_input in (("bf16", False), ("bf16", True), ("fp32", False)):
-    constants = {"GATES_INPUT": gates_input, "RELU": True, "TILE_M": 128, "TILE_C": 64, "TILE_K": 32, "GROUP": 8}
+for dtype in ("bf16", "fp32"):
+    constants = {"RELU": True, "TILE_M": 128, "TILE_C": 64, "TILE_K": 32, "GROUP": 8}
     kinds = dict.fromkeys(("h", "weight", "bias", "s", "e", "y"), "*" + dtype) | dict.fromkeys("MKCP", "i32")
     signature = {name: kinds.get(name, "constexpr") for name in _kernel.arg_names}
     source = ASTSource(_kernel, signature, {(_kernel.arg_names.index(name),): v for name, v in constants.items()})
@@ -212,10 +199,7 @@ def test_the_kernel_compiles_for_hopper_without_one(tmp_path: Path) -> None:
         "TRITON_CACHE_DIR": str(tmp_path)
     }
     done = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, check=False, env=env)
-    assert done.stdout.splitlines() == ["bf16 wgmma True", "bf16 wgmma True", "fp32 fma True"], done.stderr
-
-
-OPS = ((conv1x1, False), (conv1x1_gated_input, True))
+    assert done.stdout.splitlines() == ["bf16 wgmma True", "fp32 fma True"], done.stderr
 
 
 @pytest.fixture(params=["fused", "separate"])
@@ -226,13 +210,12 @@ def chosen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> W
     return way
 
 
-@pytest.mark.parametrize(("op", "gates_input"), OPS)
 @pytest.mark.parametrize("size", [(2, 3, 5, 4, 3), (2, 3, 5, 1, 1), (1, 1, 2, 3, 3)])
-def test_operations(chosen: Way, op: Way, gates_input: bool, size: tuple[int, ...]) -> None:
-    drawn = draw(*size, torch.float32, gates_input)
-    judge(op(*drawn, True), *drawn, True, gates_input)
-    torch.library.opcheck(op, (*drawn, True))
-    torch.library.opcheck(op, (*drawn[:2],))
+def test_operations(chosen: Way, size: tuple[int, ...]) -> None:
+    drawn = draw(*size, torch.float32)
+    judge(conv1x1(*drawn, True), *drawn, True)
+    torch.library.opcheck(conv1x1, (*drawn, True))
+    torch.library.opcheck(conv1x1, (*drawn[:2],))
 
 
 def test_operations_compile_in_one_graph(chosen: Way) -> None:
@@ -250,37 +233,34 @@ def test_maps_in_torch_s_first_format_keep_it() -> None:
     y = conv1x1(*drawn, True)
     judge(y, *drawn, True)
     assert y.is_contiguous()
-    assert choose(*drawn, True, False) is separate
+    assert choose(*drawn, True) is separate
     torch.library.opcheck(conv1x1, (*drawn, True))
 
 
-@pytest.mark.parametrize(("op", "gates_input"), OPS)
-def test_what_does_not_fit_is_refused(op: Way, gates_input: bool) -> None:
-    h, weight, bias, s, e = draw(2, 3, 5, 4, 4, torch.float32, gates_input)
-    swapped = draw(2, 3, 5, 4, 4, torch.float32, not gates_input)[3]
+def test_what_does_not_fit_is_refused() -> None:
+    h, weight, bias, s, e = draw(2, 3, 5, 4, 4, torch.float32)
     for arguments, says in (
         ((h[0], weight), r"h: a map \(N, K, H, W\)"),
         ((h, weight.t()), r"weight: shape \(3, 5\) does not fit"),
         ((h, weight[:, :, None]), r"legal: \(5, 3\) or \(5, 3, 1, 1\)"),
         ((h, weight, bias[:4]), r"bias: shape \(4,\) does not fit"),
-        ((h, weight, bias, swapped), r"s: shape"),
+        ((h, weight, bias, s[:, :4]), r"s: shape"),
         ((h, weight, bias, s, e[:1]), r"e: shape \(1, 5, 4, 4\) does not fit"),
         ((h, weight.half()), "weight: torch.float16 does not fit h; legal value: torch.float32"),
         ((h, weight, bias.to("meta")), "bias: on meta, but h is on"),
     ):
         with pytest.raises(ConfigError, match=says):
-            op(*arguments)
+            conv1x1(*arguments)
 
 
-@pytest.mark.parametrize(("op", "gates_input"), OPS)
 @pytest.mark.parametrize("place", range(5))
-def test_a_gradient_is_refused(op: Way, gates_input: bool, place: int) -> None:
-    drawn = draw(1, 2, 3, 2, 2, torch.float32, gates_input)
+def test_a_gradient_is_refused(place: int) -> None:
+    drawn = draw(1, 2, 3, 2, 2, torch.float32)
     drawn[place].requires_grad_()
     with pytest.raises(ConfigError, match="for inference, it has no gradient"):
-        op(*drawn)
+        conv1x1(*drawn)
     with torch.no_grad():
-        assert not op(*drawn).requires_grad
+        assert not conv1x1(*drawn).requires_grad
 
 
 def test_a_kernel_that_cannot_run_is_not_chosen(fused: Way, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,15 +278,15 @@ def test_a_kernel_that_cannot_run_is_not_chosen(fused: Way, monkeypatch: pytest.
     with pytest.warns(RuntimeWarning, match=r"without its Triton kernel.*\(RuntimeError: Failed to find C compiler\)"):
         judge(conv1x1(*drawn, True), *drawn, True)
     # Said once: warnings are errors here.
-    assert choose(*drawn, True, False) is separate
+    assert choose(*drawn, True) is separate
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not HAS_CUDA, reason="times kernels on a CUDA device")
 def test_the_choice_is_timed_once() -> None:
     drawn = draw(8, 64, 256, 14, 14, torch.float16)
-    first = choose(*drawn, True, False)
+    first = choose(*drawn, True)
     known = dict(module._chosen)
-    assert choose(*drawn, True, False) is first
+    assert choose(*drawn, True) is first
     assert module._chosen == known
     judge(conv1x1(*drawn, True), *drawn, True)

@@ -17,7 +17,7 @@ import torch
 import senet
 from senet import ConfigError, ECAConfig, Net, SEConfig, UnitConfig, create_model, get_net, insert_
 from senet.cli import main
-from senet.paper.complexity import agrees, complexity
+from senet.paper.complexity import MACS_DIGITS, PARAMS_DIGITS, agrees, complexity
 
 describe = cache(senet.describe)
 
@@ -122,12 +122,13 @@ def test_the_paper_s_figures() -> None:
     assert [r.table for r in rows] == [2] * 16 + [3] * 4 + [10] * 6 + [13] * 5 + [15] * 2 + [16] * 3
     for row in rows:
         cost = describe(row.net)
-        for ours, printed, unit, note in (
-            (cost.params, row.params, 1e6, row.params_note),
-            (cost.macs, row.macs, row.unit, row.macs_note),
+        for ours, printed, unit, digits, note in (
+            (cost.params, row.params, 1e6, PARAMS_DIGITS, row.params_note),
+            (cost.macs, row.macs, row.unit, MACS_DIGITS[row.unit], row.macs_note),
         ):
             if printed is not None and not note:
-                assert agrees(ours / unit, printed), (row.table, row.row)
+                assert agrees(ours / unit, printed, digits), (row.table, row.row)
+            assert printed is None or printed == round(printed, digits)
     excused = {(r.table, r.row) for r in rows if r.macs_note}
     assert excused == {
         (2, "Inception-ResNet-v2"),
@@ -143,11 +144,13 @@ def test_the_paper_s_figures() -> None:
 
 
 def test_agreement_is_narrow() -> None:
-    assert agrees(4.2320, 4.2)
-    assert agrees(3.8605, 3.87)
-    assert not agrees(3.8400, 3.87)
-    assert not agrees(1.8657, 1.8)
-    assert not agrees(138.07, 142)
+    assert agrees(4.2320, 4.2, 1)
+    assert agrees(3.8605, 3.87, 2)
+    assert not agrees(3.8400, 3.87, 2)
+    assert not agrees(1.8657, 1.8, 1)
+    assert not agrees(138.07, 142, 0)
+    # The paper prints 8.00.
+    assert not agrees(7.6, 8.0, 2)
 
 
 def test_tables_prints_both(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

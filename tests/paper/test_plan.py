@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from senet.errors import ConfigError
+from senet.errors import ConfigError, RunError
 from senet.paper import plan as p
 from senet.paper.plan import Plan
 from senet.paper.registry import GROUPS, get_targets, targets
@@ -59,6 +59,55 @@ def test_a_folder_is_the_same_however_it_is_written() -> None:
 
     assert len({key(name) for name in ("cifar10/", "./cifar10", "cifar10/../cifar10")}) == 1
     assert len({key(name) for name in ("cifar10", "cifar10/", "/cifar10", "other/cifar10")}) == 4
+
+
+def test_how_images_are_kept_is_said_where_it_is_not_what_their_size_decides() -> None:
+    """In memory they are scaled before they are cropped, so the network sees others."""
+    recipe = recipe_of("table12", "tanh")
+    large = replace(recipe, data=replace(recipe.data, name="photos"))
+    small = replace(large, data=replace(large.data, image_size=48))
+
+    def keys(recipe: Recipe) -> list[str]:
+        return [p.key(replace(recipe, data=replace(recipe.data, in_memory=m)), 0) for m in ("auto", "yes", "no")]
+
+    auto, yes, no = keys(large)
+    assert auto == no != yes
+    auto, yes, no = keys(small)
+    assert auto == yes != no
+    kept = p.changed(targets()["table12"], lambda r: replace(r, data=replace(r.data, in_memory="yes")))
+    assert p.differs(targets()["table12"], kept) == ("data.in_memory: yes, not auto",)
+
+
+def test_shorter_runs_keep_the_parts_of_the_schedule() -> None:
+    mobile = recipe_of("table3", "SE-MobileNet")
+    assert (mobile.schedule.kind, mobile.schedule.patience, mobile.train.epochs) == ("plateau", 10, 400)
+    assert [p.shortened(mobile, n).schedule.patience for n in (800, 400, 200, 20, 1)] == [10, 10, 5, 1, 1]
+    frozen = recipe_of("table8", "SENet-154")
+    assert (frozen.train.freeze_bn_epochs, frozen.train.epochs) == (5, 100)
+    assert [p.shortened(frozen, n).train.freeze_bn_epochs for n in (200, 100, 40, 4, 1)] == [5, 5, 2, 1, 0]
+    warm = recipe_of("table4", "SE-ResNet-110")
+    assert p.shortened(warm, 82).schedule.warmup_epochs == pytest.approx(warm.schedule.warmup_epochs / 2)
+    assert p.shortened(warm, 82).schedule.patience == warm.schedule.patience
+
+
+def plan_of(rows: list[str], seeds: tuple[int, ...], epochs: int, command: str) -> Plan:
+    paper = targets()["student"]
+    here = p.changed(p.chosen(paper, rows), lambda r: p.shortened(r, epochs))
+    return Plan(target=here, seeds=seeds, differs=p.differs(paper, here), commands=(command,))
+
+
+def test_a_plan_is_added_to_and_never_mixed() -> None:
+    before = plan_of(["SE-ResNet-56"], (0, 1, 2), 5, "first")
+    now = plan_of(["SE-ResNet-20"], (2, 3), 5, "second")
+    both = p.merged(before, now)
+    assert [row.name for row in both.target.rows] == ["ResNet-20", "SE-ResNet-20", "ResNet-56", "SE-ResNet-56"]
+    assert both.seeds == (0, 1, 2, 3)
+    assert both.commands == ("first", "second")
+    assert both.differs == ("train.epochs: 5, not 300",)
+    assert p.merged(both, now) == replace(both, commands=("first", "second"))
+    other = plan_of(["SE-ResNet-20"], (0,), 4, "third")
+    with pytest.raises(RunError, match=r"^student, ResNet-20: train\.epochs: 4, not 5$"):
+        p.merged(both, other)
 
 
 def test_a_run_is_named_by_what_its_result_depends_on() -> None:

@@ -144,27 +144,30 @@ def test_a_reproduction(tmp_path: Path) -> None:
     write_run(folder / "runs" / "b-seed0", start=60.0)
 
     def measured(mean: float | None, printed: float | None) -> dict[str, Any]:
-        return {"errors": [mean], "mean": mean, "deviation": None, "printed": printed}
+        text = "" if mean is None else f"{mean:.2f}"
+        return {"errors": [mean], "mean": mean, "deviation": None, "text": text, "printed": printed}
 
     def row(name: str, run: str, error: float | None, printed: float) -> dict[str, Any]:
         none = measured(None, None)
         return {
             "name": name,
             "runs": [run],
+            "n": 1,
             "params": 1,
             "note": "",
             "top1_error": measured(error, printed),
             "top5_error": none,
+            "top1_error_320": measured(error, 9.0),
         }
 
     difference = {"row": "SE", "minus": "plain", "measure": "top1_error", "seeds": 1, "mean": -10.0, "low": None}
     target = {
         "target": "table4",
         "title": "CIFAR-10",
-        "data": "digits",
-        "train_images": 1400,
-        "test_images": 400,
-        "epochs": 3,
+        "where": "digits, 3 epochs.",
+        "measures": {"top1_error": "top-1 error", "top5_error": "top-5 error", "top1_error_320": "top-1 error at 320"},
+        "shown": ["top1_error", "top1_error_320"],
+        "commands": ["senet reproduce table4 --data digits"],
         "seeds": [0],
         "finished": 2,
         "runs": 2,
@@ -182,8 +185,12 @@ def test_a_reproduction(tmp_path: Path) -> None:
     page: Any = page_of(folder)
     (results,) = page["results"]
     assert page["title"] == "Table 4: CIFAR-10"
-    assert results["table"]["columns"] == ["row", "top-1 error, %", "the paper's", "n", "parameters"]
-    assert results["table"]["rows"][1] == ["SE", "20.00", 5.21, 1, 1]
+    assert page["subtitle"] == results["subtitle"] == "digits, 3 epochs."
+    assert results["table"]["columns"] == [
+        *("row", "top-1 error, %", "the paper's", "top-1 error at 320, %", "the paper's", "n", "parameters")
+    ]
+    assert results["table"]["rows"][1] == ["SE", "20.00", 5.21, "20.00", 9.0, 1, 1]
+    assert page["provenance"]["commands"][0] == "senet reproduce table4 --data digits"
     assert results["table"]["differs"] == ["train.epochs: 3, not 200"]
     assert results["differences"][0]["printed"] == -1.16
     assert list(page["curves"]) == ["plain", "SE"]
@@ -214,7 +221,7 @@ def test_folders_that_cannot_be_reported(tmp_path: Path) -> None:
         page_of(pair)
     pair = comparison(tmp_path / "other", None, None)
     rmtree(pair / "resnet20-seed1")
-    with pytest.raises(RunError, match=r"resnet20-seed1: no recipe"):
+    with pytest.raises(RunError, match=r"resnet20-seed1: no such file or folder"):
         page_of(pair)
     run = write_run(tmp_path / "run")
     (run / "summary.json").write_text("{")

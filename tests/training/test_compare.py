@@ -13,6 +13,7 @@ from senet.errors import ConfigError, RunError
 from senet.recipes.recipe import Recipe
 from senet.training import compare as c
 from senet.training import folder as run
+from senet.training.queue import Done, run_all
 
 
 def test_paired_difference_by_hand() -> None:
@@ -81,6 +82,19 @@ def test_a_network_against_itself_differs_by_nothing(recipe: Recipe, open_small:
     clocks = {"seconds", "step_ms"}
     rows = [[{k: v for k, v in row.items() if k not in clocks} for row in h] for h in histories]
     assert rows[0] == rows[1]
+
+
+def test_runs_are_in_order_whichever_ended_first(
+    recipe: Recipe, plain: Recipe, open_small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def backwards(*of: Any, **more: Any) -> Done:
+        done = run_all(*of, **more)
+        return Done(dict(reversed(done.summaries.items())))
+
+    monkeypatch.setattr(c, "run_all", backwards)
+    short = [replace(r, train=replace(r.train, epochs=1, limit_batches=1)) for r in (plain, recipe)]
+    report = c.compare(short, 2, lambda data, seed: open_small(short[0]), tmp_path / "c")
+    assert [m["runs"] for m in report["models"]] == [["plain-seed0", "plain-seed1"], ["tiny-seed0", "tiny-seed1"]]
 
 
 def test_a_folder_that_is_no_comparison(tmp_path: Path) -> None:

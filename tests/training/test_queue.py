@@ -69,7 +69,7 @@ def test_a_signal_stops_the_queue_and_it_goes_on_exactly(recipe: Recipe, tmp_pat
         data.train.prepare = counted
         return data
 
-    with pytest.raises(Interrupted, match=f"--resume {tmp_path / 'whole'}"):
+    with pytest.raises(Interrupted, match=f"saved in {tmp_path / 'whole'}"):
         queue.run_all(seeded(recipe, 0, 1), stopping, tmp_path / "broken", part_of=tmp_path / "whole")
     assert [run.read_summary(tmp_path / "broken" / name) is None for name in ("s0", "s1")] == [False, True]
     done = queue.run_all(seeded(recipe, 0, 1), open_few, tmp_path / "broken")
@@ -155,11 +155,3 @@ def test_each_process_has_a_gpu_of_those_that_may_be_seen(recipe: Recipe, monkey
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-7")
     assert queue._places(3, [recipe]) == ["5", "GPU-7", "5"]
     assert queue._places(2, [replace(recipe, train=replace(recipe.train, device="cpu"))]) == ["", ""]
-
-
-def test_the_cost_of_an_image_is_measured(recipe: Recipe) -> None:
-    train, evaluate = queue.seconds_per_image(recipe, torch.device("cpu"), threads=1)
-    assert 0 < evaluate < train < 1
-    # Four times the pixels and channels cost more.
-    large = replace(recipe, data=replace(recipe.data, image_size=64))
-    assert queue.seconds_per_image(large, torch.device("cpu"), threads=1)[0] > train

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from senet.data import FileSplit, TensorSplit, open_data
+from senet.data.images import cpus
 from senet.recipes.recipe import Recipe
 from senet.recipes.registry import recipe_for
 from senet.training.run import train
@@ -39,7 +40,8 @@ def test_se_resnet18_trains_on_imagenette_through_workers(real_images: Path, tmp
     recipe = short(recipe_for(str(real_images / "imagenette"), model="se_resnet18"), batch_size=8, eval_batch_size=8)
     data = open_data(recipe.data, 0)
     assert isinstance(data.train, FileSplit)
-    assert (recipe.data.image_size, data.train.workers, len(data.train), len(data.val)) == (224, 2, 9_469, 3_925)
+    assert (recipe.data.image_size, len(data.train), len(data.val)) == (224, 9_469, 3_925)
+    assert data.train.workers == min(2, cpus())
     result = train(recipe, data, tmp_path / "run", quiet=True)
     assert result.history[-1]["step"] == 4
     assert result.history[-1]["train_loss"] < 4

@@ -29,7 +29,7 @@ def plan_of(recipe: Recipe, plain: Recipe, *seeds: int) -> Plan:
         Row(name="SE", recipe=recipe, minus="plain", printed={TOP1: 23.29}),
         Row(name="cited", printed={TOP1: 21.0}),
     )
-    return Plan(target=Target(name="table2", title="t", rows=rows), seeds=seeds, differs=("epochs: 2, not 100",))
+    return Plan(target=Target(name="mine", title="t", rows=rows), seeds=seeds, differs=("epochs: 2, not 100",))
 
 
 def test_the_result_by_hand(recipe: Recipe, plain: Recipe, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_pictures_of_differences_and_of_errors_alone(recipe: Recipe, plain: Reci
 
         write_metrics(tmp_path / r.RUNS / name, [row])
     results = r.write(tmp_path, [plan, alone], summaries, {})
-    assert [f["target"] for f in results] == ["table2", "alone"]
+    assert [f["target"] for f in results] == ["mine", "alone"]
     written = {p.name for p in tmp_path.iterdir() if p.is_file()}
-    assert written >= {"table2.json", "table2.md", "table2.png", "alone.png", "table2-curves.png", "reproduction.json"}
-    assert json.loads((tmp_path / "table2.json").read_text()) == json.loads(json.dumps(results[0]))
+    assert written >= {"mine.json", "mine.md", "mine.png", "alone.png", "mine-curves.png", "reproduction.json"}
+    assert json.loads((tmp_path / "mine.json").read_text()) == json.loads(json.dumps(results[0]))
