@@ -39,7 +39,7 @@ def synthetic(recipe: Recipe, images: int) -> Data:
     targets = torch.randint(0, 10, (images,), generator=g)
     train = TensorSplit(pixels, targets, recipe.data, 0)
     val = TensorSplit(pixels[:1], targets[:1], recipe.data, None)
-    return Data("noise", tuple("0123456789"), 3, train, val, "noise")
+    return Data("noise", tuple("0123456789"), 3, train, val, "noise", "noise")
 
 
 class ByHand:

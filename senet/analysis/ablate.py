@@ -11,9 +11,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from senet.analysis.collect import Batches, Calls, evaluating
+from senet.analysis.collect import Batches
 from senet.analysis.statistics import Gates
-from senet.health.watch import Subject, find, watching
+from senet.health.watch import Calls, Subject, find, watching
+from senet.trace import evaluating
 
 Ablation = Literal["off", "mean", "shuffled"]
 ABLATIONS: tuple[Ablation, ...] = get_args(Ablation)

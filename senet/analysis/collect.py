@@ -2,48 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from senet.analysis.running import Running, linear_cka
 from senet.analysis.statistics import Gates
 from senet.errors import ConfigError, DataError
-from senet.health.watch import Subject, find, per_channel, watching
+from senet.health.watch import Calls, Subject, find, per_channel, watching
+from senet.trace import evaluating
 
 Batches = Iterable[tuple[Tensor, Tensor, Tensor]]
 """Images (n, ...), their classes (n,) and their numbers (n,)."""
-
-
-class Calls:
-    """The names of units in one pass: their modules', with "#2" behind it at the second call."""
-
-    def __init__(self) -> None:
-        self.counts = Counter[str]()
-
-    def name(self, unit: Subject) -> str:
-        """That of the call that is going on."""
-        self.counts[unit.name] += 1
-        count = self.counts[unit.name]
-        return unit.name if count == 1 else f"{unit.name}#{count}"
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """In evaluation mode and without gradients; afterwards in the mode from before."""
-    training = {module: module.training for module in model.modules()}
-    try:
-        with torch.no_grad():
-            model.eval()
-            yield
-    finally:
-        for module, flag in training.items():
-            module.training = flag
 
 
 def collect_gates(

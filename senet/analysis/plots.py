@@ -120,7 +120,9 @@ def figure7(gates: Gates, classes: tuple[int, int] | None = None, units: Sequenc
             x = np.arange(len(u.sampled))
             for k, colour in zip(pair, COLOURS, strict=False):
                 mean, spread = u.mean[k][u.sampled], u.deviation[k][u.sampled]
-                axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
+                # No further than any gate has been: a mean of 0.99 with a deviation of 0.05 says nothing of 1.04.
+                band = np.clip((mean - spread, mean + spread), u.lowest, u.highest)
+                axes.fill_between(x, *band, color=colour, alpha=0.2, linewidth=0)
                 axes.plot(x, mean, color=colour, label=_title(gates.classes[k]))
             _gate_axes(axes, u)
         _finish(figure, panels, "gate, mean ± deviation")
@@ -171,6 +173,10 @@ def similarity(gates: Gates) -> Figure:
         figure = _figure((side + 0.6, side))
         axes = figure.subplots()
         image = axes.imshow(gates.similarity, vmin=0, vmax=1, interpolation="nearest")
+        if np.isnan(gates.similarity).any():
+            # What is no number is not drawn, so the ground shows.
+            axes.patch.set(hatch="////", edgecolor=FAINT)
+            axes.set_xlabel("hatched: gates that are the same for all classes")
         size = 8 if len(names) <= 24 else 8 * 24 / len(names)
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
         axes.set_yticks(range(len(names)), names, fontsize=size)
@@ -230,6 +236,7 @@ def strips(u: UnitGates, pixels: Callable[[int], np.ndarray], *, channels: int =
             axes.set_axis_off()
         for row, r in zip(cells[1:], rows, strict=True):
             _word(row[0], f"{u.sampled[r]}", ha="left")
+        _word(cells[0, 0], "channel", ha="left", fontweight="bold")
         for word, start, numbers, values in ends:
             _word(cells[0, start], word, ha="left", fontweight="bold")
             for row, r in zip(cells[1:], rows, strict=True):
@@ -278,10 +285,13 @@ def _panels(count: int, *, columns: int = 3, height: float, width: float = 7.2) 
 def _gate_axes(axes: Axes, u: UnitGates) -> None:
     axes.set_title(u.label)
     axes.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.6)
-    axes.set_xlim(0, max(len(u.sampled) - 1, 1))
+    last = len(u.sampled) - 1
+    axes.set_xlim(0, max(last, 1))
+    places = sorted({round(part * last / 4) for part in range(5)})
+    axes.set_xticks(places, [str(u.sampled[i]) for i in places])
     # Most gates are sigmoids: one scale for all panels, unless the gates leave it.
     low, high = axes.get_ylim()
-    axes.set_ylim(low if low < -0.1 else 0, high if high > 1.1 else 1)
+    axes.set_ylim(low if u.lowest.min() < 0 else 0, high if u.highest.max() > 1 else 1)
     axes.set_xlabel(f"channel, {len(u.sampled)} of {u.channels}")
 
 

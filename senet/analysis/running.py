@@ -211,7 +211,7 @@ def linear_cka(maps: list[np.ndarray]) -> np.ndarray:
     """Linear centred kernel alignment of every two of U matrices (K, C_i): (U, U) in [0, 1] (arXiv:1905.00414, Eq. 4).
 
     `|Y'X|^2 / (|X'X| |Y'Y|)` in Frobenius norms, the columns centred: whether two units tell the K classes apart alike,
-    whatever their widths. A matrix whose rows are all equal is like nothing: 0. Of two classes everything is alike.
+    whatever their widths. Of a matrix whose rows are all equal there is none: NaN. Of two classes everything is alike.
     """
     grams = []
     for x in maps:
@@ -219,6 +219,6 @@ def linear_cka(maps: list[np.ndarray]) -> np.ndarray:
         x[:, x.std(0) < STILL] = 0
         gram = (x @ x.T).ravel()
         # Float32 halves what 1,000 classes take; the products below are of unit vectors.
-        grams.append((gram / (np.linalg.norm(gram) or 1)).astype(np.float32))
+        grams.append((gram / (np.linalg.norm(gram) or np.nan)).astype(np.float32))
     stack = np.stack(grams)
     return np.clip(stack @ stack.T, 0, 1)

@@ -67,6 +67,16 @@ class UnitGates:
         return len(self.overall_mean)
 
     @property
+    def lowest(self) -> np.ndarray:
+        """(S) the least gate of each sampled channel over all images."""
+        return self.closer_values[:, 0]
+
+    @property
+    def highest(self) -> np.ndarray:
+        """(S) the greatest gate of each sampled channel over all images."""
+        return self.opener_values[:, 0]
+
+    @property
     def label(self) -> str:
         """As the paper calls it, "SE_2_3", where the name tells stage and block of a residual network; else the name.
 
@@ -109,7 +119,8 @@ class Gates:
     units: in the order in which they multiply.
     classes: names of all K classes.  chosen: numbers of those to draw.
     images: how many.  per_class: (K,) how many of each class.
-    similarity: (U, U) linear CKA of the units' class means (arXiv:1905.00414).
+    similarity: (U, U) linear CKA of the units' class means (arXiv:1905.00414); NaN for a unit whose gates are the same
+        for all classes.
     top1_error: of the network on these images, percent; None where its outputs are no classes of these.
     ablation: top-1 error with the gates of all units replaced at once; empty where it was not measured.
     source: where the images come from.  model: what the network is called.

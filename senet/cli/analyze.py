@@ -85,7 +85,7 @@ def run(argv: list[str]) -> int:
         chosen=chosen,
         sampled=found["channels"],
         outputs=judged,
-        source=data.source,
+        source=data.held_out,
         name=recipe.name + note,
     )
     if found["ablate"]:

@@ -50,7 +50,7 @@ def run(argv: list[str]) -> int:
         data = open_data(recipe.data, recipe.train.seed, progress=True)
         some = torch.linspace(0, len(data.val) - 1, min(IMAGES, len(data.val))).long().tolist()
         images, _ = data.val.prepare(data.val[(0, some)], device)
-        source = data.source
+        source = f"{len(some)} of {data.held_out}"
     report = doctor(checkpoint.model.to(device), images)
     if found["json"]:
         values = {"model": checkpoint.recipe.name, "images": source, "healthy": report.healthy, **asdict(report)}

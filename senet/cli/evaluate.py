@@ -75,7 +75,7 @@ def run(argv: list[str]) -> int:
         about = {"model": checkpoint.recipe.name, "data": data.name, "views": asdict(views) if views else None}
         print(json.dumps({**about, **measured, "cost": spent}, indent=2))
         return 0
-    print(data.source)
+    print(data.held_out)
     print(f"{checkpoint.recipe.name}{said(views)}: {summary(measured)}")
     print(_spent(spent, recipe.data, views))
     if found["details"]:
@@ -161,15 +161,20 @@ def _spent(spent: dict[str, Any], recipe: DataRecipe, views: Views | None) -> st
 
 def _details(measured: dict[str, Any]) -> str:
     """What stands out; all of it is in the JSON."""
+    from senet.weights.ilsvrc import named
+
     c, t = measured["calibration"], measured["tempered"]
     rows = [r for r in measured["per_class"] if r["images"]]
     worst = sorted(rows, key=lambda r: -r["top1_error"])[:WORST]
-    names = [r["class"] for r in measured["per_class"]]
+    shown = zip(named(r["class"] for r in worst), worst, strict=True)
+    names = named(r["class"] for r in measured["per_class"])
     cells = [(n, i, j) for i, row in enumerate(measured["confusion"]) for j, n in enumerate(row) if n and i != j]
     taken = sorted(cells, key=lambda cell: -cell[0])[:WORST]
     lines = [
-        f"calibration error {c['ece']:.4f} expected, {c['mce']:.4f} largest; Brier score {c['brier']:.4f}",
-        "worst classes: " + ", ".join(f"{r['class']} {r['top1_error']:.1f} %" for r in worst),
+        f"calibration error {c['ece']:.4f} expected, {c['mce']:.4f} largest; Brier score {c['brier']:.4f}"
+        if c
+        else "no answer is a number",
+        "worst classes: " + ", ".join(f"{name} {r['top1_error']:.1f} %" for name, r in shown),
         "taken for another: " + (", ".join(f"{names[i]} for {names[j]} {n}" for n, i, j in taken) or "none"),
     ]
     if t is not None:

@@ -39,7 +39,8 @@ _CIFAR = {"cifar10": 10, "cifar100": 100}
 class Data:
     """Training and validation images of one data set.
 
-    classes: names, by number.  channels: 1 grey, 3 RGB.  source: one line that says where the images come from.
+    classes: names, by number.  channels: 1 grey, 3 RGB.
+    source: where the images come from, in a line.  held_out: what the validation images alone are, in a few words.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Data:
     train: Split
     val: Split
     source: str
+    held_out: str
 
 
 def open_data(recipe: DataRecipe, seed: int, *, progress: bool = False) -> Data:
@@ -117,6 +119,7 @@ def _open_digits(recipe: DataRecipe, seed: int) -> Data:
         train=TensorSplit(grey[used], targets[used], recipe, seed),
         val=TensorSplit(grey[val], targets[val], recipe, None),
         source="1,797 real handwritten digits (UCI, CC BY 4.0), in the package" + _share(used, train),
+        held_out=f"{len(val):,} held-out digits",
     )
 
 
@@ -141,6 +144,7 @@ def _open_cifar(recipe: DataRecipe, seed: int, progress: bool) -> Data:
         train=_cifar_split(train, recipe, seed, "training images" if progress else None),
         val=_cifar_split(val, recipe, None, "test images" if progress else None),
         source=source,
+        held_out=f"{len(val):,} test images of CIFAR-{len(train.classes)}",
     )
 
 
@@ -189,7 +193,7 @@ def _open_folder(recipe: DataRecipe, seed: int, progress: bool) -> Data:
         raise DataError(f"{folder}: is a file, not a folder; {_FOLDERS}")
     train, val = folder / "train", next((folder / v for v in ("val", "test") if (folder / v).is_dir()), None)
     if train.is_dir() and val is not None:
-        where = f"train/, {val.name}/"
+        where, held = f"train/, {val.name}/", f"images in {val}"
         classes, train_files, train_targets = _list(train)
         val_classes, val_files, val_targets = _list(val)
         _check_same(train, classes, val, val_classes)
@@ -197,6 +201,7 @@ def _open_folder(recipe: DataRecipe, seed: int, progress: bool) -> Data:
         raise DataError(f"{folder}: has train/ but neither val/ nor test/; {_FOLDERS}")
     else:
         where = f"{recipe.val_fraction:.0%} held out, split_seed {recipe.split_seed}"
+        held = f"held-out images of {folder} (split_seed {recipe.split_seed})"
         classes, all_files, targets = _list(folder)
         parts = hold_out(targets, classes, recipe, folder)
         train_files, val_files = ([all_files[i] for i in part.tolist()] for part in parts)
@@ -212,6 +217,7 @@ def _open_folder(recipe: DataRecipe, seed: int, progress: bool) -> Data:
         train=_split(train_files, train_targets, recipe, seed, "training images" if progress else None),
         val=_split(val_files, val_targets, recipe, None, "validation images" if progress else None),
         source=f"{count:,} images in {folder} ({where}){share}",
+        held_out=f"{len(val_files):,} {held}",
     )
 
 

@@ -190,20 +190,22 @@ def describe_answers(logits: Tensor, targets: Tensor, classes: Sequence[str] = (
 
     Returns `per_class`, a row for each class with its `class`, `images`, `top1_error` and `top5_error` (percent, None
     without images); `confusion`, K x K counts of images whose rows are the truth and columns the answer; `calibration`,
-    and `tempered`, see there; the latter is None for a single image. Raises ConfigError where `classes` are not K
-    names.
+    and `tempered`, see there; None of no and of less than two images. Logits that are no numbers are errors, and no
+    answers: they are in `per_class` alone. Raises ConfigError where `classes` are not K names.
     """
     k = logits.shape[1]
     if classes and len(classes) != k:
         raise ConfigError(f"classes: {len(classes)} names for {k} outputs")
+    is_answer = ~logits.isnan().any(1)
     best = logits.topk(min(5, k), dim=1).indices
-    hits = best == targets[:, None]
-    confusion = torch.bincount(targets * k + best[:, 0], minlength=k * k).view(k, k)
+    hits = (best == targets[:, None]) & is_answer[:, None]
+    confusion = torch.bincount((targets * k + best[:, 0])[is_answer], minlength=k * k).view(k, k)
     count, top1, top5 = (
         torch.zeros(k).index_add_(0, targets, v.float()).tolist()
         for v in (torch.ones_like(hits[:, 0]), hits[:, 0], hits.any(1))
     )
     names = classes or [str(i) for i in range(k)]
+    logits, targets = logits[is_answer], targets[is_answer]
     return {
         "per_class": [
             {
@@ -215,7 +217,7 @@ def describe_answers(logits: Tensor, targets: Tensor, classes: Sequence[str] = (
             for name, n, a, b in zip(names, count, top1, top5, strict=True)
         ],
         "confusion": confusion.tolist(),
-        "calibration": calibration(logits, targets),
+        "calibration": calibration(logits, targets) if len(targets) else None,
         "tempered": tempered(logits, targets) if len(targets) > 1 else None,
     }
 

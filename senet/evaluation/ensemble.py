@@ -1,7 +1,7 @@
 """Several networks, or several views of one, as one classifier: the weighted mean of their probabilities.
 
 The paper's 2.251 % top-5 error is of "a small ensemble of SENets", with "multi-scale and multi-crop fusion"
-(arXiv:1709.01507v4, section 5.1); members, scales and weights are not given, so `search` finds them.
+(arXiv:1709.01507v4, section 5.4); members, scales and weights are not given, so `search` finds them.
 
 Shapes: n images, K classes, M members.
 """

@@ -21,6 +21,7 @@ from senet.recipes.files import RECIPE, read_recipe
 from senet.recipes.recipe import Recipe
 from senet.report.page import Cell, Complexity, Difference, Metrics, Page, Result, Results
 from senet.report.words import count, is_number, wilson
+from senet.weights.ilsvrc import named
 
 REPORT = "report.html"
 EVALUATION, GATES = "evaluation.json", "gates.json"
@@ -250,16 +251,14 @@ def _paired(d: dict[str, Any], label: str) -> Difference:
 
 def details_page(measured: dict[str, Any]) -> Page:
     """What an evaluation with details gives a page: its classes, its confusions, its calibration."""
-    page = Page()
-    if measured.get("per_class"):
-        page["per_class"] = measured["per_class"]
+    page, rows = Page(), measured.get("per_class") or []
+    names = named(row["class"] for row in rows)
+    if rows:
+        page["per_class"] = [row | {"class": name} for row, name in zip(rows, names, strict=True)]
     if measured.get("calibration"):
         page["calibration"] = measured["calibration"]
-    if measured.get("confusion") and measured.get("per_class"):
-        page["confusion"] = {
-            "classes": [c["class"] for c in measured["per_class"]],
-            "matrix": measured["confusion"],
-        }
+    if measured.get("confusion") and rows:
+        page["confusion"] = {"classes": list(names), "matrix": measured["confusion"]}
     return page
 
 

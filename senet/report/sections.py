@@ -338,17 +338,15 @@ def grouped(page: Values) -> dict[str, Any] | None:
     return {"classes": labels, "matrix": cells}
 
 
-def worst_pairs(
-    names: Sequence[str], matrix: Sequence[Sequence[int]], most: int = 10
-) -> list[tuple[str, str, int, int]]:
-    """The most frequent confusions: truth, answer, images, images of that truth; the more frequent share first."""
+def worst_pairs(names: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[tuple[str, str, int, int]]:
+    """The ten most frequent confusions: truth, answer, images, images of that truth; the more frequent share first."""
     found = [
         (n / sum(row), names[i], names[j], n, sum(row))
         for i, row in enumerate(matrix)
         for j, n in enumerate(row)
         if i != j and n
     ]
-    return [(truth, answer, n, of) for _, truth, answer, n, of in sorted(found, key=lambda p: (-p[0], -p[3]))[:most]]
+    return [(truth, answer, n, of) for _, truth, answer, n, of in sorted(found, key=lambda p: (-p[0], -p[3]))[:10]]
 
 
 def per_class(page: Values) -> Markup | None:

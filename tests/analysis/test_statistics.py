@@ -138,6 +138,16 @@ def test_pictures_show_the_numbers(gates: Gates, tmp_path: Path) -> None:
     unit = gates.units[0]
     top = (unit.mean + unit.deviation)[0, [0, 2, 4]]
     assert bands[0].get_paths()[0].vertices[:, 1].max() == pytest.approx(top.max(), abs=1e-6)
+    # No band beyond what a gate has been, so sigmoids keep the scale from 0 to 1; what leaves it has its own.
+    sure = replace(
+        unit, mean=unit.mean * 0 + 0.98, deviation=unit.deviation * 0 + 0.3, opener_values=unit.opener_values * 0 + 0.99
+    )
+    (axes,) = plots.figure7(replace(gates, units=(sure,)), (0, 1)).axes
+    assert axes.collections[0].get_paths()[0].vertices[:, 1].max() == pytest.approx(0.99)
+    assert axes.get_ylim() == (0, 1)
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["0", "2", "4"]
+    wild = replace(sure, opener_values=sure.opener_values + 0.3)
+    assert plots.figure7(replace(gates, units=(wild,)), (0, 1)).axes[0].get_ylim()[1] > 1.2
     with pytest.raises(ConfigError, match="compares two"):
         plots.figure7(replace(gates, chosen=(0,)))
     made = plots.draw_all(tmp_path, replace(gates, units=gates.units[:1]), lambda i: np.full((4, 4, 1), i, np.uint8))

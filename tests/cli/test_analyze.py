@@ -33,7 +33,7 @@ def test_a_checkpoint_on_its_own_data(senet: Call, trained: Path, tmp_path: Path
     names = [name for name, m in load(trained).model.named_modules() if name.endswith(".se")]
     assert [u.name for u in gates.units] == names
     lines = out.splitlines()
-    assert "real handwritten digits" in lines[0]
+    assert lines[0] == "359 held-out digits"
     assert f"se_resnet20: 30 images, top-1 error {gates.top1_error:.2f} %" in out
     row = next(line.split() for line in lines if line.startswith("SE_3_2"))
     assert row[1:3] == ["32", f"{gates.units[4].overall_mean.mean():.3f}"]

@@ -48,6 +48,7 @@ def test_digits_are_scikit_learns() -> None:
     assert data.classes == tuple("0123456789")
     assert data.channels == 1
     assert "real handwritten digits" in data.source
+    assert data.held_out == "359 held-out digits"
     where = torch.cat(hold_out(torch.from_numpy(theirs.target), data.classes, recipe))
     images, targets = pixels_of(data)
     assert sorted(where.tolist()) == list(range(1797))
@@ -222,6 +223,7 @@ def test_cifar_is_downloaded_once(
         assert data.train.seed == 0
         assert data.val.seed is None
         assert f"{len(cifar.train)} training and 6 test images" in data.source
+        assert data.held_out == "6 test images of CIFAR-3"
         if not attempt:
             cut_off(monkeypatch)
     part = open_data(replace(recipe, train_fraction=0.5), seed=0)
@@ -303,6 +305,7 @@ def test_a_folder_with_train_and_val(make_folder: MakeFolder) -> None:
         assert data.train.targets.tolist() == [0, 0, 1, 1, 1]
         assert data.val.targets.tolist() == [0, 1, 1]
         assert data.source == f"8 images in {folder} (train/, test/)"
+        assert data.held_out == f"{len(data.val)} images in {folder / 'test'}"
     assert type(open_data(replace(recipe, image_size=65), 0).train) is FileSplit
 
 
@@ -355,6 +358,7 @@ def test_an_unsplit_folder_is_split_by_class(make_folder: MakeFolder) -> None:
     assert len({*data.train.files, *data.val.files}) == 20
     assert all(data.classes[t] in f for t, f in zip(data.val.targets.tolist(), data.val.files, strict=True))
     assert "20% held out" in data.source
+    assert data.held_out == f"{len(data.val)} held-out images of {folder} (split_seed 0)"
     again, other = open_data(recipe, seed=9).val, open_data(replace(recipe, split_seed=1), seed=0).val
     assert isinstance(again, FileSplit)
     assert isinstance(other, FileSplit)

@@ -12,7 +12,7 @@ from torch import nn
 
 from senet.data import Data
 from senet.errors import ConfigError, DataError
-from senet.evaluation.accuracy import Meter, answers, describe_answers, evaluate, measure
+from senet.evaluation.accuracy import Answers, Meter, answers, describe_answers, evaluate, measure
 
 
 def test_numbers_are_timms(opened: Callable[..., Data], folder: Path) -> None:
@@ -79,6 +79,24 @@ def test_details_are_counted_one_by_one() -> None:
     assert describe_answers(logits, targets)["per_class"][1]["class"] == "1"
     with pytest.raises(ConfigError, match="classes: 2 names for 7 outputs"):
         describe_answers(logits, targets, classes=["a", "b"])
+
+
+def test_what_is_no_number_is_an_error_and_no_answer() -> None:
+    g = torch.Generator().manual_seed(0)
+    logits, targets = torch.randn(10, 6, generator=g), torch.arange(10) % 6
+    logits[6:] = torch.nan
+    found, whole = describe_answers(logits, targets), measure(Answers(logits, targets, ()))
+    for k in (1, 5):
+        rows = [r for r in found["per_class"] if r["images"]]
+        wrong = sum(r["images"] * r[f"top{k}_error"] for r in rows)
+        assert wrong / 10 == pytest.approx(whole[f"top{k}_error"])
+        assert whole[f"top{k}_error"] >= 40
+    assert sum(map(sum, found["confusion"])) == 6
+    clean = describe_answers(logits[:6], targets[:6])
+    assert (found["calibration"], found["tempered"]) == (clean["calibration"], clean["tempered"])
+    none = describe_answers(logits[6:], targets[6:])
+    assert (none["calibration"], none["tempered"]) == (None, None)
+    assert [r["top1_error"] for r in none["per_class"] if r["images"]] == [100] * 4
 
 
 def test_details_of_a_split(opened: Callable[..., Data], model: nn.Module) -> None:

@@ -84,6 +84,12 @@ def test_a_run_with_its_evaluation_and_gates(tmp_path: Path) -> None:
     assert page["gates"] == planted["gates"]
     assert values(page)["classes and calibration"] == "of best.safetensors (epoch 2)"
     assert 'data-draw="gates"' in build(page)
+    # ImageNet's classes in words, as the gates have them; the file keeps the data set's names.
+    rows = [row | {"class": "n01440764" if i == 0 else row["class"]} for i, row in enumerate(planted["per_class"])]
+    (folder / "evaluation.json").write_text(json.dumps(details | {"per_class": rows}))
+    named: Any = page_of(folder)
+    assert named["per_class"][0]["class"] == named["confusion"]["classes"][0] == "tench"
+    assert named["per_class"][1]["class"] == planted["per_class"][1]["class"]
 
 
 def comparison(folder: Path, low: float | None, high: float | None) -> Path:
