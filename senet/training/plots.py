@@ -21,7 +21,7 @@ def plot_curves(path: Path, runs: dict[str, list[History]]) -> None:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
@@ -61,8 +61,8 @@ def plot_curves(path: Path, runs: dict[str, list[History]]) -> None:
         falls_far = max(drawn) > 20 * min(drawn)
         if falls_far and unit == "loss":
             axes.set_yscale("log")
-            # Of less than two decades, what lies between the powers of ten too.
-            axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+            # 0.2, 0.5, 1, 2, 5: the grid between the powers of ten needs no more words.
+            axes.yaxis.set_minor_formatter(FuncFormatter(lambda v, _: f"{v:g}" if f"{v:e}"[0] in "25" else ""))
         else:
             # An error may reach zero, which no logarithm does.
             axes.set_yscale("symlog" if falls_far else "linear", **({"linthresh": 1} if falls_far else {}))
