@@ -161,7 +161,7 @@ def reproduction_page(folder: Path) -> Page:
     targets = _read(folder / "reproduction.json")["targets"]
     titles = [_heading(t) for t in targets]
     page = Page(
-        title=titles[0] if len(targets) == 1 else ", ".join(t.partition(":")[0] for t in titles),
+        title=titles[0] if len(targets) == 1 else _together([t.partition(":")[0] for t in titles]),
         kind="reproduction",
         results=[_results(t, title) for t, title in zip(targets, titles, strict=True)],
         overview=_progress(folder, targets),
@@ -200,6 +200,17 @@ def reproduction_page(folder: Path) -> Page:
 def _heading(target: dict[str, Any]) -> str:
     name = re.sub(r"(?<=[a-z])(?=\d)", " ", target["target"]).capitalize()
     return f"{name}: {target['title']}"
+
+
+def _together(names: list[str]) -> str:
+    """Several tables in a title.
+
+    >>> _together(["Table 4", "Table 5", "Student"]), _together(["Table 10", "Table 11", "Table 12"])
+    ('Table 4, Table 5, Student', 'Tables 10 to 12')
+    """
+    numbers = [int(name.removeprefix("Table ")) for name in names if name.startswith("Table ")]
+    is_row = len(numbers) == len(names) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1))
+    return f"Tables {numbers[0]} to {numbers[-1]}" if is_row else ", ".join(names)
 
 
 def _progress(folder: Path, targets: list[dict[str, Any]]) -> list[tuple[str, Cell]]:

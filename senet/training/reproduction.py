@@ -140,12 +140,15 @@ def _where(plan: Plan, done: Sequence[Mapping[str, Any]]) -> str:
         return "No run has finished yet."
     first, n = done[0], len(plan.seeds)
     epochs = sorted({s["epochs"] for s in done})
+    spent = sum(s["train_seconds"] for s in done)
+    time = (
+        f"{spent / 3600:.1f} hours" if spent > 3600 else f"{spent / 60:.1f} minutes" if spent > 60 else f"{spent:.0f} s"
+    )
     length = f"{epochs[0]} to {epochs[-1]}" if len(epochs) > 1 else f"{epochs[0]}"
     return (
         f"{first['data']}, {first['train_images']:,} training and {first['test_images']:,} test images, "
         f"{length} epoch{'s' if epochs[-1] > 1 else ''}, {n} seed{'s' if n > 1 else ''}; errors after the last epoch. "
-        f"{len(done)} of {len(plan.runs)} runs finished, {sum(s['train_seconds'] for s in done) / 3600:.2f} hours of "
-        "training."
+        f"{len(done)} of {len(plan.runs)} runs finished, {time} of training."
     )
 
 
