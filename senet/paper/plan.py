@@ -156,6 +156,7 @@ def merged(before: Plan, now: Plan) -> Plan:
         target=target,
         seeds=tuple(sorted({*before.seeds, *now.seeds})),
         differs=now.differs if paper is now.target else differs(paper, target),
+        budget=now.budget or before.budget,
         commands=tuple(dict.fromkeys((*before.commands, *now.commands))),
     )
 

@@ -99,7 +99,8 @@ def plan_of(rows: list[str], seeds: tuple[int, ...], epochs: int, command: str) 
 def test_a_plan_is_added_to_and_never_mixed() -> None:
     before = plan_of(["SE-ResNet-56"], (0, 1, 2), 5, "first")
     now = plan_of(["SE-ResNet-20"], (2, 3), 5, "second")
-    both = p.merged(before, now)
+    both = p.merged(replace(before, budget="2h"), now)
+    assert both.budget == "2h"
     assert [row.name for row in both.target.rows] == ["ResNet-20", "SE-ResNet-20", "ResNet-56", "SE-ResNet-56"]
     assert both.seeds == (0, 1, 2, 3)
     assert both.commands == ("first", "second")
