@@ -45,6 +45,7 @@ def collect_gates(
     Raises ConfigError for options out of range, a network without units, and gates that are not numbers; DataError for
     no images.
 
+    >>> import torch
     >>> from senet import create_model
     >>> images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     >>> batches = [(images, torch.tensor([0, 0, 1, 1]), torch.arange(4))]

@@ -37,7 +37,7 @@ def test_status_0_where_healthy_and_1_where_not(senet: Call, checkpoints: tuple[
     well, ill = checkpoints
     status, out, _ = senet("doctor", well, *words)
     assert (status, "9 units, no fault" in out) == (0, True), out
-    assert ("real handwritten digits" in out, "on noise; real images say more" in out) == (bool(words), not words)
+    assert ("16 of 359 held-out digits" in out, "on noise; real images say more" in out) == (bool(words), not words)
     status, out, _ = senet("doctor", ill, *words)
     assert status == 1
     assert "9 units, 1 fault" in out

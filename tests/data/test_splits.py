@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import functional as tv
 
-from senet.data import Batch, FileSplit, Order, Split, TensorSplit, load_image, open_data
+from senet.data import Batch, FileSplit, Order, Split, TensorSplit, load_image, open_data, splits
 from senet.data.augment import draw_boxes
 from senet.errors import DataError
 from senet.initial import stream
@@ -183,10 +183,12 @@ def test_boxes_depend_on_seed_epoch_and_index(make_folder: MakeFolder) -> None:
     assert data.train.draws(0).box is None
 
 
-def test_workers_pay_off_only_for_files(make_folder: MakeFolder) -> None:
+def test_workers_pay_off_only_for_files(make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_folder({"a": 4, "b": 4})
     recipe = replace(SMALL, name=str(folder), workers=3)
-    assert [open_data(replace(recipe, in_memory=m), 0).train.workers for m in ("yes", "no")] == [0, 3]
+    for processors, workers in ((8, 3), (2, 2)):
+        monkeypatch.setattr(splits, "cpus", lambda n=processors: n)
+        assert [open_data(replace(recipe, in_memory=m), 0).train.workers for m in ("yes", "no")] == [0, workers]
 
 
 def test_evaluation_is_in_order_and_not_augmented(make_folder: MakeFolder) -> None:
