@@ -226,7 +226,7 @@ def strips(u: UnitGates, pixels: Callable[[int], np.ndarray], *, channels: int =
     rows = np.sort(np.argsort(-u.overall_deviation[u.sampled], kind="stable")[:channels])
     images = min(images, u.openers.shape[1])
     # Channel numbers, one end, a gap, the other end; above them the words.
-    widths = [0.4] + [1.0] * images + [0.2] + [1.0] * images
+    widths = [1.1] + [1.0] * images + [0.2] + [1.0] * images
     heights = [0.25] + [1.0] * len(rows)
     ends = (("closed by", 1, u.closers, u.closer_values), ("opened by", images + 2, u.openers, u.opener_values))
     with _look():

@@ -200,7 +200,7 @@ class Gates:
         - units: of each unit name, label, stage, kind, channels, specificity, entropy, ablation; drawn: whether
           Figure 6 shows it; gate, low, high, near_one: means over channels; sampled: (S) channel numbers; mean,
           deviation: (lines, S); openers, closers: (S, strip) of `[image, gate]`.
-        - similarity: (U, U).
+        - similarity: (U, U), None where there is none.
         - thumbnails: `{image number as text: data URI}`.
         """
         drawn = self.drawn

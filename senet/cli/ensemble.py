@@ -103,7 +103,7 @@ def _answers(found: dict[str, Any], parts: list[Views] | list[None]) -> tuple[li
             opened = wanted, open_data(wanted, recipe.train.seed, progress=True)
         data = opened[1]
         if named(data.classes) != named(checkpoint.classes):
-            raise DataError(f"{path}: {classes_differ(checkpoint.classes, data.classes)}")
+            raise DataError(f"{path}: {classes_differ(named(checkpoint.classes), named(data.classes))}")
         for views in parts:
             compute = partial(
                 answers,

@@ -55,7 +55,7 @@ def run(argv: list[str]) -> int:
     data = open_data(for_views(recipe.data, views, found["named"]), recipe.train.seed, progress=True)
     # ImageNet's folders are called by synset, its classes in words.
     if named(data.classes) != named(checkpoint.classes):
-        differ = classes_differ(checkpoint.classes, data.classes)
+        differ = classes_differ(named(checkpoint.classes), named(data.classes))
         raise DataError(f"--data {recipe.data.name}: has other classes: {differ}")
     meter = Meter()
     measured = evaluate(

@@ -32,6 +32,7 @@ def run(argv: list[str]) -> int:
     from senet.data import load_image, normalise
     from senet.device import pick_device
     from senet.evaluation.accuracy import predict
+    from senet.weights.ilsvrc import named
 
     checkpoint = load(Path(found["CHECKPOINT"]).expanduser())
     model = checkpoint.model.to(pick_device(found["device"], field="--device"))
@@ -49,7 +50,8 @@ def run(argv: list[str]) -> int:
         best = predict(model, image, found["top"])[0]
         results.append({"image": name, "classes": [{"class": checkpoint.classes[i], "p": p} for i, p in best]})
         if not found["json"]:
-            words = ", ".join(f"{c['class']} {100 * c['p']:.1f} %" for c in results[-1]["classes"])
+            names = named(checkpoint.classes[i] for i, _ in best)
+            words = ", ".join(f"{name} {100 * p:.1f} %" for name, (_, p) in zip(names, best, strict=True))
             print(f"{name}: {words}", flush=True)
     if found["json"]:
         print(json.dumps(results, indent=2))

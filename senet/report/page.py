@@ -115,7 +115,8 @@ class Line(TypedDict):
 class Gates(TypedDict, total=False):
     """What the gates of a network do, as `senet.analysis.statistics.Gates.page` writes it.
 
-    lines: "all", then the chosen classes.  units: in forward order.  similarity: (U, U), 0 to 1.
+    lines: "all", then the chosen classes.  units: in forward order.
+    similarity: (U, U), 0 to 1; None with a unit whose gates are the same for all classes.
     ablation: top-1 error with the gates of all units replaced at once.
     thumbnails: number of an image, as text -> data URI.
     """

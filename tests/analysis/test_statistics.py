@@ -156,6 +156,16 @@ def test_pictures_show_the_numbers(gates: Gates, tmp_path: Path) -> None:
     svg = (tmp_path / "figure6.svg").read_bytes()
     plots.write(tmp_path / "figure6", plots.figure6(gates, gates.units[:1]))
     assert (tmp_path / "figure6.svg").read_bytes() == svg
+    # Over the channels' numbers stands what they are, and nothing of it under the words beside it.
+    strip = plots.strips(gates.units[0], lambda i: np.full((4, 4, 1), i, np.uint8))
+    plots.write(tmp_path / "images_excite", strip)
+    boxes = {t.get_text(): t.get_window_extent() for axes in strip.axes for t in axes.texts}
+    assert boxes["channel"].x1 + 5 < boxes["closed by"].x0
+    # What has no similarity is hatched, and says why.
+    half = plots.similarity(replace(gates, similarity=np.array([[1, np.nan], [np.nan, np.nan]]))).axes[0]
+    assert half.patch.get_hatch()
+    assert "the same for all classes" in half.get_xlabel()
+    assert not plots.similarity(gates).axes[0].patch.get_hatch()
     # Nothing of an analysis from before stays beside one that has none of it.
     plots.draw_all(tmp_path, replace(gates, chosen=(0,), ablation={}))
     assert {p.stem for p in tmp_path.iterdir()} == {"figure6", "depth", "images_excite"}

@@ -70,7 +70,7 @@ def test_crops_of_a_folder_are_of_its_whole_files(senet: Call, tmp_path: Path) -
     """Images up to 64 pixels are kept in memory as squares; the views are not cut from those."""
     g = torch.Generator().manual_seed(0)
     for part in ("train", "val"):
-        for name in ("cat", "dog"):
+        for name in ("n01440764", "pug"):
             (tmp_path / "wide" / part / name).mkdir(parents=True)
             for i in range(3):
                 pixels = torch.randint(0, 256, (20, 60, 3), generator=g, dtype=torch.uint8)
@@ -79,12 +79,20 @@ def test_crops_of_a_folder_are_of_its_whole_files(senet: Call, tmp_path: Path) -
     short = ["--epochs", "1", "--warmup-epochs", "0", "--threads", "1", "--out", "run"]
     assert senet("train", "se_resnet20", "--data", tmp_path / "wide", *sizes, *short)[0] == 0
     one = json.loads(senet("evaluate", "run", "--json")[1])
+    out = senet("evaluate", "run", "--details")[1]
+    assert out.startswith(f"6 images in {tmp_path / 'wide' / 'val'}\n")
+    assert "tench" in out
+    assert "n01440764" not in out
+    checkpoint = load(Path("run"))
+    save("words.safetensors", checkpoint.model, recipe=checkpoint.recipe, classes=("tench", "dog"))
+    err = senet("evaluate", "words.safetensors")[2]
+    assert "the checkpoint's class 1 is 'dog' and the images' is 'pug'" in err
     centre = json.loads(senet("evaluate", "run", "--scales", "16", "--json")[1])
     assert centre["loss"] == pytest.approx(one["loss"], rel=1e-6)
     whole = json.loads(senet("evaluate", "run", "--scales", "16", "--crops", "whole", "--json")[1])
     assert abs(whole["loss"] - one["loss"]) > 1e-4
     # What was left out is an error where it must not be, though nothing is computed anew.
-    (tmp_path / "wide" / "val" / "cat" / "2.png").write_text("no image")
+    (tmp_path / "wide" / "val" / "pug" / "2.png").write_text("no image")
     words = ("evaluate", "run", "--scales", "20", "--crops", "10")
     assert "5 images, 1 image left out" in senet(*words, "--on-bad-image", "skip")[1]
     words = ("ensemble", "run", *words[2:])

@@ -183,6 +183,10 @@ def test_a_cell_of_the_similarities_chooses_a_unit(page: Any) -> None:
     heat.focus()
     page.keyboard.press("ArrowDown")
     assert page.get_by_text("SE_2_1 and SE_2_1: 1.00").is_visible()
+    # The planted unit that has none is not taken for one like no other.
+    fills = heat.locator("rect[style]").evaluate_all("e => e.map((i) => i.style.fill)")
+    assert "var(--ink)" in fills[8]
+    assert not any("var(--ink)" in fill for fill in fills[:8])
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
     assert page.get_by_role("heading", name="SE_2_2, mean gate").is_visible()

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from senet.errors import ConfigError, RunError
 from senet.recipes.recipe import Recipe
 from senet.training import compare as c
 from senet.training import folder as run
+from senet.training.plots import plot_curves
 from senet.training.queue import Done, run_all
 
 
@@ -23,6 +25,26 @@ def test_paired_difference_by_hand() -> None:
     assert (d.mean, d.deviation, d.step_ratio) == (-1.0, 0.5, 1.2)
     half = 4.3027 * 0.5 / 3**0.5
     assert (d.low, d.high) == (pytest.approx(-1 - half, abs=1e-4), pytest.approx(-1 + half, abs=1e-4))
+
+
+@pytest.mark.parametrize("last", [0.25, 0.002])
+def test_losses_on_a_logarithmic_axis_are_plain_numbers(
+    last: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    def read(figure: Figure, *_: Any, **__: Any) -> None:
+        figure.draw_without_rendering()
+        axis = figure.axes[1].yaxis
+        said.extend(t.get_text() for t in (*axis.get_majorticklabels(), *axis.get_minorticklabels()) if t.get_text())
+
+    monkeypatch.setattr(Figure, "savefig", read)
+    keys = ("test_top1_error", "train_error", "test_loss", "train_loss")
+    plot_curves(
+        tmp_path / "curves.png", {"a": [[{"epoch": e} | dict.fromkeys(keys, v) for e, v in ((1, 6.5), (2, last))]]}
+    )
+    numbers = [float(text) for text in said]
+    assert {0.5, 1.0, 2.0, 5.0} <= set(numbers)
 
 
 def test_plan(recipe: Recipe, plain: Recipe) -> None:

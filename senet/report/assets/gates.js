@@ -375,7 +375,7 @@ function drawGates(host, { units, lines, similarity, thumbnails = {}, top1_error
           html(
             "p",
             { class: "note" },
-            "Linear CKA of the class means: 1 where two units tell the classes apart in the same way; none for a unit whose gates are the same for all. Choosing a cell chooses the unit of its row.",
+            "Linear CKA of the class means: 1 where two units tell the classes apart in the same way; grey, and no number, for a unit whose gates are the same for all. Choosing a cell chooses the unit of its row.",
           ),
         ),
         box,
@@ -393,7 +393,7 @@ function drawGates(host, { units, lines, similarity, thumbnails = {}, top1_error
       colour: (v) =>
         isNumber(v)
           ? `color-mix(in oklab, var(--c2) ${(5 + 90 * ((v - low) / (high - low || 1)) ** 1.5).toFixed(0)}%, var(--paper))`
-          : "var(--well)",
+          : "color-mix(in oklab, var(--ink) 25%, var(--paper))",
       text: (i, j) => {
         const still = [i, j].filter((k) => !isNumber(similarity[k][k])).map((k) => names[k]);
         const said = still.length ? `${still[0]}'s gates are the same for all classes` : number(similarity[i][j]);
