@@ -339,12 +339,7 @@ def _train(folder: Path, ready: list[Plan], *, jobs: int, as_json: bool) -> int:
 
     runs = {name: recipe for plan in ready for name, recipe in plan.runs.items()}
     waiting = {name: r for name, r in runs.items() if read_summary(folder / RUNS / name) is None}
-    ended = [len(runs) - len(waiting)]
-
-    def say(name: str, outcome: str) -> None:
-        ended[0] += 1
-        print(f"[{ended[0]} of {len(runs)}] {name}: {outcome}", flush=True)
-
+    say = running.counting(len(runs) - len(waiting), len(runs))
     with running.progress(as_json):
         running.fetch(r.data for r in waiting.values())
         done = run_all(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,12 +52,8 @@ def run_many(
 
     runs = plan(recipes, seeds)
     finished = [name for name in runs if (folder / name / SUMMARY).is_file()]
-
-    def say(name: str, outcome: str) -> None:
-        if jobs > 1:
-            finished.append(name)
-            print(f"[{len(finished)} of {len(runs)}] {name}: {outcome}", flush=True)
-
+    # One at a time, each run has its own lines.
+    say = counting(len(finished), len(runs)) if jobs > 1 else lambda name, outcome: None
     with progress(as_json):
         if resume and len(finished) == len(runs):
             print(f"{folder}: finished already; nothing to do")
@@ -70,6 +66,17 @@ def run_many(
     else:
         show.print_comparison(found, folder)
     return 0
+
+
+def counting(finished: int, runs: int) -> Callable[[str, str], None]:
+    """Says what became of each run, by its name, and how many of all are finished."""
+
+    def say(name: str, outcome: str) -> None:
+        nonlocal finished
+        finished += outcome == "done"
+        print(f"[{finished} of {runs}] {name}: {outcome}", flush=True)
+
+    return say
 
 
 def default_jobs() -> int:

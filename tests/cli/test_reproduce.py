@@ -257,6 +257,8 @@ def test_a_failed_run_is_said(senet: Call) -> None:
     status, out, err = senet("reproduce", *words)
     assert status == 1, err
     assert "failed: resnet20-" in out
+    # It is not finished.
+    assert out.count("[0 of 2] ") == 2
     assert "loss is" in out
 
 
