@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_unflatten
 
-from senet.deploy import onednn
+from senet.deploy.convolutions import has_onednn, use_onednn, use_winograd
 from senet.deploy.fold import fold_factors, fold_norms
 from senet.deploy.gates import find_gates, spread_layers, squeeze_early
 from senet.deploy.graph import Graph, aten, capture, place
@@ -27,6 +27,7 @@ class Rewrites:
     early: units whose squeeze now comes before the 1x1 convolution.
     fused: block ends that are one operation now.
     left: what stayed, (place, what it is, why).
+    winograd: 3x3 convolutions that take a quarter of the products now, see `senet.kernels.conv3x3_cpu`.
     """
 
     folded: Sequence[str]
@@ -34,6 +35,7 @@ class Rewrites:
     early: Sequence[str]
     fused: Sequence[str]
     left: Sequence[tuple[str, str, str]] = field(default=())
+    winograd: Sequence[str] = ()
 
     def __str__(self) -> str:
         counts = (
@@ -41,6 +43,7 @@ class Rewrites:
             (self.factors, "constant factor{s} folded"),
             (len(self.early), "squeeze{s} moved before the expansion"),
             (len(self.fused), "block end{s} fused"),
+            (len(self.winograd), "3x3 convolution{s} by Winograd's algorithm"),
         )
         lines = [f"{n:4d} {words.format(s='s' * (n != 1))}" for n, words in counts if n]
         reasons: dict[tuple[str, str], list[str]] = {}
@@ -144,11 +147,14 @@ def optimize(model: nn.Module, example: Tensor, *, compile: bool = False) -> Opt
     Any network that `torch.export` captures: ours, those with inserted units, timm's, torchvision's. Batch norms go
     into the convolutions; a unit behind a 1x1 convolution squeezes that convolution's input; gates, sum and ReLU become
     the convolution's epilogue; maps are channels-last, those among the outputs too. What is not recognised stays as it
-    is, and `rewrites` says so. On a GPU runs are CUDA graphs: each new shape of x is timed and recorded once, which
-    takes a second or so, up to 8 shapes; further ones run without.
+    is, and `rewrites` says so. On a CPU with a C compiler, which is run once, float32 is faster by C kernels; 3x3
+    convolutions then take a quarter of the products, and four times the memory for their weights. On a GPU runs are
+    CUDA graphs: each new shape of x is timed and recorded once, which takes a second or so, up to 8 shapes; further
+    ones run without.
 
     example: images as the network will get them, `(N, C, H, W)`: their dtype and device, and where the network depends
-        on it their size, are what the result takes. One image is enough.
+        on it their size, are what the result takes. One image is enough; on a CPU the fastest for a batch is found by
+        an example of as many.
     compile: compile and freeze with `torch.compile`, which takes a minute, needs a C++ compiler on a CPU, and pays.
 
     Raises ConfigError for a network that cannot be captured and for an example that it does not take.
@@ -163,8 +169,8 @@ def optimize(model: nn.Module, example: Tensor, *, compile: bool = False) -> Opt
     if example.dim() == 4:
         _channels_last(g)
     with torch.autocast(example.device.type, enabled=False):
-        run, fused = _specialised(g, example, compile)
-    return Optimized(g, run, example, replace(rewrites, fused=fused))
+        run, fused, winograd = _specialised(g, example, compile)
+    return Optimized(g, run, example, replace(rewrites, fused=fused, winograd=winograd))
 
 
 def rewritten(model: nn.Module, example: Tensor) -> tuple[Graph, Rewrites]:
@@ -185,18 +191,20 @@ def rewritten(model: nn.Module, example: Tensor) -> tuple[Graph, Rewrites]:
     return g, Rewrites(folded, factors, early, (), left)
 
 
-def _specialised(g: Graph, example: Tensor, compile: bool) -> tuple[Any, list[str]]:
-    """What runs the graph on the example's device, with operations of that device; and the block ends it fused."""
+def _specialised(g: Graph, example: Tensor, compile: bool) -> tuple[Any, list[str], list[str]]:
+    """What runs the graph on the example's device, with operations of that device; the block ends fused, and where
+    Winograd's algorithm is."""
     own = g.copy()
-    how = _how(example, compile)
+    ways = _ways(example, compile)
     gates = {gated.product: gated for gated in find_gates(own)}
-    fused = [place(t.end) for t in find_tails(own, gates) if how and fuse_tail(own, t, how)]
-    if how == "c":
+    fused = [place(t.end) for t in find_tails(own, gates) if any(fuse_tail(own, t, how) for how in ways)]
+    if compile and "c" in ways:
         for gated in gates.values():
             spread_layers(own, gated)
     own.graph.eliminate_dead_code()
-    if how == "eager" and example.device.type == "cpu" and onednn.available(example.dtype):
-        onednn.use_onednn(own)
+    winograd = use_winograd(own, len(example)) if "c" in ways and example.dim() == 4 else []
+    if not compile and example.device.type == "cpu" and has_onednn(example.dtype):
+        use_onednn(own)
     write_in_place(own, compile)
     own.tidy()
     run = _Compiled(own.module, example.device) if compile else own.module
@@ -204,20 +212,20 @@ def _specialised(g: Graph, example: Tensor, compile: bool) -> tuple[Any, list[st
         from senet.kernels.graphs import CudaGraphed
 
         run = CudaGraphed(run.eval(), example)
-    return run, fused
+    return run, fused, winograd
 
 
-def _how(example: Tensor, compile: bool) -> str | None:
-    """How block ends are fused here, see `fuse_tail`; None leaves them to the compiler."""
-    if example.device.type == "cuda":
-        return "cuda"
-    if not compile:
-        return "eager"
+def _ways(example: Tensor, compile: bool) -> list[str]:
+    """How block ends are fused here, see `fuse_tail`, the first that suits; what none does is left to the compiler."""
+    if example.is_cuda:
+        return ["cuda"]
+    ways = [] if compile else ["eager"]
     if example.device.type == "cpu" and example.dtype == torch.float32:
-        from senet.kernels.conv1x1_cpu import available
+        from senet.kernels import conv1x1_cpu, conv3x3_cpu
 
-        return "c" if available() else None
-    return None
+        if conv1x1_cpu.available() and conv3x3_cpu.available():
+            ways.insert(0, "c")
+    return ways
 
 
 def _check_example(model: nn.Module, example: object) -> None:

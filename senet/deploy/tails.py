@@ -119,16 +119,19 @@ IN_PLACE = {
     aten.addcmul.default: aten.addcmul_.default,
 }
 
+PACKED = ("conv1x1_packed", "conv3x3_packed")
+"""The C kernels: `(h, w, c, ..., e, relu)`."""
+
 OWNERS = {
     *("conv1d", "conv2d", "conv3d", "linear", "relu", "silu", "hardswish", "sigmoid", "hardsigmoid", "add", "mul"),
-    *("addcmul", "conv1x1_packed", "_convolution_pointwise", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d"),
+    *("addcmul", *PACKED, "_convolution_pointwise", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d"),
     *("mean", "amax", "cat", "clone"),
 }
 """Operations whose result is new memory, always. (A schema does not tell: `einsum` and `type_as` may give a view.)"""
 
 
 def write_in_place(g: Graph, compiled: bool) -> None:
-    """Results into an input that nothing else reads: activations, sums, products, and the C kernel's sum.
+    """Results into an input that nothing else reads: activations, sums, products, and the C kernels' sums.
 
     compiled: the last one alone; a compiler does the others itself. After all other rewrites, which may move a reader.
     """
@@ -136,11 +139,12 @@ def write_in_place(g: Graph, compiled: bool) -> None:
         if is_spare(node.args[0], node):
             node.target = IN_PLACE[node.target]  # type: ignore[index]
     for node in g.calls():
-        if operation(node) == "conv1x1_packed" and is_spare(node.args[5], node):
-            h, w, _, bias, s, e, relu = node.args
+        if operation(node) in PACKED and is_spare(node.args[-2], node):
+            e: Any = node.args[-2]
+            in_place = getattr(torch.ops.senet, f"{operation(node)}_").default
             with g.graph.inserting_before(node):
-                g.graph.call_function(torch.ops.senet.conv1x1_packed_.default, (h, w, bias, s, e, relu))
-            node.replace_all_uses_with(e)  # type: ignore[arg-type]
+                g.graph.call_function(in_place, (*node.args[:2], *node.args[3:]))
+            node.replace_all_uses_with(e)
             g.graph.erase_node(node)
         elif str(node.target) == "mkldnn._convolution_pointwise.binary" and is_spare(node.args[1], node):
             node.target = torch.ops.mkldnn._convolution_pointwise_.binary

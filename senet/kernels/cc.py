@@ -43,7 +43,8 @@ def library(source: Path) -> ctypes.CDLL | None:
         if mine and shutil.which(mine[0]) is None:
             warnings.warn(f"$CC: {mine[0]} is not there; {cc[0]} compiles instead", RuntimeWarning, stacklevel=2)
         machine = platform.machine(), *platform.libc_ver(), _cpu()
-        text = "\0".join((source.read_text(), *cc, *FLAGS, *machine))
+        texts = [file.read_text() for file in (source, *sorted(source.parent.glob("*.h")))]
+        text = "\0".join((*texts, *cc, *FLAGS, *machine))
         name = f"{source.stem}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
         folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)

@@ -3,29 +3,14 @@
        y[m][c] = relu(s[n][c] * (sum_k h[m][k] w[k][c] + b[c]) + e[m][c])
 
    over positions m = 0..M-1, P of them to an image, n = m / P. The wide map is written once and never read back:
-   a tile of it is finished in registers. y may be e. Vectors are the compiler's own (GCC, Clang), of any machine.
+   a tile of it is finished in registers. y may be e.
 
    w is packed: panels of NR channels, each [k][NR], the last one filled up with zeros; b, s and e may be NULL. */
 
-#include <stdint.h>
-#include <string.h>
-
-#ifdef __AVX512F__
-enum { LANES = 16, ROWS = 12 }; /* 24 of the 32 registers accumulate */
-#else
-enum { LANES = 8, ROWS = 6 };   /* 12 of 16 */
-#endif
-enum { NR = 2 * LANES };
-
-typedef float floats __attribute__((vector_size(LANES * 4)));
-typedef int32_t ints __attribute__((vector_size(LANES * 4)));
-
-static inline floats load(const float *p) { floats v; memcpy(&v, p, sizeof v); return v; }
-static inline void store(float *p, floats v) { memcpy(p, &v, sizeof v); }
-static inline floats positive(floats v) { return (floats)((ints)v & ~(v < 0)); } /* keeps NaN, as torch does */
+#include "floats.h"
 
 /* One tile: `rows` positions by one panel; `rows` and `cut` are constants where it is inlined. */
-static inline __attribute__((always_inline)) void tile(
+INLINE void tile(
     const int rows, const int cut, const float *h, const float *w, const float *b, const float *s, const float *e,
     float *y, int64_t m, int64_t P, int64_t K, int64_t C, int64_t width, int relu)
 {
@@ -35,16 +20,7 @@ static inline __attribute__((always_inline)) void tile(
             __builtin_prefetch(e + i * C, 1);
             __builtin_prefetch(e + i * C + LANES, 1);
         }
-    for (int i = 0; i < rows; i++) acc[i][0] = acc[i][1] = (floats){0};
-    for (int64_t k = 0; k < K; k++) {
-        floats w0 = load(w + k * NR), w1 = load(w + k * NR + LANES);
-#pragma GCC unroll 12
-        for (int i = 0; i < rows; i++) {
-            float a = h[i * K + k];
-            acc[i][0] += a * w0;
-            acc[i][1] += a * w1;
-        }
-    }
+    product(rows, h, w, K, acc);
     for (int i = 0; i < rows; i++) {
         const float *gate = s ? s + (m + i) / P * C : NULL;
         if (cut) {
@@ -76,13 +52,9 @@ static void cut_tile(int rows, const float *h, const float *w, const float *b, c
 static void any_tile(int rows, const float *h, const float *w, const float *b, const float *s, const float *e, float *y,
                      int64_t m, int64_t P, int64_t K, int64_t C, int relu)
 {
-#define ROWS_OF(n) case n: tile(n, 0, h, w, b, s, e, y, m, P, K, C, NR, relu); break;
-    switch (rows) {
-    ROWS_OF(1) ROWS_OF(2) ROWS_OF(3) ROWS_OF(4) ROWS_OF(5) ROWS_OF(6)
-#if defined(__AVX512F__)
-    ROWS_OF(7) ROWS_OF(8) ROWS_OF(9) ROWS_OF(10) ROWS_OF(11) ROWS_OF(12)
-#endif
-    }
+#define EACH(n) case n: tile(n, 0, h, w, b, s, e, y, m, P, K, C, NR, relu); break;
+    switch (rows) { FOR_ROWS(EACH) }
+#undef EACH
 }
 
 int panel(void) { return NR; }

@@ -12,6 +12,7 @@ from ctypes import CDLL, c_int, c_int64, c_void_p
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from senet.kernels.cc import library
@@ -31,11 +32,14 @@ def available() -> bool:
 
 def pack(weight: Tensor) -> Tensor:
     """A weight (C, K) or (C, K, 1, 1), float32, as the kernel reads it: `(panels, K, width of a panel)`."""
-    c, k = weight.shape[:2]
-    width = _c().panel()
-    padded = weight.new_zeros(-(-c // width) * width, k)
-    padded[:c] = weight.reshape(c, k)
-    return padded.reshape(-1, width, k).transpose(1, 2).contiguous()
+    return panels(weight.reshape(weight.shape[:2]), _c().panel())
+
+
+def panels(weight: Tensor, width: int) -> Tensor:
+    """Matrices (..., C, K) as panels of `width` rows of C, `(..., panels, K, width)`; zeros fill the last one up."""
+    *others, c, k = weight.shape
+    padded = F.pad(weight, (0, 0, 0, -c % width))
+    return padded.reshape(*others, -1, width, k).transpose(-2, -1).contiguous()
 
 
 def _c() -> CDLL:
@@ -68,12 +72,13 @@ def _check(h: Tensor, w: Tensor, b: Tensor | None, s: Tensor | None, e: Tensor |
 def _packed(
     h: Tensor, w: Tensor, channels: int, b: Tensor | None, s: Tensor | None, e: Tensor | None, relu: bool
 ) -> Tensor:
-    y = _empty(h, channels)
+    y = empty(h, channels)
     _run(h, w, b, s, None if e is None else e.contiguous(memory_format=torch.channels_last), y, relu)
     return y
 
 
-def _empty(h: Tensor, channels: int) -> Tensor:
+def empty(h: Tensor, channels: int) -> Tensor:
+    """Memory for a channels-last map of h's size."""
     return torch.empty(
         (h.shape[0], channels, *h.shape[2:]), dtype=h.dtype, device=h.device, memory_format=torch.channels_last
     )
@@ -88,5 +93,5 @@ def _packed_(h: Tensor, w: Tensor, b: Tensor | None, s: Tensor | None, e: Tensor
 
 _library.impl("conv1x1_packed", _packed, "CPU")
 _library.impl("conv1x1_packed_", _packed_, "CPU")
-torch.library.register_fake("senet::conv1x1_packed", lambda h, w, channels, b, s, e, relu: _empty(h, channels))
+torch.library.register_fake("senet::conv1x1_packed", lambda h, w, channels, b, s, e, relu: empty(h, channels))
 torch.library.register_fake("senet::conv1x1_packed_", lambda h, w, b, s, e, relu: None)

@@ -183,7 +183,7 @@ def test_ends_by_kernels(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In float32: by the C kernel, which takes sums without gates as well, and by oneDNN, which has sums of its own."""
     if how == "c" and not available():
         pytest.skip("no C compiler")
-    monkeypatch.setattr(room, "_how", lambda *_: how)
+    monkeypatch.setattr(room, "_ways", lambda *_: [how])
     model = trained(every_end()).float()
     x = noise(2, C, 5, 7, dtype=torch.float32)
     fast = room.optimize(model, x)

@@ -359,6 +359,6 @@ def test_200_steps_end_at_the_same_place() -> None:
         found, end = trained(dtype, fused)
         gaps[dtype, fused] = ((found - weights).norm() / weights.norm()).item(), abs(end - loss)
     assert max(gaps[torch.float64, True]) < 1e-10
-    # In float32 rounding grows along the way, fused or not.
-    for fused, unfused in zip(gaps[torch.float32, True], gaps[torch.float32, False], strict=True):
-        assert fused < 2 * unfused
+    # In float32 rounding grows along the way, fused or not, as fast as a ReLU somewhere turns over.
+    for fused in (True, False):
+        assert max(gaps[torch.float32, fused]) < 0.02
