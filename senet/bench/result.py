@@ -27,7 +27,7 @@ class Row:
     like: the side whose answer this one's had to equal; None: its answer is its own.
     tolerance, deviation: the relative L2 distance of the two answers, allowed and found, for each of their tensors.
     memory_mib: the device's peak for this side alone, weights included, as its allocator counts.
-    bytes, flops: the least that a call must move and compute; the sums over its layers.
+    bytes, flops: the least that a call must move and compute, convolutions done directly; the sums over its layers.
     limit_ms: what these take at the machine's copy and matmul rates, layer by layer the slower of the two.
     failure: why there are no times.
     """

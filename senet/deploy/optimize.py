@@ -167,7 +167,7 @@ def optimize(model: nn.Module, example: Tensor, *, compile: bool = False) -> Opt
     _check_example(model, example)
     g, rewrites = rewritten(model, example)
     if example.dim() == 4:
-        _channels_last(g)
+        channels_last(g)
     with torch.autocast(example.device.type, enabled=False):
         run, fused, winograd = _specialised(g, example, compile)
     return Optimized(g, run, example, replace(rewrites, fused=fused, winograd=winograd))
@@ -239,7 +239,7 @@ def _check_example(model: nn.Module, example: object) -> None:
         raise ConfigError(f"example: is on {example.device} and the network on {first.device}; put both on one device")
 
 
-def _channels_last(g: Graph) -> None:
+def channels_last(g: Graph) -> None:
     """Maps and filters channels-last throughout."""
     for node in g.graph.nodes:
         if node.target in (aten.view.default, aten._unsafe_view.default):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,7 @@ from torch.utils._pytree import TreeSpec, tree_leaves, tree_unflatten
 
 from senet.deploy.graph import capture
 from senet.deploy.onnx import Exported, check_exportable, deviation_of, metadata
-from senet.deploy.optimize import Optimized
-from senet.deploy.optimize import optimize as optimized
+from senet.deploy.optimize import channels_last, rewritten
 from senet.errors import ConfigError
 from senet.files import write_atomically
 
@@ -62,9 +60,9 @@ def export_program(
     written or its outputs are not the network's to a relative 1e-4.
     """
     check_exportable(model, path, example)
-    g = optimized(model, example) if optimize else capture(model, example)
-    # Ends of blocks are fused for this machine only, outside the graph.
-    rewrites = replace(g.rewrites, fused=()) if isinstance(g, Optimized) else None
+    g, rewrites = rewritten(model, example) if optimize else (capture(model, example), None)
+    if optimize and example.dim() == 4:
+        channels_last(g)
     if any_size and not g.any_size:
         raise ConfigError(f"any_size: this network takes {tuple(example.shape[2:])} alone; legal values: False")
     open_dims: dict[int, Any] = {0: Dim.DYNAMIC} if g.any_batch else {}

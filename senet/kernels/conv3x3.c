@@ -142,6 +142,7 @@ void conv3x3(const float *h, const float *w, const float *b, const float *e, flo
     const int64_t T = p.chunk, chunks = T ? (p.tiles + T - 1) / T : 0;
     float *zeros = room;
     memset(zeros, 0, K * sizeof *zeros);
+    /* Two barriers to a chunk are enough: who is ahead writes v, which nobody reads by then, and waits at the first. */
 #pragma omp parallel num_threads(threads)
     {
         const int id = omp_get_thread_num(), all = omp_get_num_threads();
@@ -169,9 +170,6 @@ void conv3x3(const float *h, const float *w, const float *b, const float *e, flo
                 int64_t to = image * Y * X * C;
                 tile_out(m + t * p.width, T * p.width, b, e ? e + to : NULL, y + to, Y, X, C, at / p.across * OUT,
                          at % p.across * OUT, relu);
-            }
-            if (!p.own) {
-#pragma omp barrier
             }
         }
     }
