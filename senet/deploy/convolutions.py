@@ -105,7 +105,9 @@ def use_onednn(g: Graph) -> None:
 
 
 def _arguments(node: fx.Node) -> Convolution | None:
-    """A convolution's; None where its padding differs from side to side."""
+    """A convolution's; None for one of a map without a batch, or whose padding differs from side to side."""
+    if len(shape(node)) != 4:
+        return None
     zero: Any = "valid" if node.target is aten.conv2d.padding else [0, 0]
     given: Any = (*node.args, *(None, None, None, [1, 1], zero, [1, 1], 1)[len(node.args) :])
     x, weight, bias, stride, padding, dilation, groups = given

@@ -53,6 +53,7 @@ def _run(h: Tensor, w: Tensor, b: Tensor | None, s: Tensor | None, e: Tensor | N
     n, c, height, width = y.shape
     _check(h, w, b, s, e, y)
     h = h.contiguous(memory_format=torch.channels_last)
+    b = None if b is None else b.contiguous()
     s = None if s is None else s.contiguous()
     pointers = (c_void_p(None if t is None else t.data_ptr()) for t in (h, w, b, s, e, y))
     positions = height * width

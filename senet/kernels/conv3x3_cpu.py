@@ -95,6 +95,7 @@ def _run(h: Tensor, w: Tensor, padding: list[int], b: Tensor | None, e: Tensor |
     n, c, down, across = y.shape
     _check(h, w, b, e, y)
     h = h.contiguous(memory_format=torch.channels_last)
+    b = None if b is None else b.contiguous()
     threads = torch.get_num_threads()
     room = _scratch(_c().scratch(n, down, across, h.shape[1], c, threads))
     pointers = (None if t is None else t.data_ptr() for t in (h, w, b, e, y, room))

@@ -93,6 +93,12 @@ def test_padding_that_differs_from_side_to_side() -> None:
     assert error(optimize(model, x)(x), model(x)) < 5e-6
 
 
+@torch.no_grad()
+def test_a_map_without_a_batch() -> None:
+    model, x = Fn(lambda m, x: m.k(x[0]), k=conv()).eval(), noise(1, C, 14, 13, dtype=torch.float32)
+    assert error(optimize(model, x)(x), model(x)) < 5e-6
+
+
 def test_the_example_decides() -> None:
     """A batch of the example's size: four times the weights do not pay for a map as small as 7x7."""
     needs_compiler()

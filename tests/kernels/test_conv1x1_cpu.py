@@ -76,6 +76,7 @@ def test_maps_of_another_layout() -> None:
     h, w, b, s, e = operands(2, 6, 35, 3, 5)
     want = truth(h, w, b, s, e, True)
     h, e, s = h.contiguous(), e.contiguous(), s.t().contiguous().t()
+    b = torch.stack((b, b), 1)[:, 0]
     packed = conv1x1_cpu.pack(w)
     torch.testing.assert_close(ops.conv1x1_packed(h, packed, 35, b, s, e, True).double(), want, rtol=1e-5, atol=1e-5)
     ops.conv1x1_packed_(h, packed, b, s, e, True)

@@ -101,7 +101,7 @@ def test_rounding(k: int, bound: float) -> None:
 def test_maps_of_another_layout() -> None:
     h, w, padding, b, e = operands(2, 16, 32, 5, 6, (1, 1))
     want, packed = truth(h, w, padding, b, e, True), conv3x3_cpu.pack(w)
-    h, e = h.contiguous(), e.contiguous()
+    h, e, b = h.contiguous(), e.contiguous(), torch.stack((b, b), 1)[:, 0]
     close(ops.conv3x3_packed(h, packed, 32, padding, b, e, True), want)
     ops.conv3x3_packed_(h, packed, padding, b, e, True)
     assert e.is_contiguous()
