@@ -20,7 +20,7 @@ INLINE void tile(
             __builtin_prefetch(e + i * C, 1);
             __builtin_prefetch(e + i * C + LANES, 1);
         }
-    product(rows, h, w, K, acc);
+    product(rows, h, w, K, K, acc);
     for (int i = 0; i < rows; i++) {
         const float *gate = s ? s + (m + i) / P * C : NULL;
         if (cut) {

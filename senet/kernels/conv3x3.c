@@ -18,6 +18,7 @@
 #include "floats.h"
 
 enum { OUT = 4, IN = 6, POINTS = IN * IN };
+enum { BLOCK = 32 };
 
 #define P 0.75f
 #define Q 1.5f
@@ -87,13 +88,17 @@ static void tile_out(const float *m, int64_t apart, const float *b, const float 
     }
 }
 
+/* Sums of BLOCK channels are added up: the way back to the results makes the rounding of these sums larger. */
 INLINE void rows_of(const int rows, const float *v, const float *w, float *m, int64_t K, int64_t width)
 {
-    floats acc[ROWS][2];
-    product(rows, v, w, K, acc);
-    for (int i = 0; i < rows; i++) {
-        store(m + i * width, acc[i][0]);
-        store(m + i * width + LANES, acc[i][1]);
+    for (int64_t k = 0; k < K; k += BLOCK) {
+        floats acc[ROWS][2];
+        product(rows, v + k, w + k * NR, K, K - k < BLOCK ? K - k : BLOCK, acc);
+        for (int i = 0; i < rows; i++)
+            for (int j = 0; j < 2; j++) {
+                float *at = m + i * width + j * LANES;
+                store(at, k ? load(at) + acc[i][j] : acc[i][j]);
+            }
     }
 }
 

@@ -20,15 +20,15 @@ INLINE floats load(const float *p) { floats v; memcpy(&v, p, sizeof v); return v
 INLINE void store(float *p, floats v) { memcpy(p, &v, sizeof v); }
 INLINE floats positive(floats v) { return (floats)((ints)v & ~(v < 0)); } /* keeps NaN, as torch does */
 
-/* acc[i] = sum_k h[i][k] w[k], w a panel [K][NR]; `rows` is a constant where it is inlined. */
-INLINE void product(const int rows, const float *h, const float *w, int64_t K, floats acc[ROWS][2])
+/* acc[i] = sum_k h[i][k] w[k], rows of h `step` apart, w a panel [K][NR]; `rows` is a constant where it is inlined. */
+INLINE void product(const int rows, const float *h, const float *w, int64_t step, int64_t K, floats acc[ROWS][2])
 {
     for (int i = 0; i < rows; i++) acc[i][0] = acc[i][1] = (floats){0};
     for (int64_t k = 0; k < K; k++) {
         floats w0 = load(w + k * NR), w1 = load(w + k * NR + LANES);
 #pragma GCC unroll 12
         for (int i = 0; i < rows; i++) {
-            float a = h[i * K + k];
+            float a = h[i * step + k];
             acc[i][0] += a * w0;
             acc[i][1] += a * w1;
         }

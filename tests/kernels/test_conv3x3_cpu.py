@@ -50,7 +50,7 @@ def truth(h: Tensor, w: Tensor, padding: tuple[int, int], b: Tensor | None, e: T
 
 def close(y: Tensor, want: Tensor, equal_nan: bool = False) -> None:
     """To the rounding of float32 sums that are some ten times their result on the way."""
-    torch.testing.assert_close(y.double(), want, rtol=1e-5, atol=3e-5, equal_nan=equal_nan)
+    torch.testing.assert_close(y.double(), want, rtol=1e-5, atol=1e-5, equal_nan=equal_nan)
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -89,9 +89,9 @@ def test_one_product_by_hand() -> None:
     assert not y[0, [i for i in range(16) if i != 3]].any()
 
 
-@pytest.mark.parametrize(("k", "bound"), [(32, 6e-7), (256, 1.1e-6), (512, 1.3e-6)])
+@pytest.mark.parametrize(("k", "bound"), [(32, 4e-7), (256, 4.5e-7), (1024, 5e-7)])
 def test_rounding(k: int, bound: float) -> None:
-    """As the file says: of the map's norm, behind a ReLU as in a network."""
+    """Of the map's norm, behind a ReLU as in a network; it hardly grows with the channels."""
     h, w, padding, b, _ = operands(1, k, 32, 16, 16, (1, 1))
     want = truth(h.relu(), w, padding, b, None, True)
     y = ops.conv3x3_packed(h.relu(), conv3x3_cpu.pack(w), 32, padding, b, None, True)
