@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import ceil
@@ -22,6 +22,10 @@ Answer = Tensor | tuple[Tensor, ...]
 """What a timed call returns."""
 
 
+SENSITIVE = 4
+"""Where rounding moves an answer by much, another right one may be as many times as far from it as it is from exact."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Subject:
     """One side of a comparison.
@@ -29,6 +33,7 @@ class Subject:
     make: builds it and returns the call that is timed. What either of them raises is reported in the side's row.
     like: an earlier subject whose first answer this one's must equal; None: its answer is its own.
     tolerance: of the relative L2 distance, one for each tensor of the answer.
+    exact: gives the answer in float64; those like this one may then be `SENSITIVE` times as far as its own rounding.
     layers: bytes and operations of each layer of a call, the least that there is to do; () where nobody counted.
     """
 
@@ -36,6 +41,7 @@ class Subject:
     make: Callable[[], Callable[[], Answer]]
     like: str | None = None
     tolerance: tuple[float, ...] = (1e-5,)
+    exact: Callable[[], Answer] | None = None
     layers: tuple[tuple[float, float], ...] = ()
 
 
@@ -47,9 +53,39 @@ class _Side:
     run: Callable[[], Answer] | None = None
     calls: int = 1
     samples: list[float] = field(default_factory=list)
+    tolerance: tuple[float, ...] = ()
     deviation: tuple[float, ...] | None = None
     memory_mib: float | None = None
     failure: str | None = None
+
+
+class _Answers:
+    """What the sides said, by name, in float64; and how far off rounding is known to have put them."""
+
+    def __init__(self) -> None:
+        self.given: dict[str, list[Tensor]] = {}
+        self.rounding: dict[str, tuple[float, ...]] = {}
+
+    def take(self, subject: Subject, answer: Answer) -> None:
+        """Keep a side's; copies, since it may write its next answer over this one."""
+        self.given[subject.name] = _parts(answer)
+        if subject.exact is not None:
+            self.rounding[subject.name] = _distances(self.given[subject.name], _parts(subject.exact()))
+
+    def tolerance(self, subject: Subject) -> tuple[float, ...]:
+        """How far a side's answer may be from the one it should have."""
+        rounding = self.rounding.get(subject.like or "", (0.0,) * len(subject.tolerance))
+        return tuple(max(t, SENSITIVE * r) for t, r in zip(subject.tolerance, rounding, strict=True))
+
+
+def _parts(answer: Answer) -> list[Tensor]:
+    parts = answer if isinstance(answer, tuple) else (answer,)
+    return [part.detach().to("cpu", torch.float64, copy=True) for part in parts]
+
+
+def _distances(mine: list[Tensor], wanted: list[Tensor]) -> tuple[float, ...]:
+    """The relative L2 distance of each part."""
+    return tuple(float((a - b).norm() / b.norm()) for a, b in zip(mine, wanted, strict=True))
 
 
 def measure(
@@ -89,7 +125,7 @@ def measure(
     load_before, is_interrupted = load(), False
     try:
         with tqdm(total=len(sides) + repeats, file=sys.stderr, disable=not progress, leave=False) as bar:
-            answers: dict[str, list[Tensor]] = {}
+            answers = _Answers()
             for side in sides:
                 bar.set_description(side.subject.name)
                 _prepare(side, answers, warmup, min_seconds, device)
@@ -147,21 +183,16 @@ def _reported(side: _Side) -> Iterator[None]:
         side.failure, side.run = f"{type(error).__name__}: {reason}", None
 
 
-def _prepare(
-    side: _Side, answers: dict[str, list[Tensor]], warmup: int, min_seconds: float, device: torch.device
-) -> None:
-    """Build, check and warm up one side, and count its memory; `answers`: of the sides before it, by name."""
+def _prepare(side: _Side, answers: _Answers, warmup: int, min_seconds: float, device: torch.device) -> None:
+    """Build, check and warm up one side, and count its memory; `answers`: of the sides before it."""
     is_cuda = device.type == "cuda"
     held = torch.cuda.memory_allocated(device) if is_cuda else 0
     with _reported(side):
         side.run = side.subject.make()
-        answer = side.run()
-        parts = answer if isinstance(answer, tuple) else (answer,)
-        # Copies: a side may write its next answer over this one.
-        answers[side.subject.name] = [part.detach().to("cpu", torch.float64, copy=True) for part in parts]
+        answers.take(side.subject, side.run())
     if side.run is None:
         return
-    side.deviation = _deviation(side.subject, answers)
+    side.tolerance, side.deviation = _deviation(side.subject, answers)
     with _reported(side):
         for _ in range(warmup):
             side.run()
@@ -174,23 +205,23 @@ def _prepare(
             side.memory_mib = (torch.cuda.max_memory_allocated(device) - held) / 2**20
 
 
-def _deviation(subject: Subject, answers: Mapping[str, list[Tensor]]) -> tuple[float, ...] | None:
-    """The relative L2 distances from the answer it should have; RunError where one is too large, or not a number.
+def _deviation(subject: Subject, answers: _Answers) -> tuple[tuple[float, ...], tuple[float, ...] | None]:
+    """The relative L2 distances allowed and found from the answer that a side should have.
 
-    None where there is nothing to compare with.
+    None found where there is nothing to compare with. RunError where one is too large, or not a number.
     """
-    if subject.like is None or subject.like not in answers:
-        return None
-    pairs = zip(answers[subject.name], answers[subject.like], strict=True)
-    found = tuple(float((mine - wanted).norm() / wanted.norm()) for mine, wanted in pairs)
+    if subject.like is None or subject.like not in answers.given:
+        return subject.tolerance, None
+    tolerance = answers.tolerance(subject)
+    found = _distances(answers.given[subject.name], answers.given[subject.like])
     # Not `distance > allowed`, which is false of nan.
-    if not all(distance <= allowed for distance, allowed in zip(found, subject.tolerance, strict=True)):
+    if not all(distance <= allowed for distance, allowed in zip(found, tolerance, strict=True)):
         raise RunError(
             f"{subject.name!r} does not compute what {subject.like!r} does: relative distance "
-            f"{', '.join(f'{d:.1e}' for d in found)}, allowed {', '.join(f'{d:.1e}' for d in subject.tolerance)}; "
+            f"{', '.join(f'{d:.1e}' for d in found)}, allowed {', '.join(f'{d:.1e}' for d in tolerance)}; "
             f"nothing was timed"
         )
-    return found
+    return tolerance, found
 
 
 def _row(side: _Side, limits: Limits | None) -> Row:
@@ -202,7 +233,7 @@ def _row(side: _Side, limits: Limits | None) -> Row:
         calls=side.calls,
         **(spread(side.samples) if side.failure is None else {}),
         like=subject.like,
-        tolerance=None if subject.like is None else subject.tolerance,
+        tolerance=None if subject.like is None else side.tolerance or subject.tolerance,
         deviation=side.deviation,
         memory_mib=side.memory_mib,
         bytes=sum(b for b, _ in layers) if layers else None,

@@ -147,6 +147,7 @@ def net_of(plan: Plan, kind: str) -> Net:
 
 def subjects(plan: Plan) -> list[Subject]:
     """The sides of a case, ready to be measured; nothing is built yet."""
+    import torch
     from torch import nn
 
     from senet.bench.measure import Subject
@@ -167,18 +168,26 @@ def subjects(plan: Plan) -> list[Subject]:
         images = _images(plan, plan.batch, reference(side.kind).net.in_channels)
         return (inference if plan.what == "inference" else training)(plan, side.treatment, model, images)
 
+    def exact(kind: str) -> Tensor:
+        model = copy.deepcopy(reference(kind)).eval().to(plan.device, torch.float64)
+        with torch.inference_mode():
+            return model(_images(plan, plan.batch, model.net.in_channels).to(plan.device, torch.float64))
+
     is_same = plan.function == "same"
     counted = {kind: tuple(layers(plan, net_of(plan, kind))) for kind in KINDS}
     found = []
     for side in sides(plan):
         own = side.library == "senet" or is_same
         first = Side("senet" if own else side.library, side.kind, "eager")
+        # Logits in float32; the others have room enough.
+        is_judge = side.library == "senet" and side == first and (plan.what, plan.precision) == ("inference", "fp32")
         found.append(
             Subject(
                 name=side.name,
                 make=partial(make, side),
                 like=None if side == first or (not own and "eager" not in plan.modes) else first.name,
                 tolerance=TOLERANCES[plan.what][plan.precision],
+                exact=partial(exact, side.kind) if is_judge else None,
                 layers=counted[side.kind] if own else (),
             )
         )
