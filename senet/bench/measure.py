@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -59,27 +59,16 @@ class _Side:
     failure: str | None = None
 
 
-class _Answers:
-    """What the sides said, by name, in float64; and how far off rounding is known to have put them."""
+class _Answer(NamedTuple):
+    """What a side said, in float64, and how to have it exact."""
 
-    def __init__(self) -> None:
-        self.given: dict[str, list[Tensor]] = {}
-        self.rounding: dict[str, tuple[float, ...]] = {}
-
-    def take(self, subject: Subject, answer: Answer) -> None:
-        """Keep a side's; copies, since it may write its next answer over this one."""
-        self.given[subject.name] = _parts(answer)
-        if subject.exact is not None:
-            self.rounding[subject.name] = _distances(self.given[subject.name], _parts(subject.exact()))
-
-    def tolerance(self, subject: Subject) -> tuple[float, ...]:
-        """How far a side's answer may be from the one it should have."""
-        rounding = self.rounding.get(subject.like or "", (0.0,) * len(subject.tolerance))
-        return tuple(max(t, SENSITIVE * r) for t, r in zip(subject.tolerance, rounding, strict=True))
+    parts: list[Tensor]
+    exact: Callable[[], Answer] | None
 
 
 def _parts(answer: Answer) -> list[Tensor]:
     parts = answer if isinstance(answer, tuple) else (answer,)
+    # Copies: a side may write its next answer over this one.
     return [part.detach().to("cpu", torch.float64, copy=True) for part in parts]
 
 
@@ -125,7 +114,7 @@ def measure(
     load_before, is_interrupted = load(), False
     try:
         with tqdm(total=len(sides) + repeats, file=sys.stderr, disable=not progress, leave=False) as bar:
-            answers = _Answers()
+            answers: dict[str, _Answer] = {}
             for side in sides:
                 bar.set_description(side.subject.name)
                 _prepare(side, answers, warmup, min_seconds, device)
@@ -183,13 +172,13 @@ def _reported(side: _Side) -> Iterator[None]:
         side.failure, side.run = f"{type(error).__name__}: {reason}", None
 
 
-def _prepare(side: _Side, answers: _Answers, warmup: int, min_seconds: float, device: torch.device) -> None:
-    """Build, check and warm up one side, and count its memory; `answers`: of the sides before it."""
+def _prepare(side: _Side, answers: dict[str, _Answer], warmup: int, min_seconds: float, device: torch.device) -> None:
+    """Build, check and warm up one side, and count its memory; `answers`: of the sides before it, by name."""
     is_cuda = device.type == "cuda"
     held = torch.cuda.memory_allocated(device) if is_cuda else 0
     with _reported(side):
         side.run = side.subject.make()
-        answers.take(side.subject, side.run())
+        answers[side.subject.name] = _Answer(_parts(side.run()), side.subject.exact)
     if side.run is None:
         return
     side.tolerance, side.deviation = _deviation(side.subject, answers)
@@ -205,23 +194,30 @@ def _prepare(side: _Side, answers: _Answers, warmup: int, min_seconds: float, de
             side.memory_mib = (torch.cuda.max_memory_allocated(device) - held) / 2**20
 
 
-def _deviation(subject: Subject, answers: _Answers) -> tuple[tuple[float, ...], tuple[float, ...] | None]:
+def _deviation(subject: Subject, answers: Mapping[str, _Answer]) -> tuple[tuple[float, ...], tuple[float, ...] | None]:
     """The relative L2 distances allowed and found from the answer that a side should have.
 
     None found where there is nothing to compare with. RunError where one is too large, or not a number.
     """
-    if subject.like is None or subject.like not in answers.given:
-        return subject.tolerance, None
-    tolerance = answers.tolerance(subject)
-    found = _distances(answers.given[subject.name], answers.given[subject.like])
-    # Not `distance > allowed`, which is false of nan.
-    if not all(distance <= allowed for distance, allowed in zip(found, tolerance, strict=True)):
+    tolerance, wanted = subject.tolerance, answers.get(subject.like or "")
+    if wanted is None:
+        return tolerance, None
+    found = _distances(answers[subject.name].parts, wanted.parts)
+    if not _are_within(found, tolerance) and wanted.exact is not None:
+        rounding = _distances(wanted.parts, _parts(wanted.exact()))
+        tolerance = tuple(max(t, SENSITIVE * r) for t, r in zip(tolerance, rounding, strict=True))
+    if not _are_within(found, tolerance):
         raise RunError(
             f"{subject.name!r} does not compute what {subject.like!r} does: relative distance "
             f"{', '.join(f'{d:.1e}' for d in found)}, allowed {', '.join(f'{d:.1e}' for d in tolerance)}; "
             f"nothing was timed"
         )
     return tolerance, found
+
+
+def _are_within(found: tuple[float, ...], allowed: tuple[float, ...]) -> bool:
+    # Not `any(f > a)`, which is false of nan.
+    return all(f <= a for f, a in zip(found, allowed, strict=True))
 
 
 def _row(side: _Side, limits: Limits | None) -> Row:

@@ -50,16 +50,19 @@ def has_onednn(dtype: torch.dtype) -> bool:
 def use_winograd(g: Graph, batch: int) -> list[str]:
     """Give 3x3 convolutions to the C kernel, which is there, where it is faster for such a batch; say where that is."""
     done = []
+    packed: dict[str, fx.Node] = {}
     for node in g.calls(*CONVOLUTIONS):
         conv = _arguments(node)
         weight = g.constant(node.args[1])
         if conv is None or weight is None or not _suits(conv, weight, node, batch):
             continue
-        w = g.add_constant(f"{conv.weight.target}_winograd", conv3x3_cpu.pack(weight))
+        name = str(conv.weight.target)
+        if name not in packed:
+            packed[name] = g.add_constant(f"{name}_winograd", conv3x3_cpu.pack(weight))
         end, e = _sum(node)
         relu = only_user(end)
         end = relu if relu is not None and relu.target is aten.relu.default else end
-        args = (conv.x, w, len(weight), conv.padding, conv.bias, e, end is relu)
+        args = (conv.x, packed[name], len(weight), conv.padding, conv.bias, e, end is relu)
         done.append(place(node))
         _replace(g, end, torch.ops.senet.conv3x3_packed.default, args)
     return done

@@ -73,13 +73,12 @@ def _check(h: Tensor, w: Tensor, b: Tensor | None, s: Tensor | None, e: Tensor |
 def _packed(
     h: Tensor, w: Tensor, channels: int, b: Tensor | None, s: Tensor | None, e: Tensor | None, relu: bool
 ) -> Tensor:
-    y = empty(h, channels)
+    y = _empty(h, channels)
     _run(h, w, b, s, None if e is None else e.contiguous(memory_format=torch.channels_last), y, relu)
     return y
 
 
-def empty(h: Tensor, channels: int) -> Tensor:
-    """Memory for a channels-last map of h's size."""
+def _empty(h: Tensor, channels: int) -> Tensor:
     return torch.empty(
         (h.shape[0], channels, *h.shape[2:]), dtype=h.dtype, device=h.device, memory_format=torch.channels_last
     )
@@ -94,5 +93,5 @@ def _packed_(h: Tensor, w: Tensor, b: Tensor | None, s: Tensor | None, e: Tensor
 
 _library.impl("conv1x1_packed", _packed, "CPU")
 _library.impl("conv1x1_packed_", _packed_, "CPU")
-torch.library.register_fake("senet::conv1x1_packed", lambda h, w, channels, b, s, e, relu: empty(h, channels))
+torch.library.register_fake("senet::conv1x1_packed", lambda h, w, channels, b, s, e, relu: _empty(h, channels))
 torch.library.register_fake("senet::conv1x1_packed_", lambda h, w, b, s, e, relu: None)

@@ -85,6 +85,8 @@ def test_which_are_taken(each: nn.Module) -> None:
     # A sum into memory that nothing reads later; all others anew.
     names = Counter(operations(fast))
     assert (names["conv3x3_packed_"], names["conv3x3_packed"]) == (1, 15)
+    # "twice" is packed once.
+    assert sum("winograd" in name for name, _ in fast._run.named_buffers()) == 15
 
 
 @torch.no_grad()

@@ -157,6 +157,28 @@ def test_callers_at_the_same_time() -> None:
     assert right == [20] * len(many)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_memory_to_work_in_is_float32_whatever_torch_prefers(dtype: torch.dtype) -> None:
+    """In a thread of its own, which has none yet: half as much would be written past its end."""
+    h, w, padding, b, _ = operands(1, 64, 64, 9, 9, (1, 1))
+    made = []
+
+    def call() -> None:
+        y = ops.conv3x3_packed(h, conv3x3_cpu.pack(w), 64, padding, b, None, False)
+        made.append((y, conv3x3_cpu._held.room.dtype))
+
+    torch.set_default_dtype(dtype)
+    try:
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    ((y, kind),) = made
+    assert kind == torch.float32
+    close(y, truth(h, w, padding, b, None, False))
+
+
 @pytest.mark.parametrize("with_e", [True, False])
 def test_as_operations_of_torch(with_e: bool) -> None:
     h, w, padding, b, e = operands(2, 16, 32, 5, 7, (1, 0))
