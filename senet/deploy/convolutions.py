@@ -24,8 +24,8 @@ ACTIVATIONS: dict[Any, str] = {
 }
 """What oneDNN applies to a convolution's result, by its names for them."""
 
-
 CONVOLUTIONS = (aten.conv2d.default, aten.conv2d.padding)
+"""With padding in numbers, and by name."""
 
 
 class Convolution(NamedTuple):
@@ -48,7 +48,10 @@ def has_onednn(dtype: torch.dtype) -> bool:
 
 
 def use_winograd(g: Graph, batch: int) -> list[str]:
-    """Give 3x3 convolutions to the C kernel, which is there, where it is faster for such a batch; say where that is."""
+    """Give 3x3 convolutions to the C kernel where it is faster for `batch` images of the example's size; their places.
+
+    Raises RuntimeError where the kernel is not `available`.
+    """
     done = []
     packed: dict[str, fx.Node] = {}
     for node in g.calls(*CONVOLUTIONS):

@@ -1,4 +1,4 @@
-/* 3x3 convolution, stride 1, of channels-last maps in a quarter of its products (Winograd, 1980), float32:
+/* 3x3 convolution, stride 1, of channels-last maps in a quarter of its products, float32:
 
        y = relu(w * h + b + e)          h (N, H, W, K), y and e (N, Y, X, C), Y = H + 2 py - 2, X = W + 2 px - 2
 
@@ -6,8 +6,9 @@
 
        y_tile = A' [(G w G') . (B' h_tile B)] A
 
-   since a row of 4 results is the product of two polynomials of 6 coefficients, known by its values at 6 points. The
-   points are 0, +-p, +-q and infinity, p = 3/4 and q = 3/2: with the usual 1 and 2 the rounding is twice as large.
+   (Lavin and Gray, arXiv:1509.09308): the product of polynomials of 3 and 4 coefficients has 6, known by its values at 6
+   points, and a row of 4 results of 3 weights is its transpose. The points are 0, +-p, +-q and infinity, p = 3/4 and
+   q = 3/2: with the usual 1 and 2 the rounding is twice as large.
    For each of the 36 points it is a matrix product of tiles by channels, which is all that takes time.
 
    w is packed: G w G' as [36][panels][K][NR], the last panel filled up with zeros; b and e may be NULL; y may be e.

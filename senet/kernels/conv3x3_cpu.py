@@ -3,9 +3,10 @@
     y = relu(w * h + b + e)
 
 `h` (N, K, H, W) and `e` (N, C, Y, X) are channels-last maps, `b` (C), `padding` that of height and width; `w` (C, K, 3,
-3) is packed once by `pack`, four times as large then. By Winograd's algorithm F(4x4, 3x3): exact in real numbers, and
-in float32 off by 2e-7 to 8e-7 of the map's norm where oneDNN's direct sum is off by 1e-7 with few channels and 1.2e-6
-with many. A value that is not finite reaches all results of the tiles that it is in. For inference: no gradient.
+3) is packed once by `pack`, four times as large then. By Winograd's algorithm F(4x4, 3x3) (Lavin and Gray,
+arXiv:1509.09308): exact in real numbers, and in float32 off by 2e-7 to 8e-7 of the map's norm where oneDNN's direct sum
+is off by 1e-7 with few channels and 1.2e-6 with many. A value that is not finite reaches all results of the tiles that
+it is in. For inference: no gradient. Raises RuntimeError for shapes and types that do not fit.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ def available() -> bool:
 def suits(weight: Tensor, positions: int, tiles: int) -> bool:
     """Whether the kernel takes this weight `(C, K, 3, 3)`, and is the faster way to so many results in so many tiles.
 
+    positions, tiles: of all images of a batch.
+
     Measured against oneDNN on maps of 2 to 56 pixels: 36 products for each tile, transforms, and for weights that no
     cache keeps the time it takes to read four times as many, against 9 products for each result.
     """
@@ -56,7 +59,7 @@ def suits(weight: Tensor, positions: int, tiles: int) -> bool:
 def pack(weight: Tensor) -> Tensor:
     """A weight (C, K, 3, 3), float32, as the kernel reads it: `G w G'`, `(36, panels, K, width of a panel)`."""
     rows = [[p**i / _slope(p) for i in range(3)] for p in POINTS] + [[0.0, 0.0, 1.0]]
-    g = torch.tensor(rows, dtype=torch.float64)
+    g = torch.tensor(rows, dtype=torch.float64, device=weight.device)
     points = torch.einsum("ai,ckij,bj->abck", g, weight.double(), g).flatten(0, 1)
     return panels(points.float(), _c().panel())
 
