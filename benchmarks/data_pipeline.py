@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from benchmarks.step_overhead import quartiles, synthetic
 from senet import create_model
 from senet.recipes.registry import recipe_for
-from senet.training.folder import environment
+from senet.runs.folder import environment
 from senet.training.schedule import sgd
 
 CIFAR_IMAGES = 50_000

@@ -43,7 +43,7 @@ def network(name: str, size: int) -> Network:
     """As drawn, with batch norm's statistics measured on noise, so that a deep network neither grows nor dies out."""
     model = create_model(replace(get_net(name), image_size=size), fused=False)
     for block in model.modules():
-        if hasattr(block, "tail"):
+        if hasattr(block, "epilogue"):
             nn.init.constant_(block.norm.weight, QUIET)  # type: ignore[union-attr]
     settle_norms_(model, torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0)))
     return model.eval()

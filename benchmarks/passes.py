@@ -7,7 +7,7 @@
 Each pass must read and write some maps once; their bytes over its time is set against a copy from device memory to
 device memory on the same device, bytes read plus bytes written. Times are medians; inputs are random, several sets take
 turns, and the cache is cleared before each run. First each pass is checked against `passes.py` in float64. `forward`
-and `backward` are all the passes of a tail in their order, small ones included, but for the unit's own layers.
+and `backward` are all the passes of an epilogue in their order, small ones included, but for the unit's own layers.
 
 --tune tries other cuts of the maps and prints the best beside the default. --compile needs no device: it compiles the
 programs for compute capability 9.0 and prints the registers they take and how wide they read.
@@ -35,18 +35,18 @@ CACHE_BYTES = 50 * 2**20
 
 
 class Shape(NamedTuple):
-    """A map of `size` by `size`; a tail has a unit and a shortcut, else it is a norm and ReLU alone."""
+    """A map of `size` by `size`; an epilogue has a unit and a shortcut, else it is a norm and ReLU alone."""
 
     channels: int
     size: int
-    tail: bool
+    epilogue: bool
 
 
 SHAPES = [
     *(Shape(channels, size, True) for channels, size in ((256, 56), (512, 28), (1024, 14), (2048, 7))),
     *(Shape(channels, size, False) for channels, size in ((64, 112), (64, 56), (128, 28), (256, 14), (512, 7))),
 ]
-# The passes over maps, and how many maps each reads and writes: of a tail, of a norm and ReLU.
+# The passes over maps, and how many maps each reads and writes: of an epilogue, of a norm and ReLU.
 MAPS = {
     "moments": (1, 1),
     "apply": (3, 2),
@@ -58,10 +58,10 @@ MAPS = {
 
 
 class Inputs:
-    """Random inputs of a tail, and its passes by name; `on`: the module whose passes they are."""
+    """Random inputs of an epilogue, and its passes by name; `on`: the module whose passes they are."""
 
     def __init__(self, shape: Shape, batch: int, dtype: torch.dtype, nchw: bool, device: str) -> None:
-        c, self.tail = shape.channels, shape.tail
+        c, self.epilogue = shape.channels, shape.epilogue
         layout = torch.contiguous_format if nchw else torch.channels_last
 
         def drawn() -> Tensor:
@@ -69,9 +69,9 @@ class Inputs:
             return x.contiguous(memory_format=layout)
 
         self.g, self.x = drawn(), drawn()
-        self.e, self.y = (drawn(), drawn().relu()) if shape.tail else (None, None)
+        self.e, self.y = (drawn(), drawn().relu()) if shape.epilogue else (None, None)
         self.mu, self.r, self.gamma, self.beta = (torch.rand(c, device=device) for _ in range(4))
-        self.s, self.dz = [torch.rand(batch, c, device=device) if shape.tail else None for _ in range(2)]
+        self.s, self.dz = [torch.rand(batch, c, device=device) if shape.epilogue else None for _ in range(2)]
         self.a = self.gamma * self.r
 
     def double(self) -> Inputs:
@@ -88,28 +88,28 @@ class Inputs:
 
     def reduce(self, on: Any) -> tuple[Tensor | None, ...]:
         norm = self.mu, self.a, self.beta
-        return on.reduce(self.g, self.x, self.y, *norm, self.s, None, relu=True, keep=self.tail)
+        return on.reduce(self.g, self.x, self.y, *norm, self.s, None, relu=True, keep=self.epilogue)
 
     def input_gradient(self, on: Any) -> tuple[Tensor | None, ...]:
         norm = self.mu, self.a, self.beta, self.r
         count = self.x[:, 0].numel()
         unit = self.s, self.dz, None, None
-        return (on.input_gradient(self.g, self.x, *norm, *unit, self.mu, self.a, count, relu=not self.tail),)
+        return (on.input_gradient(self.g, self.x, *norm, *unit, self.mu, self.a, count, relu=not self.epilogue),)
 
     def forward(self, on: Any) -> tuple[Tensor | None, ...]:
         mean, m2, _ = on.moments(self.x)
         mu, var = on.combine(mean, m2, self.x[0, 0].numel())
-        _, a, z = on.normalise(mean if self.tail else None, mu, var, self.gamma, self.beta, 1e-5)
+        _, a, z = on.normalise(mean if self.epilogue else None, mu, var, self.gamma, self.beta, 1e-5)
         return on.apply(self.x, self.e, mu, a, self.beta, self.s, True), z
 
     def backward(self, on: Any) -> tuple[Tensor | None, ...]:
         norm = self.mu, self.a, self.beta
-        t, T0, T1, _ = on.reduce(self.g, self.x, self.y, *norm, self.s, None, relu=True, keep=self.tail)
-        ds = on.gate_gradient(T0, T1, self.a, self.beta) if self.tail else None
-        b0, b1 = on.sums(T0, T1, self.s, self.dz, T0 if self.tail else None, self.mu)
+        t, T0, T1, _ = on.reduce(self.g, self.x, self.y, *norm, self.s, None, relu=True, keep=self.epilogue)
+        ds = on.gate_gradient(T0, T1, self.a, self.beta) if self.epilogue else None
+        b0, b1 = on.sums(T0, T1, self.s, self.dz, T0 if self.epilogue else None, self.mu)
         d, unit = self.g if t is None else t, (self.s, self.dz, None, None)
         count = self.x[:, 0].numel()
-        dx = on.input_gradient(d, self.x, *norm, self.r, *unit, b0, b1, count, relu=not self.tail)
+        dx = on.input_gradient(d, self.x, *norm, self.r, *unit, b0, b1, count, relu=not self.epilogue)
         return dx, ds
 
     def run(self, name: str, on: Any) -> tuple[Tensor | None, ...]:
@@ -178,7 +178,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     import triton
 
     from senet.kernels import triton_passes
-    from senet.training.folder import environment
+    from senet.runs.folder import environment
 
     dtype = getattr(torch, args.dtype)
     torch.manual_seed(0)
@@ -194,7 +194,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
         ]
         for name, maps in MAPS.items():
             calls = [lambda inputs=inputs, name=name: inputs.run(name, triton_passes) for inputs in sets]
-            time, moved = median_ms(calls), bytes_of_map * maps[not shape.tail]
+            time, moved = median_ms(calls), bytes_of_map * maps[not shape.epilogue]
             row = {"shape": shape._asdict(), "pass": name, "error": errors[name], "median_ms": time, "bytes": moved}
             row |= {"gb_s": moved / time / 1e6, "of_copy": moved / time / 1e6 / limit}
             label = f"{shape.channels}x{shape.size}x{shape.size}"

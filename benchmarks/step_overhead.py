@@ -26,8 +26,8 @@ from senet import create_model
 from senet.data import Data, TensorSplit
 from senet.recipes.recipe import Recipe
 from senet.recipes.registry import recipe_for
+from senet.runs.folder import environment
 from senet.training import run
-from senet.training.folder import environment
 from senet.training.schedule import sgd
 
 

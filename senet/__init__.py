@@ -13,8 +13,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from senet.checkpoint import load as load
-    from senet.checkpoint import save as save
     from senet.config import UnitConfig as UnitConfig
     from senet.config import from_dict as from_dict
     from senet.config import override as override
@@ -25,15 +23,15 @@ if TYPE_CHECKING:
     from senet.deploy.optimize import Optimized as Optimized
     from senet.deploy.optimize import Rewrites as Rewrites
     from senet.deploy.optimize import optimize as optimize
+    from senet.diagnosis.doctor import doctor as doctor
+    from senet.diagnosis.report import Finding as Finding
+    from senet.diagnosis.report import Report as Report
     from senet.errors import CheckpointError as CheckpointError
     from senet.errors import ConfigError as ConfigError
     from senet.errors import DataError as DataError
     from senet.errors import MissingExtraError as MissingExtraError
     from senet.errors import RunError as RunError
     from senet.errors import SenetError as SenetError
-    from senet.health.doctor import doctor as doctor
-    from senet.health.report import Finding as Finding
-    from senet.health.report import Report as Report
     from senet.insert import Site as Site
     from senet.insert import insert_ as insert_
     from senet.insert import remove_ as remove_
@@ -46,6 +44,8 @@ if TYPE_CHECKING:
     from senet.models.registry import get_net as get_net
     from senet.models.registry import list_models as list_models
     from senet.recipes.recipe import Recipe as Recipe
+    from senet.runs.checkpoint import load as load
+    from senet.runs.checkpoint import save as save
     from senet.units.config import ECAConfig as ECAConfig
     from senet.units.config import NoSqueezeConfig as NoSqueezeConfig
     from senet.units.config import SEConfig as SEConfig
@@ -59,21 +59,21 @@ if TYPE_CHECKING:
     from senet.weights.hub import from_pretrained as from_pretrained
     from senet.weights.hub import push_to_hub as push_to_hub
     from senet.weights.hub import save_pretrained as save_pretrained
-    from senet.weights.ledger import Ledger as Ledger
     from senet.weights.load import identify as identify
     from senet.weights.load import load_weights_ as load_weights_
+    from senet.weights.load_report import Ledger as Ledger
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "senet.checkpoint": ("load", "save"),
+    "senet.runs.checkpoint": ("load", "save"),
     "senet.config": ("UnitConfig", "from_dict", "override", "to_dict"),
     "senet.create": ("create_model",),
     "senet.deploy.onnx": ("Exported", "export_onnx"),
     "senet.deploy.optimize": ("Optimized", "Rewrites", "optimize"),
     "senet.errors": ("CheckpointError", "ConfigError", "DataError", "MissingExtraError", "RunError", "SenetError"),
-    "senet.health.doctor": ("doctor",),
-    "senet.health.report": ("Finding", "Report"),
+    "senet.diagnosis.doctor": ("doctor",),
+    "senet.diagnosis.report": ("Finding", "Report"),
     "senet.insert": ("Site", "insert_", "remove_"),
     "senet.models.describe": ("Description", "describe"),
     "senet.models.net": ("Net", "Preprocessing"),
@@ -88,7 +88,7 @@ _HOMES = {
     "senet.units.unit": ("Unit",),
     "senet.weights.export": ("state_as",),
     "senet.weights.hub": ("from_pretrained", "push_to_hub", "save_pretrained"),
-    "senet.weights.ledger": ("Ledger",),
+    "senet.weights.load_report": ("Ledger",),
     "senet.weights.load": ("identify", "load_weights_"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

@@ -101,14 +101,14 @@ def check_at_least(config: object, low: float, *names: str, path: str = "") -> N
         value = getattr(config, name)
         # Not `value < low`, which is false of nan.
         if not value >= low:
-            raise ConfigError(f"{_join(path, name)}: {value!r} is too small; legal values: {low:g} or more")
+            raise ConfigError(f"{_join(path, name)}: {value!r} is too small; expected: {low:g} or more")
 
 
 def check_concrete(path: str, value: object) -> None:
     """Raise ConfigError, naming the concrete ones, for a config of a class that is no kind, such as `UnitConfig()`."""
     if isinstance(value, Kind) and not hasattr(value, "kind"):
         names = ", ".join(cls.__name__ for cls in value.known().values())
-        raise ConfigError(f"{path}: {type(value).__name__} is abstract; legal values: {names}")
+        raise ConfigError(f"{path}: {type(value).__name__} is abstract; expected: {names}")
 
 
 def check_types(config: Any) -> None:

@@ -84,7 +84,7 @@ def create_model(
     """
     import torch
 
-    from senet.initial import draw_
+    from senet.initialization import draw_
     from senet.kernels.fuse import fuse_, fuse_like_
     from senet.models.network import Network, StageMaps
 

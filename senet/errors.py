@@ -48,21 +48,21 @@ class MissingExtraError(SenetError, ImportError):
 def unknown(
     field: str,
     value: object,
-    legal: Iterable[object],
+    expected: Iterable[object],
     *,
-    kind: str = "legal values",
+    kind: str = "expected",
     says: str = "{!r} is not known",
     listing: str = "",
 ) -> ConfigError:
-    """The error for a value outside a list: names the field, the value, a near miss and the legal values.
+    """The error for a value outside a list: names the field, the value, a near miss and what is expected.
 
-    kind: what the legal values are called.  says: what is wrong, with a place for the value.
-    listing: what lists the legal values, where they are too many for a line.
+    kind: what the expected values are called.  says: what is wrong, with a place for the value.
+    listing: what lists the expected values, where they are too many for a line.
 
     >>> print(unknown("gate", "sigmoyd", ("sigmoid", "tanh")))
-    gate: 'sigmoyd' is not known (did you mean 'sigmoid'?); legal values: sigmoid, tanh
+    gate: 'sigmoyd' is not known (did you mean 'sigmoid'?); expected: sigmoid, tanh
     """
-    names = [str(v) for v in legal]
+    names = [str(v) for v in expected]
     near = get_close_matches(str(value), names, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return ConfigError(f"{field}: {says.format(value)}{hint}; {kind}: {listing or ', '.join(names)}")

@@ -110,11 +110,12 @@ def norm_relu(x: Tensor, norm: nn.Module) -> Tensor:
     return F.relu(norm(x), inplace=True)
 
 
-def block_tail(x: Tensor, norm: nn.Module, se: nn.Module | None, shortcut: Tensor) -> Tensor:
+def block_epilogue(x: Tensor, norm: nn.Module, se: nn.Module | None, shortcut: Tensor) -> Tensor:
     """How a residual block ends: batch norm, the unit, the sum, ReLU. `(N, C, H, W) -> (N, C, H, W)`.
 
     x: output of the block's last convolution.  shortcut: the identity branch, of the same shape.
-    The authors fuse scale and sum into one layer, Axpy; kernels replace this whole function (see `ResidualBlock.tail`).
+    The authors fuse scale and sum into one layer, Axpy; kernels replace this function (see
+    `ResidualBlock.epilogue`).
     """
     u = norm(x)
     if se is not None:

@@ -19,8 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from senet import functional as sf
 from senet.config import UnitConfig, check_concrete
 from senet.errors import ConfigError
-from senet.initial import draw_
-from senet.trace import CONVOLUTIONS, PERMUTES, Call, Sum, Trace, check_model, trace
+from senet.initialization import draw_
+from senet.tracing import CONVOLUTIONS, PERMUTES, Call, Sum, Trace, check_model, trace
 from senet.units.unit import Unit
 
 CHILD = "se"
@@ -157,7 +157,7 @@ def insert_(
     from before still loads. The units' parameters are new, under `<site>.se.unit.`, or `<site>.inserted_se.unit.` where
     the site has a `se` that is None, as the plain networks of ours have; where the site is a container (a
     Sequential, DenseNet's block) under the nearest module around it that is none, as `se_<site>.unit.`. The network is
-    run before and after, to find the places and to see each unit run (`senet.trace`).
+    run before and after, to find the places and to see each unit run (`senet.tracing`).
     Make its optimizer afterwards. `remove_` takes the units out.
 
     A unit runs when its site does. What replaces norms and hands their children on, such as
@@ -179,7 +179,7 @@ def insert_(
         "auto": "residual", and "concat" outside residual branches; "conv" in a network of neither.
         Names are those of `model.named_modules()`, shell patterns allowed ("layer*.bn3"); one that is spelled like a
         word above goes in a list.
-    example: what the network is called with to find the places, see `senet.trace.trace`.
+    example: what the network is called with to find the places, see `senet.tracing.trace`.
     dry_run: change nothing.
     seed: of the units' weights, drawn by name.
 
@@ -194,11 +194,11 @@ def insert_(
     """
     check_model(model)
     if not isinstance(config, UnitConfig):
-        raise ConfigError(f"config: {config!r} is no unit's; legal values: a UnitConfig, such as SEConfig()")
+        raise ConfigError(f"config: {config!r} is no unit's; expected: a UnitConfig, such as SEConfig()")
     check_concrete("config", config)
     if getattr(config, "gate", None) == "relu":
         raise ConfigError(
-            "gate: 'relu' cannot learn from where it changes nothing; legal values: sigmoid, hard_sigmoid, tanh"
+            "gate: 'relu' cannot learn from where it changes nothing; expected: sigmoid, hard_sigmoid, tanh"
         )
     if config.placement != "standard" or config.stages is not None:
         raise ConfigError("placement, stages: have no effect on insertion, where `where` says it; leave them out")
@@ -306,11 +306,11 @@ def _named(modules: dict[str, nn.Module], where: str | Iterable[str] | Callable[
         for pattern in patterns:
             if not isinstance(pattern, str):
                 raise ConfigError(
-                    f"where: {pattern!r} is no name; legal values: {', '.join(PLACES)}, names of modules, or a function"
+                    f"where: {pattern!r} is no name; expected: {', '.join(PLACES)}, names of modules, or a function"
                 )
             matches = [name for name in modules if fnmatchcase(name, pattern)]
             if not matches:
-                raise ConfigError(f"where: no module is called {pattern!r}; other legal values: {', '.join(PLACES)}")
+                raise ConfigError(f"where: no module is called {pattern!r}; other expected: {', '.join(PLACES)}")
             names += matches
     if not names:
         raise ConfigError("where: no module matches")

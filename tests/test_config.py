@@ -172,8 +172,8 @@ def test_override(assignment: str, path: str, value: Any) -> None:
         ("pair=[1,2,3]", r"pair: \[1, 2, 3\] must have 2 entries"),
         ("maybe=x", "maybe: 'x' is not a whole number"),
         ("inner=3", "inner: 3 is not a mapping of fields"),
-        ("inner.choice=c", "inner.choice: 'c' is not known; legal values: a, b"),
-        ("inner.size=0", "inner.size: 0 is too small; legal values: 1 or more"),
+        ("inner.choice=c", "inner.choice: 'c' is not known; expected: a, b"),
+        ("inner.size=0", "inner.size: 0 is too small; expected: 1 or more"),
         ("inner.siz=3", r"inner.siz: no field 'siz' \(did you mean 'size'\?\); fields: size, choice"),
         ("maybe.x=3", "maybe: is 7 and has no fields; cannot set 'x'"),
         ("zzz=3", "zzz: no field 'zzz'; fields: whole, number, flag"),
@@ -191,17 +191,17 @@ def test_override_names_field_value_and_what_is_legal(assignment: str, message: 
     ("assignment", "message"),
     [
         ("model.se.reductoin=8", r"model.se.reductoin: no field 'reductoin' \(did you mean 'reduction'\?\); fields: "),
-        ("model.se.reduction=0", "model.se.reduction: 0 is too small; legal values: 1 or more"),
+        ("model.se.reduction=0", "model.se.reduction: 0 is too small; expected: 1 or more"),
         ("model.se.reduction=eight", "model.se.reduction: 'eight' is not a whole number"),
         ("model.se.stages=[9]", "model.se.stages: 9 is not known; stages of this network: 2, 3, 4"),
         ("model.se.placement=conv3x3", "model.se.placement: 'conv3x3' needs bottlenecks"),
-        ('model.se={"unit":"cbam"}', "model.se.unit: 'cbam' is not known; legal values: se, no_squeeze, eca, shared"),
-        ('model={"family":"vit"}', "model.family: 'vit' is not known; legal values: residual"),
+        ('model.se={"unit":"cbam"}', "model.se.unit: 'cbam' is not known; expected: se, no_squeeze, eca, shared"),
+        ('model={"family":"vit"}', "model.family: 'vit' is not known; expected: residual"),
         ("model.stages=[]", "model.stages: "),
-        ("train.epochs=0", "train.epochs: 0 is too small; legal values: 1 or more"),
-        ("schedule.kind=stp", r"schedule.kind: 'stp' is not known \(did you mean 'step'\?\); legal values: constant, "),
+        ("train.epochs=0", "train.epochs: 0 is too small; expected: 1 or more"),
+        ("schedule.kind=stp", r"schedule.kind: 'stp' is not known \(did you mean 'step'\?\); expected: constant, "),
         ("data.mean=[1,2]", r"data.mean, std: \(1.0, 2.0\), .* must be 1 or 3 numbers each"),
-        ("optim.lr=-1", "optim.lr: -1.0 is too small; legal values: above 0"),
+        ("optim.lr=-1", "optim.lr: -1.0 is too small; expected: above 0"),
         ("optim.lr=NaN", "optim.lr: nan is not a finite number"),
         ("optim.lr=Infinity", "optim.lr: inf is not a finite number"),
         ("model.dropout=NaN", "model.dropout: nan is not a finite number"),
@@ -218,7 +218,7 @@ def test_override_within_a_recipe_takes() -> None:
     assert override(recipe, "model.se=null").model == get_net("resnet20")
     assert override(recipe, 'model.se={"unit":"eca","kernel":3}').model.se == ECAConfig(kernel=3)
     # Without a kind a unit's own stays what the field's type says, which is abstract.
-    with pytest.raises(ConfigError, match=r"model.se.unit: None is not known; legal values: se, no_squeeze"):
+    with pytest.raises(ConfigError, match=r"model.se.unit: None is not known; expected: se, no_squeeze"):
         override(recipe, 'model.se={"reduction":8}')
 
 
@@ -275,7 +275,7 @@ def test_from_dict_leaves_its_data_alone() -> None:
 def test_a_kind_needs_no_name_where_the_class_is_known() -> None:
     assert from_dict(SEConfig, {"reduction": 8}) == SEConfig(reduction=8)
     assert from_dict(UnitConfig, {"unit": "eca"}) == ECAConfig()
-    with pytest.raises(ConfigError, match=r"unit: None is not known; legal values: se, no_squeeze, eca, shared"):
+    with pytest.raises(ConfigError, match=r"unit: None is not known; expected: se, no_squeeze, eca, shared"):
         from_dict(UnitConfig, {"reduction": 8})
     with pytest.raises(ConfigError, match=r"x.unit: 'SE' is not known"):
         from_dict(UnitConfig, {"unit": "SE"}, path="x")
@@ -288,9 +288,9 @@ def test_a_kind_needs_no_name_where_the_class_is_known() -> None:
 
 def test_check_at_least() -> None:
     check_at_least(Inner(size=5), 5, "size")
-    with pytest.raises(ConfigError, match=r"^size: 5 is too small; legal values: 6 or more$"):
+    with pytest.raises(ConfigError, match=r"^size: 5 is too small; expected: 6 or more$"):
         check_at_least(Inner(size=5), 6, "size")
-    with pytest.raises(ConfigError, match=r"legal values: 5.5 or more$"):
+    with pytest.raises(ConfigError, match=r"expected: 5.5 or more$"):
         check_at_least(Inner(size=5), 5.5, "size")
     with pytest.raises(ConfigError, match=r"^rows\[2\].size: 5 is too small"):
         check_at_least(Inner(size=5), 6, "size", path="rows[2]")
@@ -306,12 +306,12 @@ def test_an_abstract_config_is_no_value() -> None:
     for concrete in (SEConfig(), None, 3):
         check_concrete("x", concrete)
     for abstract in (UnitConfig(), ReducingConfig()):
-        message = f"{type(abstract).__name__} is abstract; legal values: SEConfig, NoSqueezeConfig, ECAConfig, Shared"
+        message = f"{type(abstract).__name__} is abstract; expected: SEConfig, NoSqueezeConfig, ECAConfig, Shared"
         with pytest.raises(ConfigError, match=f"^x: {message}"):
             check_concrete("x", abstract)
         with pytest.raises(ConfigError, match=f"^se: {message}"):
             replace(get_net("resnet20"), se=abstract)
-    with pytest.raises(ConfigError, match=r"^model: Net is abstract; legal values: ResidualNet, .*ShakeNet"):
+    with pytest.raises(ConfigError, match=r"^model: Net is abstract; expected: ResidualNet, .*ShakeNet"):
         replace(get_recipe("digits"), model=Net.__new__(Net))
 
 

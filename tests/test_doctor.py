@@ -553,7 +553,7 @@ def test_noise_has_the_size_of_the_network() -> None:
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        (torch.zeros(1, 3, 32, 32), r"batch: \(1, 3, 32, 32\) of float32 is none; legal values: .* N of 2 or more"),
+        (torch.zeros(1, 3, 32, 32), r"batch: \(1, 3, 32, 32\) of float32 is none; expected: .* N of 2 or more"),
         (torch.zeros(4, 3), r"batch: \(4, 3\) of float32 is none"),
         (torch.zeros(4, 3, 32, 32, dtype=torch.uint8), r"uint8 is none"),
         (torch.full((4, 3, 32, 32), torch.nan), r"batch: has values that are infinite or not numbers"),

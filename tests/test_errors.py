@@ -32,10 +32,10 @@ def test_no_error_is_missing_from_the_tests() -> None:
 @pytest.mark.parametrize(
     ("value", "legal", "text"),
     [
-        ("ab", ("abc", "xyz"), "f: 'ab' is not known (did you mean 'abc'?); legal values: abc, xyz"),
-        ("q", ("abc", "xyz"), "f: 'q' is not known; legal values: abc, xyz"),
-        (3, (1, 2), "f: 3 is not known; legal values: 1, 2"),
-        (None, ("a",), "f: None is not known; legal values: a"),
+        ("ab", ("abc", "xyz"), "f: 'ab' is not known (did you mean 'abc'?); expected: abc, xyz"),
+        ("q", ("abc", "xyz"), "f: 'q' is not known; expected: abc, xyz"),
+        (3, (1, 2), "f: 3 is not known; expected: 1, 2"),
+        (None, ("a",), "f: None is not known; expected: a"),
     ],
 )
 def test_unknown(value: object, legal: tuple[object, ...], text: str) -> None:

@@ -142,7 +142,7 @@ def test_shared_excitation(groups: int) -> None:
 
 
 @pytest.mark.parametrize("with_unit", [True, False])
-def test_block_tail(with_unit: bool) -> None:
+def test_block_epilogue(with_unit: bool) -> None:
     """`relu(s_c * norm(x) + shortcut)` with batch norm's formula written out."""
     x, shortcut = draw(2, 3, 4, 4), draw(2, 3, 4, 4, seed=1)
     norm = nn.BatchNorm2d(3).double().eval()
@@ -151,7 +151,7 @@ def test_block_tail(with_unit: bool) -> None:
             t.copy_(draw(3, seed=10 + i))
         norm.running_var.copy_(draw(3, seed=13).abs() + 0.5)
     kept = shortcut.clone()
-    got = sf.block_tail(x, norm, Halve() if with_unit else None, shortcut)
+    got = sf.block_epilogue(x, norm, Halve() if with_unit else None, shortcut)
 
     def column(t: Tensor) -> Tensor:
         return t.detach().reshape(1, 3, 1, 1)

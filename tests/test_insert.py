@@ -487,7 +487,7 @@ def test_a_container_keeps_its_unit_outside() -> None:
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ("st*m?", r"where: no module is called 'st\*m\?'; other legal values: residual, concat, conv, auto"),
+        ("st*m?", r"where: no module is called 'st\*m\?'; other expected: residual, concat, conv, auto"),
         (["stem", "conv"], r"where: no module is called 'conv'"),
         (lambda name, m: False, r"where: no module matches"),
         (
@@ -504,7 +504,7 @@ def test_a_container_keeps_its_unit_outside() -> None:
             "residual",
             r"where: 'residual' finds nothing .*: 0, concat: 0, conv: 0; give names of modules that",
         ),
-        (3, r"where: 3 is no name; legal values: residual, concat, conv, auto, names of modules, or a function"),
+        (3, r"where: 3 is no name; expected: residual, concat, conv, auto, names of modules, or a function"),
         (["stem", None], r"where: None is no name"),
         (nn.Conv2d, r"where: <class .*Conv2d'> is no name"),
     ],
@@ -582,8 +582,8 @@ class Twice(nn.Module):
     [
         (SEConfig(gate="relu"), r"gate: 'relu' cannot learn"),
         (SEConfig(stages=(2,)), r"placement, stages: have no effect on insertion"),
-        (UnitConfig(), r"config: UnitConfig is abstract; legal values: SEConfig, "),
-        (SEConfig, r"config: <class .*SEConfig'> is no unit's; legal values: a UnitConfig, such as SEConfig\(\)"),
+        (UnitConfig(), r"config: UnitConfig is abstract; expected: SEConfig, "),
+        (SEConfig, r"config: <class .*SEConfig'> is no unit's; expected: a UnitConfig, such as SEConfig\(\)"),
         (None, r"config: None is no unit's"),
         (SharedConfig(groups=8), r"groups: 8 does not divide the 30 channels"),
     ],
@@ -610,11 +610,11 @@ def test_a_second_unit_is_refused(where: str) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_what_is_no_network_for_hooks() -> None:
     scripted = torch.jit.script(nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU()))
-    with pytest.raises(ConfigError, match="model: '' is scripted; legal values: a network from before"):
+    with pytest.raises(ConfigError, match="model: '' is scripted; expected: a network from before"):
         insert_(scripted, SEConfig(), "0")
     with pytest.raises(ConfigError, match="model: '0' is scripted"):
         insert_(nn.Sequential(scripted, nn.ReLU()), SEConfig(), "1")
-    with pytest.raises(ConfigError, match=r"model: 3 is no network; legal values: a torch\.nn\.Module"):
+    with pytest.raises(ConfigError, match=r"model: 3 is no network; expected: a torch\.nn\.Module"):
         insert_(3, SEConfig())  # type: ignore[arg-type]
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from senet.analysis.collect import Batches
 from senet.analysis.statistics import Gates
-from senet.health.watch import Calls, Subject, find, watching
-from senet.trace import evaluating
+from senet.diagnosis.discovery import Calls, Subject, find, watching
+from senet.tracing import evaluating
 
 Ablation = Literal["off", "mean", "shuffled"]
 ABLATIONS: tuple[Ablation, ...] = get_args(Ablation)

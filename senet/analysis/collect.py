@@ -8,11 +8,11 @@ from functools import partial
 import numpy as np
 from torch import Tensor, nn
 
-from senet.analysis.running import Running, linear_cka
 from senet.analysis.statistics import Gates
+from senet.analysis.streaming import Running, linear_cka
+from senet.diagnosis.discovery import Calls, Subject, find, per_channel, watching
 from senet.errors import ConfigError, DataError
-from senet.health.watch import Calls, Subject, find, per_channel, watching
-from senet.trace import evaluating
+from senet.tracing import evaluating
 
 Batches = Iterable[tuple[Tensor, Tensor, Tensor]]
 """Images (n, ...), their classes (n,) and their numbers (n,)."""
@@ -105,11 +105,11 @@ def _check(
 ) -> None:
     for field, value in (("sampled", sampled), ("top", top)):
         if value < 1:
-            raise ConfigError(f"{field}: {value} is too small; legal values: 1 or more")
+            raise ConfigError(f"{field}: {value} is too small; expected: 1 or more")
     if not classes:
-        raise ConfigError("classes: none; legal values: the names of one or more")
+        raise ConfigError("classes: none; expected: the names of one or more")
     wrong = [k for k in chosen if not 0 <= k < len(classes)]
     if wrong:
-        raise ConfigError(f"chosen: {wrong[0]} is no number of a class; legal values: 0 to {len(classes) - 1}")
+        raise ConfigError(f"chosen: {wrong[0]} is no number of a class; expected: 0 to {len(classes) - 1}")
     if outputs is not None and len(outputs) != len(classes):
-        raise ConfigError(f"outputs: {len(outputs)} for {len(classes)} classes; legal values: one for each, or None")
+        raise ConfigError(f"outputs: {len(outputs)} for {len(classes)} classes; expected: one for each, or None")

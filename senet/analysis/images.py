@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from senet.images import Split
-from senet.initial import stream
+from senet.initialization import stream
 from senet.recipes.recipe import DataRecipe
 
 Keys = list[tuple[int, list[int]]]

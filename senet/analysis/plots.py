@@ -113,7 +113,7 @@ def figure7(gates: Gates, classes: tuple[int, int] | None = None, units: Sequenc
     drawn = tuple(units) or gates.drawn
     pair = classes or gates.chosen[:2]
     if len(pair) < 2:
-        raise ConfigError("classes: figure 7 compares two; legal values: two numbers of classes")
+        raise ConfigError("classes: figure 7 compares two; expected: two numbers of classes")
     with _look():
         figure, panels = _panels(len(drawn), height=1.75)
         for axes, u in zip(panels, drawn, strict=True):

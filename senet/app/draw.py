@@ -12,7 +12,7 @@ from html import escape as _escape
 
 import numpy as np
 
-from senet.app.gates import Averages, Result
+from senet.analysis.switchboard import Averages, Result
 
 TOP = 5
 """Classes and channels in a table."""

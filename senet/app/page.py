@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from senet.analysis.switchboard import Averages, Switchboard
 from senet.app import draw
 from senet.app.draw import View
-from senet.app.gates import Averages, Switchboard
 from senet.errors import MissingExtraError, RunError, SenetError
 
 if TYPE_CHECKING:

@@ -108,7 +108,7 @@ def measure(
     """
     _check_names(subjects, ratios)
     if repeats < 1:
-        raise ConfigError(f"repeats: {repeats} is too small; legal values: 1 or more")
+        raise ConfigError(f"repeats: {repeats} is too small; expected: 1 or more")
     device = device or torch.device("cpu")
     sides = [_Side(subject) for subject in subjects]
     load_before, is_interrupted = load(), False

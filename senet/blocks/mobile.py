@@ -63,8 +63,8 @@ def shuffle(x: Tensor, groups: int) -> Tensor:
     return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
 
 
-def concat_tail(x: Tensor, norm: nn.Module, se: nn.Module | None, shortcut: Tensor) -> Tensor:
-    """`functional.block_tail` with a concatenation, the shortcut first, in place of the sum.
+def concat_epilogue(x: Tensor, norm: nn.Module, se: nn.Module | None, shortcut: Tensor) -> Tensor:
+    """`functional.block_epilogue` with a concatenation, the shortcut first, in place of the sum.
 
     `(N, C, H, W) -> (N, C + C_shortcut, H, W)`.
     """
@@ -83,8 +83,8 @@ class ShuffleUnit(nn.Module):
     first_groups: of the first 1x1, where they are not `groups`.
     """
 
-    tail = staticmethod(sf.block_tail)
-    concat_tail = staticmethod(concat_tail)
+    epilogue = staticmethod(sf.block_epilogue)
+    concat_epilogue = staticmethod(concat_epilogue)
     norm_relu = staticmethod(sf.norm_relu)
 
     def __init__(
@@ -111,14 +111,14 @@ class ShuffleUnit(nn.Module):
         self.se_at, self.groups, self.stride = se_at, groups, stride
 
     @property
-    def tail_unit(self) -> nn.Module | None:
-        """The unit, if its place is the tail."""
+    def epilogue_unit(self) -> nn.Module | None:
+        """The unit, if it is in the epilogue."""
         return self.se if self.se_at == "branch" else None
 
     def forward(self, x: Tensor) -> Tensor:
         """The unit's output map."""
         u = self.norm_relu(self.conv1(x), self.norm1)
         u = self.norm2(self.conv2(shuffle(u, self.groups)))
-        tail = self.tail if self.stride == 1 else self.concat_tail
-        y = tail(self.conv3(u), self.norm, self.tail_unit, self.shortcut(x))
+        epilogue = self.epilogue if self.stride == 1 else self.concat_epilogue
+        y = epilogue(self.conv3(u), self.norm, self.epilogue_unit, self.shortcut(x))
         return y if self.se is None or self.se_at == "branch" else self.se(y)

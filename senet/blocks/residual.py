@@ -90,11 +90,11 @@ class ResidualBlock(nn.Module):
     """Abstract: `relu(norm(branch(x)) + shortcut(x))` with a unit at its place. `(N, C, H, W) -> (N, out, H/s, W/s)`.
 
     A final class gives the layers of the branch up to its last convolution; the end of the block is one call,
-    `tail(x, norm, se, shortcut)`, so that a fused kernel replaces one attribute and no name changes.
+    `epilogue(x, norm, se, shortcut)`, so that a fused kernel replaces one attribute and no name changes.
     """
 
     norm: nn.BatchNorm2d
-    tail = staticmethod(sf.block_tail)
+    epilogue = staticmethod(sf.block_epilogue)
     norm_relu = staticmethod(sf.norm_relu)
 
     def __init__(self, spec: ResidualSpec) -> None:
@@ -108,12 +108,12 @@ class ResidualBlock(nn.Module):
             self.se = spec.se.build(width.get(spec.se.placement, spec.out))
 
     def branch(self, x: Tensor) -> Tensor:
-        """The residual branch up to its last convolution, whose batch norm belongs to the tail."""
+        """The residual branch up to its last convolution, whose batch norm belongs to the epilogue."""
         raise NotImplementedError
 
     @property
-    def tail_unit(self) -> nn.Module | None:
-        """The unit, if its place is the tail."""
+    def epilogue_unit(self) -> nn.Module | None:
+        """The unit, if it is in the epilogue."""
         return self.se if self.placement == "standard" else None
 
     def gated(self, x: Tensor, place: str) -> Tensor:
@@ -124,7 +124,7 @@ class ResidualBlock(nn.Module):
         """The block's output map."""
         shortcut = self.gated(self.shortcut(self.gated(x, "identity_before")), "identity")
         u = self.branch(self.gated(x, "pre"))
-        y = self.tail(u, self.norm, self.tail_unit, shortcut)
+        y = self.epilogue(u, self.norm, self.epilogue_unit, shortcut)
         return self.gated(y, "post")
 
 

@@ -46,7 +46,7 @@ def run(argv: list[str]) -> int:
     found = parser.read(Line.of(argv).argv, shown)
     for name, least in (("channels", 1), ("images", 0)):
         if found[name] < least:
-            raise ConfigError(f"--{name}: {found[name]} is too small; legal values: {least} or more")
+            raise ConfigError(f"--{name}: {found[name]} is too small; expected: {least} or more")
     other = elsewhere(found["CHECKPOINT"], found["pretrained"])
     if other and "data.name" not in found["named"]:
         raise ConfigError(f"--data: {found['CHECKPOINT']} has no data of its own; name a data set or an image folder")
@@ -104,7 +104,7 @@ def run(argv: list[str]) -> int:
 
 def _own(checkpoint: str) -> tuple[nn.Module, Recipe, Sequence[str]]:
     """The network of a checkpoint, its recipe, and the classes of its outputs."""
-    from senet.checkpoint import load
+    from senet.runs.checkpoint import load
 
     loaded = load(Path(checkpoint).expanduser())
     return loaded.model, loaded.recipe, loaded.classes

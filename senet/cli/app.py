@@ -21,7 +21,7 @@ from senet.recipes.recipe import DataRecipe
 if TYPE_CHECKING:
     from torch import nn
 
-    from senet.app.gates import Averages
+    from senet.analysis.switchboard import Averages
 
 DESCRIPTION = """Serve a page: drop an image, see the prediction and each unit's gates, switch units off.
 
@@ -49,7 +49,7 @@ def run(argv: list[str]) -> int:
     parser.option("browser", action="store_true", help="open the page in the browser")
     found = parser.read(Line.of(argv).argv)
     if not 0 <= found["port"] < 65536:
-        raise ConfigError(f"--port: {found['port']} is none; legal values: 0 to 65535")
+        raise ConfigError(f"--port: {found['port']} is none; expected: 0 to 65535")
     other = elsewhere(found["CHECKPOINT"], found["pretrained"])
 
     from senet.app.page import Subject, build, check_extra, serve
@@ -59,10 +59,10 @@ def run(argv: list[str]) -> int:
     import torch
 
     from senet.analysis.statistics import label
-    from senet.app.gates import Switchboard
-    from senet.checkpoint import load
+    from senet.analysis.switchboard import Switchboard
     from senet.data import load_image, normalise
     from senet.device import pick_device
+    from senet.runs.checkpoint import load
 
     device = pick_device(found["device"], field="--device")
     if other:
@@ -127,7 +127,7 @@ def averages_of(file: str, folder: Path | None, classes: Sequence[str]) -> tuple
     Raises DataError for a file that is none, and ConfigError for one over other classes.
     """
     from senet.analysis.statistics import Gates
-    from senet.app.gates import Averages
+    from senet.analysis.switchboard import Averages
     from senet.weights.ilsvrc import named
 
     beside = [] if folder is None else [folder / "gates.npz", folder / "analysis" / "gates.npz"]

@@ -143,10 +143,10 @@ def _read(argv: list[str]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
         if found[name] not in legal:
             raise unknown(f"--{name}", found[name], legal)
     if found["WHAT"] == "training" and found["precision"] == "fp16":
-        raise ConfigError("--precision: 'fp16' needs a loss scaler, which is not timed here; legal values: fp32, bf16")
+        raise ConfigError("--precision: 'fp16' needs a loss scaler, which is not timed here; expected: fp32, bf16")
     for name, low in (("threads", 0), ("repeats", 1), ("min_ms", 0)):
         if not found[name] >= low:
-            raise ConfigError(f"--{name.replace('_', '-')}: {found[name]} is too small; legal values: {low} or more")
+            raise ConfigError(f"--{name.replace('_', '-')}: {found[name]} is too small; expected: {low} or more")
     for name in ("out", "plot"):
         # Not after all has been measured.
         if not (folder := Path(found[name]).expanduser().parent).is_dir():

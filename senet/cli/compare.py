@@ -43,7 +43,7 @@ def run(argv: list[str]) -> int:
     options.check_effects(changed, found["named"])
     recipes = [with_changes(b, shown, changed) for b in bases]
     if found["jobs"] < 0:
-        raise ConfigError(f"--jobs: {found['jobs']} is too small; legal values: 0 or more")
+        raise ConfigError(f"--jobs: {found['jobs']} is too small; expected: 0 or more")
     names = "-".join(r.name for r in recipes)
     folder = running.folder_for(found["out"], f"compare-{names}-{show.data_label(changed)}")
     jobs = found["jobs"] or running.default_jobs()

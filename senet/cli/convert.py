@@ -120,8 +120,8 @@ def check_free(path: Path, force: bool) -> None:
 
 def write_checkpoint(path: Path, name: str, model: Network, classes: tuple[str, ...]) -> tuple[str, ...]:
     """Write a checkpoint that prepares images as the weights want them; returns what it had to assume."""
-    from senet.checkpoint import save
     from senet.recipes.recipe import DataRecipe, Recipe
+    from senet.runs.checkpoint import save
     from senet.weights import ilsvrc
 
     net, wanted, notes = model.net, model.preprocessing, []

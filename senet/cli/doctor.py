@@ -32,7 +32,7 @@ def run(argv: list[str]) -> int:
     if found["named"] and "data.name" not in found["named"]:
         raise ConfigError(f"--{found['named'][0]}: has no effect on noise; choose images with --data")
 
-    from senet.checkpoint import load
+    from senet.runs.checkpoint import load
 
     checkpoint = load(Path(found["CHECKPOINT"]).expanduser())
     recipe = options.with_data(checkpoint.recipe, found)
@@ -40,7 +40,7 @@ def run(argv: list[str]) -> int:
     import torch
 
     from senet.device import pick_device
-    from senet.health.doctor import doctor
+    from senet.diagnosis.doctor import doctor
 
     device = pick_device(found["device"], field="--device")
     images, source = None, "noise; real images say more: --data"

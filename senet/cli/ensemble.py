@@ -83,11 +83,11 @@ def _read_weights(found: dict[str, Any]) -> list[float] | None:
 
 def _answers(found: dict[str, Any], parts: list[Views] | list[None]) -> tuple[list[str], list[Answers]]:
     """Names and answers of all members: each checkpoint with each of these views."""
-    from senet.checkpoint import load
     from senet.data import Data, open_data
     from senet.device import pick_device
     from senet.evaluation.accuracy import answers
     from senet.evaluation.cache import about, cached
+    from senet.runs.checkpoint import load
     from senet.weights.ilsvrc import named
 
     device = pick_device(found["device"], field="--device")

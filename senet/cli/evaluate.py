@@ -39,7 +39,7 @@ def run(argv: list[str]) -> int:
     found = parser.read(Line.of(argv).argv, shown)
     scales = read_scales(found["scales"])
 
-    from senet.checkpoint import load
+    from senet.runs.checkpoint import load
 
     checkpoint = load(Path(found["CHECKPOINT"]).expanduser())
     recipe = options.with_data(checkpoint.recipe, found)

@@ -17,8 +17,8 @@ from senet.recipes.registry import recipe_for
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from senet.checkpoint import Checkpoint
     from senet.recipes.recipe import Recipe
+    from senet.runs.checkpoint import Checkpoint
 
 ENDINGS = (".onnx", ".pt2")
 FORMS = ("any", "machine", "no")
@@ -59,7 +59,7 @@ def run(argv: list[str]) -> int:
     found = parser.read(argv, shown)
     out = check(found)
 
-    from senet.checkpoint import load
+    from senet.runs.checkpoint import load
     from senet.weights.files import recipe_preprocessing
 
     checkpoint = load(Path(found["CHECKPOINT"]).expanduser())
@@ -97,7 +97,7 @@ def check(found: dict[str, Any]) -> Path:
         raise unknown("--gates", found["gates"], GATES)
     for name in ("size", "batch", "images"):
         if found[name] < 0:
-            raise ConfigError(f"--{name}: {found[name]} is too small; legal values: 0 or more")
+            raise ConfigError(f"--{name}: {found[name]} is too small; expected: 0 or more")
     is_onnx, is_machine = out.suffix == ".onnx", found["optimize"] == "machine"
     effective = {"batch": is_machine, "opset": is_onnx, "images": found["int8"], "gates": found["int8"]}
     for name, has_effect in effective.items():
@@ -110,7 +110,7 @@ def check(found: dict[str, Any]) -> Path:
     if not is_onnx and (is_machine or found["int8"]):
         raise ConfigError(f"{'--int8' if found['int8'] else '--optimize'}: is of ONNX files; name one, OUT.onnx")
     if is_machine and (found["int8"] or found["any_size"]):
-        raise ConfigError("--optimize: 'machine' is for float and one size; legal values here: any, no")
+        raise ConfigError("--optimize: 'machine' is for float and one size; expected here: any, no")
     if not out.parent.is_dir():
         raise RunError(f"{out.parent}: no such folder")
     if out.exists() and not found["force"]:

@@ -116,7 +116,7 @@ def _subject(word: str) -> tuple[str, Net]:
     except ConfigError:
         if not path.exists() and "/" not in word:
             raise
-    from senet.checkpoint import load
+    from senet.runs.checkpoint import load
 
     recipe = load(path).recipe
     return recipe.name, recipe.model

@@ -69,7 +69,7 @@ class Line:
         """The value of an option that is a number of 1 or more; 0 where it is not there, ConfigError for another."""
         value = self.value(name)
         if value is not None and not (value.isdecimal() and int(value)):
-            raise ConfigError(f"--{name}: {value!r} is not a whole number; legal values: 1 or more")
+            raise ConfigError(f"--{name}: {value!r} is not a whole number; expected: 1 or more")
         return int(value or 0)
 
     @property

@@ -26,12 +26,12 @@ def run(argv: list[str]) -> int:
     parser.option("device", default="auto", choices=["auto", "cpu", "cuda"], help="where to compute")
     found = parser.read(Line.of(argv).argv)
     if found["top"] < 1:
-        raise ConfigError(f"--top: {found['top']} is too small; legal values: 1 or more")
+        raise ConfigError(f"--top: {found['top']} is too small; expected: 1 or more")
 
-    from senet.checkpoint import load
     from senet.data import load_image, normalise
     from senet.device import pick_device
     from senet.evaluation.accuracy import predict
+    from senet.runs.checkpoint import load
     from senet.weights.ilsvrc import named
 
     checkpoint = load(Path(found["CHECKPOINT"]).expanduser())

@@ -121,9 +121,9 @@ def measure_details(folder: Path, *, device: str = "auto", progress: bool = True
 
     Raises ConfigError for a folder that is not a run's, DataError where the images are not at hand.
     """
-    from senet.checkpoint import load
-    from senet.recipes.files import RECIPE
     from senet.report.folder import EVALUATION
+    from senet.runs.checkpoint import load
+    from senet.runs.recipe_file import RECIPE
 
     if not (folder / RECIPE).is_file():
         raise ConfigError(f"--details: {folder} is not the folder of one run; for a run inside it: senet report RUN")

@@ -88,9 +88,9 @@ def run(argv: list[str]) -> int:
     first_seed = found["fields"]["train.seed"]
     seeds = tuple(range(first_seed, first_seed + found["seeds"]))
     if not seeds:
-        raise ConfigError(f"--seeds: {found['seeds']} is too small; legal values: 1 or more")
+        raise ConfigError(f"--seeds: {found['seeds']} is too small; expected: 1 or more")
     if found["jobs"] < 0:
-        raise ConfigError(f"--jobs: {found['jobs']} is too small; legal values: 0 or more")
+        raise ConfigError(f"--jobs: {found['jobs']} is too small; expected: 0 or more")
     if found["budget"] and "train.epochs" in found["named"]:
         raise ConfigError("--budget: chooses the epochs; --epochs beside it would have no effect")
     budget = seconds(found["budget"]) if found["budget"] else 0.0
@@ -221,7 +221,7 @@ def seconds(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise ConfigError(f"--budget: {text!r} is not a span of time; legal values: such as 90s, 30m, 2h, 1d")
+        raise ConfigError(f"--budget: {text!r} is not a span of time; expected: such as 90s, 30m, 2h, 1d")
     return value
 
 
@@ -333,7 +333,7 @@ def _print_plan(ready: list[Plan], folder: Path, notes: list[str]) -> None:
 
 
 def _train(folder: Path, ready: list[Plan], *, jobs: int, as_json: bool) -> int:
-    from senet.training.folder import read_summary
+    from senet.runs.folder import read_summary
     from senet.training.queue import run_all
     from senet.training.reproduction import read_plans, write
 
@@ -375,11 +375,11 @@ def _train(folder: Path, ready: list[Plan], *, jobs: int, as_json: bool) -> int:
 
 def _at_crops(folder: Path, crops: tuple[int, ...]) -> dict[str, float]:
     """A run's errors at other sizes of the crop, the shorter side being that size too; measured once."""
-    from senet.checkpoint import load
     from senet.device import pick_device
     from senet.evaluation.accuracy import evaluate
     from senet.files import write_text
-    from senet.training.folder import read_json
+    from senet.runs.checkpoint import load
+    from senet.runs.folder import read_json
 
     file = folder / "crops.json"
     found: dict[str, float] = read_json(file) if file.is_file() else {}
@@ -399,7 +399,7 @@ def _at_crops(folder: Path, crops: tuple[int, ...]) -> dict[str, float]:
 
 def _gates(folder: Path, plan: Plan, summaries: dict[str, Any]) -> None:
     """Draw Figures 6 and 7 for the first run that is finished, of the paper's classes where the images have them."""
-    from senet.checkpoint import load
+    from senet.runs.checkpoint import load
     from senet.weights.ilsvrc import named
 
     name = next((name for name in plan.runs if name in summaries), None)

@@ -13,9 +13,9 @@ from senet.cli import show
 from senet.cli.report import write_comparison, write_run
 from senet.errors import ConfigError
 from senet.files import free_name
-from senet.recipes.files import read_recipe
 from senet.recipes.recipe import DataRecipe, Recipe
 from senet.recipes.scaling import scaled
+from senet.runs.recipe_file import read_recipe
 
 if TYPE_CHECKING:
     from senet.data import Data
@@ -47,8 +47,8 @@ def run_many(
     recipes: list[Recipe], seeds: int, folder: Path, *, as_json: bool, jobs: int = 1, resume: bool = False
 ) -> int:
     """Train networks alike, print the comparison; `jobs`: runs side by side."""
+    from senet.runs.folder import SUMMARY
     from senet.training.compare import compare, plan
-    from senet.training.folder import SUMMARY
 
     runs = plan(recipes, seeds)
     finished = [name for name in runs if (folder / name / SUMMARY).is_file()]

@@ -158,7 +158,7 @@ def subjects(plan: Plan) -> list[Subject]:
 
         model = create_model(net_of(plan, kind), fused=False)
         for block in model.modules():
-            if hasattr(block, "tail"):
+            if hasattr(block, "epilogue"):
                 nn.init.constant_(block.norm.weight, QUIET)  # type: ignore[union-attr]
         settle_norms_(model, _images(plan, 4, model.net.in_channels))
         return model

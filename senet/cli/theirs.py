@@ -28,7 +28,7 @@ def elsewhere(checkpoint: str, pretrained: bool) -> tuple[str, str] | None:
             raise unknown("CHECKPOINT", library, LIBRARIES, kind="libraries")
         return library, name
     if pretrained:
-        raise ConfigError("--pretrained: has no effect on a checkpoint; legal with timm:NAME or torchvision:NAME")
+        raise ConfigError("--pretrained: has no effect on a checkpoint; it goes with timm:NAME or torchvision:NAME")
     return None
 
 

@@ -9,8 +9,8 @@ from senet.cli import options, running, show
 from senet.cli.line import Line, common_options
 from senet.errors import ConfigError
 from senet.models.registry import plain_twin
-from senet.recipes.files import read_recipe
 from senet.recipes.recipe import Recipe
+from senet.runs.recipe_file import read_recipe
 
 DESCRIPTION = """Train a network and leave a run folder with checkpoints, metrics and curves.
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from senet.data.images import moments, normalise
-from senet.initial import stream
+from senet.initialization import stream
 from senet.recipes.recipe import DataRecipe
 
 _TRIES = 10

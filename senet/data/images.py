@@ -74,7 +74,7 @@ def evaluation_side(recipe: DataRecipe) -> int:
     if recipe.shorter_side < recipe.image_size:
         raise ConfigError(
             f"data.resize: {recipe.resize} is smaller than the crop, data.image_size={recipe.image_size}; "
-            f"legal values: 0 or {recipe.image_size} or more"
+            f"expected: 0 or {recipe.image_size} or more"
         )
     return recipe.shorter_side
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from senet.data.images import BUILT_IN, EXTENSIONS, read_all
 from senet.data.splits import FileSplit, Split, TensorSplit
 from senet.errors import ConfigError, DataError
-from senet.initial import stream
+from senet.initialization import stream
 from senet.recipes.recipe import DataRecipe
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def _open_folder(recipe: DataRecipe, seed: int, progress: bool) -> Data:
     if not folder.exists():
         raise DataError(
             f"data.name: {recipe.name!r} is not known and no such folder; "
-            f"legal values: {', '.join(BUILT_IN)}, or the path of an image folder"
+            f"expected: {', '.join(BUILT_IN)}, or the path of an image folder"
         )
     if not folder.is_dir():
         raise DataError(f"{folder}: is a file, not a folder; {_FOLDERS}")

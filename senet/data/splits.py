@@ -22,7 +22,7 @@ from torch.utils.data import Dataset, Sampler
 from senet.data.augment import Draws, augment, draw, draw_boxes
 from senet.data.images import cpus, evaluation_side, fit, normalise, pixels, read
 from senet.errors import DataError
-from senet.initial import stream
+from senet.initialization import stream
 from senet.recipes.recipe import DataRecipe
 
 Key = tuple[int, Sequence[int] | Tensor]

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from senet.deploy.gates import find_gates, is_mean
 from senet.deploy.graph import Graph, aten, shape
+from senet.deploy.squeeze_early import find_gates, is_mean
 from senet.errors import ConfigError
 
 GATES = "gates{}"
@@ -100,7 +100,7 @@ def put_gates(proto: bytes, units: int) -> bytes:
             added("Reshape", node.output[0], out, batch, filled, 0, 0)
     if len(found) < units:
         left = units - len(found)
-        raise ConfigError(f"optimize: 'machine' has no form for {left} units of this network; legal values: any, None")
+        raise ConfigError(f"optimize: 'machine' has no form for {left} units of this network; expected: any, None")
     outputs = [o for o in graph.output if o.name not in map(GATES.format, range(units))]
     ordered = _in_order(nodes, {*constants, *(i.name for i in graph.input)})
     used = {name for node in ordered for name in node.input}

@@ -13,8 +13,8 @@ import torch
 from torch import fx
 
 from senet.deploy.fold import layer_of
+from senet.deploy.fuse_epilogues import is_spare
 from senet.deploy.graph import Graph, aten, only_user, place, shape
-from senet.deploy.tails import is_spare
 from senet.kernels import conv3x3_cpu
 
 ACTIVATIONS: dict[Any, str] = {

@@ -15,7 +15,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import TreeSpec, tree_leaves
 
 from senet.errors import ConfigError
-from senet.trace import evaluating
+from senet.tracing import evaluating
 
 aten = torch.ops.aten
 
@@ -35,7 +35,7 @@ class Graph:
         self.module = _unlifted(program)
         _fold_constants(self)
         if any(self.calls(aten.as_strided.default)):
-            raise ConfigError("model: its as_strided fixes where maps lie in memory; legal values: a network without")
+            raise ConfigError("model: its as_strided fixes where maps lie in memory; expected: a network without")
         _drop_expands(self)
 
     @property
@@ -174,7 +174,7 @@ def _unlifted(program: ExportedProgram) -> fx.GraphModule:
     changed = [o for o in program.graph_signature.output_specs if o.kind != OutputKind.USER_OUTPUT]
     if changed:
         what = changed[0].target
-        raise ConfigError(f"model: its evaluation changes {what!r}; legal values: one that changes nothing")
+        raise ConfigError(f"model: its evaluation changes {what!r}; expected: one that changes nothing")
     new = fx.GraphModule(nn.Module(), fx.Graph())
     values: dict[fx.Node, fx.Node] = {}
     specs = {s.arg.name: s for s in program.graph_signature.input_specs}
@@ -186,7 +186,7 @@ def _unlifted(program: ExportedProgram) -> fx.GraphModule:
             values[node] = _constant(new, target, value.detach().clone())  # type: ignore[union-attr]
         elif node.op == "get_attr":
             raise ConfigError(
-                f"model: {node.target!r} is a graph within the graph (control flow); legal values: a network without"
+                f"model: {node.target!r} is a graph within the graph (control flow); expected: a network without"
             )
         else:
             values[node] = new.graph.node_copy(node, values.__getitem__)

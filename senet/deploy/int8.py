@@ -63,11 +63,11 @@ def quantize_onnx(
     model = onnx.load(str(path))
     form = next((p.value for p in model.metadata_props if p.key == "senet.optimize"), None)
     if form == "machine":
-        raise ConfigError(f"path: {str(path)!r} is in the form 'machine'; legal values: a file with optimize='any'")
+        raise ConfigError(f"path: {str(path)!r} is in the form 'machine'; expected: a file with optimize='any'")
     name = model.graph.input[0].name
     batches = [{name: batch.numpy()} for batch in images]
     if not batches:
-        raise ConfigError("images: there are none to measure ranges on; legal values: one batch or more")
+        raise ConfigError("images: there are none to measure ranges on; expected: one batch or more")
     # What `quant_pre_process` would do is done: everything is folded, and every shape is in the file.
     model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     with TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -132,5 +132,5 @@ def agreement(path: str | Path, other: str | Path, images: Iterable[Tensor]) -> 
         cosines.append(torch.cosine_similarity(a.double(), b.double()))
         same.append(a.argmax(1) == b.argmax(1))
     if not cosines:
-        raise ConfigError("images: there are none to compare on; legal values: one batch or more")
+        raise ConfigError("images: there are none to compare on; expected: one batch or more")
     return Agreement(float(torch.cat(cosines).mean()), float(torch.cat(same).double().mean()), len(torch.cat(same)))

@@ -23,7 +23,7 @@ from senet.deploy.optimize import Rewrites, rewritten
 from senet.errors import ConfigError, MissingExtraError, RunError, unknown
 from senet.files import write_atomically
 from senet.models.network import Network
-from senet.trace import check_model, evaluating
+from senet.tracing import check_model, evaluating
 
 FORMS = ("any", "machine")
 """For every runtime alike; for ONNX Runtime on CPUs like this one, for one batch size."""
@@ -93,11 +93,11 @@ def export_onnx(
     if opset not in OPSETS:
         raise unknown("opset", opset, OPSETS)
     if any_size and optimize == "machine":
-        raise ConfigError("any_size: 'machine' is for one size; legal values with it: False")
+        raise ConfigError("any_size: 'machine' is for one size; expected with it: False")
     check_exportable(model, path, example)
     g, rewrites = rewritten(model, example) if optimize else (capture(model, example), None)
     if any_size and not g.any_size:
-        raise ConfigError(f"any_size: this network takes {tuple(example.shape[2:])} alone; legal values: False")
+        raise ConfigError(f"any_size: this network takes {tuple(example.shape[2:])} alone; expected: False")
     smallest = g.smallest if any_size else ()
     units = 0
     if optimize == "machine":
@@ -122,7 +122,7 @@ def check_exportable(model: nn.Module, path: str | Path, example: Tensor) -> Non
     for name, t in tensors.items():
         if not isinstance(t, Tensor) or t.device.type != "cpu" or t.dtype != torch.float32:
             what = f"{t.dtype} on {t.device}" if isinstance(t, Tensor) else repr(t)
-            raise ConfigError(f"{name}: {what} is not exported; legal values: torch.float32 on cpu")
+            raise ConfigError(f"{name}: {what} is not exported; expected: torch.float32 on cpu")
 
 
 def metadata(
@@ -148,7 +148,7 @@ def metadata(
 
 def _to_onnx(g: Graph, units: int, example: Tensor, any_size: bool, opset: int, about: Mapping[str, str]) -> bytes:
     if sum(t.numel() * t.element_size() for t in g.module.buffers()) >= LIMIT:
-        raise ConfigError("model: its weights are 2 GB or more; legal values: less, to be one ONNX file")
+        raise ConfigError("model: its weights are 2 GB or more; expected: less, to be one ONNX file")
     open_dims = {0: "batch"} if g.any_batch else {}
     if any_size:
         open_dims |= {2 + i: name for i, name in enumerate(("height", "width", "depth")[: example.dim() - 2])}

@@ -12,11 +12,11 @@ from torch.utils._pytree import tree_unflatten
 
 from senet.deploy.convolutions import has_onednn, use_onednn, use_winograd
 from senet.deploy.fold import fold_factors, fold_norms
-from senet.deploy.gates import find_gates, spread_layers, squeeze_early
+from senet.deploy.fuse_epilogues import find_epilogues, fuse_epilogue, write_in_place
 from senet.deploy.graph import Graph, aten, capture, place
-from senet.deploy.tails import find_tails, fuse_tail, write_in_place
+from senet.deploy.squeeze_early import find_gates, spread_layers, squeeze_early
 from senet.errors import ConfigError
-from senet.trace import check_model
+from senet.tracing import check_model
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Optimized(nn.Module):
             open_sizes = [f"{name} >= {low}" if low > 1 else name for name, low in names]
             sizes += open_sizes if self.any_size else [str(d) for d in self.shape[2:]]
             raise ConfigError(
-                f"x: {tuple(x.shape)} {x.dtype} on {x.device} is not what the network was optimized for; legal values: "
+                f"x: {tuple(x.shape)} {x.dtype} on {x.device} is not what the network was optimized for; expected: "
                 f"({', '.join(sizes)}) {self.dtype} on {self.device}"
             )
 
@@ -197,7 +197,7 @@ def _specialised(g: Graph, example: Tensor, compile: bool) -> tuple[Any, list[st
     own = g.copy()
     ways = _ways(example, compile)
     gates = {gated.product: gated for gated in find_gates(own)}
-    fused = [place(t.end) for t in find_tails(own, gates) if any(fuse_tail(own, t, how) for how in ways)]
+    fused = [place(t.end) for t in find_epilogues(own, gates) if any(fuse_epilogue(own, t, how) for how in ways)]
     if compile and "c" in ways:
         for gated in gates.values():
             spread_layers(own, gated)
@@ -216,7 +216,7 @@ def _specialised(g: Graph, example: Tensor, compile: bool) -> tuple[Any, list[st
 
 
 def _ways(example: Tensor, compile: bool) -> list[str]:
-    """How block ends are fused here, see `fuse_tail`, the first that suits; what none does is left to the compiler."""
+    """How block ends are fused here (see `fuse_epilogue`), the first that fits; the rest is left to the compiler."""
     if example.is_cuda:
         return ["cuda"]
     ways = [] if compile else ["eager"]
@@ -231,10 +231,10 @@ def _ways(example: Tensor, compile: bool) -> list[str]:
 def _check_example(model: nn.Module, example: object) -> None:
     if not isinstance(example, Tensor) or example.dim() < 3 or not example.is_floating_point():
         what = f"{tuple(example.shape)} {example.dtype}" if isinstance(example, Tensor) else repr(example)
-        raise ConfigError(f"example: {what} is no batch of images; legal values: a floating-point tensor (N, C, H, W)")
+        raise ConfigError(f"example: {what} is no batch of images; expected: a floating-point tensor (N, C, H, W)")
     first = next(iter(model.parameters()), None)
     if example.is_meta:
-        raise ConfigError("example: on the meta device are no weights to fold; legal values: images on a real one")
+        raise ConfigError("example: on the meta device are no weights to fold; expected: images on a real one")
     if first is not None and first.device != example.device:
         raise ConfigError(f"example: is on {example.device} and the network on {first.device}; put both on one device")
 

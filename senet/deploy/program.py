@@ -64,7 +64,7 @@ def export_program(
     if optimize and example.dim() == 4:
         channels_last(g)
     if any_size and not g.any_size:
-        raise ConfigError(f"any_size: this network takes {tuple(example.shape[2:])} alone; legal values: False")
+        raise ConfigError(f"any_size: this network takes {tuple(example.shape[2:])} alone; expected: False")
     open_dims: dict[int, Any] = {0: Dim.DYNAMIC} if g.any_batch else {}
     smallest = g.smallest if any_size else ()
     open_dims |= {2 + i: Dim.DYNAMIC(min=low) for i, low in enumerate(smallest)}

@@ -19,7 +19,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
 from senet.errors import ConfigError, unknown
-from senet.initial import draw_, number
+from senet.initialization import draw_, number
 from senet.models.describe import Description, Row, describe
 from senet.models.net import Net
 from senet.models.network import StageMaps
@@ -91,7 +91,7 @@ def faster_rcnn(
     """
     net = get_net(backbone) if isinstance(backbone, str) else backbone
     if num_classes < 2:
-        raise ConfigError(f"num_classes: {num_classes!r} is too small; legal values: 2 or more (one is the background)")
+        raise ConfigError(f"num_classes: {num_classes!r} is too small; expected: 2 or more (one is the background)")
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(number(seed, "detector"))
         pyramid = Pyramid(net, freeze_at=freeze_at, freeze_norm=freeze_norm)

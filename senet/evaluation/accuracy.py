@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from senet.counting import Tally
 from senet.errors import ConfigError, DataError
 from senet.evaluation.calibration import calibration, tempered
 from senet.evaluation.crops import Viewed, Views
 from senet.images import Split
-from senet.tally import Tally
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from senet.errors import ConfigError, DataError
-from senet.initial import stream
+from senet.initialization import stream
 
 HOTTEST = 100.0
 """The temperature is sought between its inverse and itself."""
@@ -35,7 +35,7 @@ def calibration(logits: Tensor, targets: Tensor, bins: int = 15) -> dict[str, An
     0.4999
     """
     if bins < 1:
-        raise ConfigError(f"bins: {bins} is too small; legal values: 1 or more")
+        raise ConfigError(f"bins: {bins} is too small; expected: 1 or more")
     if not len(targets):
         raise DataError("no images to measure the calibration on")
     p = logits.double().softmax(1)

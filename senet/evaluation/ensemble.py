@@ -17,7 +17,7 @@ from torch import Tensor
 
 from senet.errors import ConfigError, DataError, unknown
 from senet.evaluation.accuracy import Answers, measure
-from senet.initial import stream
+from senet.initialization import stream
 
 MEASURES = ("top1_error", "top5_error", "loss")
 _ROUNDS = 200
@@ -67,7 +67,7 @@ def search(
     if by not in MEASURES:
         raise unknown("by", by, MEASURES)
     if steps < 1:
-        raise ConfigError(f"steps: {steps} is too small; legal values: 1 or more")
+        raise ConfigError(f"steps: {steps} is too small; expected: 1 or more")
     n = len(_check(members).targets)
     if n < 2:
         raise DataError(f"{n} image is not enough to search on one half and measure on the other")

@@ -1,4 +1,4 @@
-/* 1x1 convolution of channels-last maps with the tail of an SE block as its epilogue, float32:
+/* 1x1 convolution of channels-last maps with the epilogue of an SE block as its epilogue, float32:
 
        y[m][c] = relu(s[n][c] * (sum_k h[m][k] w[k][c] + b[c]) + e[m][c])
 

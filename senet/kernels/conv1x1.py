@@ -138,11 +138,11 @@ def _check(h: Tensor, weight: Tensor, bias: Tensor | None, s: Tensor | None, e: 
             continue
         if tuple(tensor.shape) not in legal:
             says = " or ".join(str(tuple(map(int, shape))) for shape in legal)
-            raise ConfigError(f"{name}: shape {tuple(tensor.shape)} does not fit h {tuple(h.shape)}; legal: {says}")
+            raise ConfigError(f"{name}: shape {tuple(tensor.shape)} does not fit h {tuple(h.shape)}; expected: {says}")
         if tensor.device != h.device:
             raise ConfigError(f"{name}: on {tensor.device}, but h is on {h.device}")
     if weight.dtype != h.dtype:
-        raise ConfigError(f"weight: {weight.dtype} does not fit h; legal value: {h.dtype}")
+        raise ConfigError(f"weight: {weight.dtype} does not fit h; expected: {h.dtype}")
 
 
 @conv1x1.register_fake

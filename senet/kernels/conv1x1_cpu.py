@@ -1,4 +1,4 @@
-"""1x1 convolutions with the tail of an SE block as their epilogue on a CPU: the ops of `conv1x1.c`, float32.
+"""1x1 convolutions with the epilogue of an SE block as their epilogue on a CPU: the ops of `conv1x1.c`, float32.
 
     y = relu(s (W h + b) + e)
 

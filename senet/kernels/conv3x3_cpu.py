@@ -114,7 +114,7 @@ def _check(h: Tensor, w: Tensor, b: Tensor | None, e: Tensor | None, y: Tensor) 
             raise RuntimeError(f"senet::conv3x3_packed: {tuple(t.shape)} {t.dtype} instead of {tuple(shape)} float32")
     lanes = _c().lanes()
     if c % lanes or k % lanes:
-        raise RuntimeError(f"senet::conv3x3_packed: {k} to {c} channels; legal values: multiples of {lanes}")
+        raise RuntimeError(f"senet::conv3x3_packed: {k} to {c} channels; expected: multiples of {lanes}")
 
 
 def _packed(h: Tensor, w: Tensor, c: int, padding: list[int], b: Tensor | None, e: Tensor | None, relu: bool) -> Tensor:

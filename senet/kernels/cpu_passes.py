@@ -1,4 +1,4 @@
-"""The passes of a fused block tail in C, for a CPU: the functions of `passes`, with the same names and signatures.
+"""The passes of a fused block epilogue in C, for a CPU: the functions of `passes`, with the same names and signatures.
 
 They take dense float32 maps, contiguous or channels-last, and numbers per channel in float32 too; of others, and where
 `passes.c` cannot be compiled (see `cc`), they are those of `passes`. Threads are torch's, and no result depends on how

@@ -1,8 +1,8 @@
-"""Fusing a network: its blocks' tails, norms and units by the fused operations, in place, and back.
+"""Fusing a network: its blocks' epilogues, norms and units by the fused operations, in place, and back.
 
-Blocks and units call what kernels can do by attributes (`functional.block_tail`, `norm_relu`, `recalibrate`). `fuse_`
-gives each an attribute of its own, one of the functions here; no module is replaced and no parameter is renamed. They
-look at each call: where it is not exactly what the operations compute, the reference runs.
+Blocks and units call what kernels can do by attributes (`functional.block_epilogue`, `norm_relu`, `recalibrate`).
+`fuse_` gives each an attribute of its own, one of the functions here; no module is replaced and no parameter is
+renamed. They look at each call: where it is not exactly what the operations compute, the reference runs.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Fusion:
 def fuse_(model: nn.Module, *, everywhere: bool = False) -> Fusion:
     """Let a network's blocks and units run as fused operations, in place; say which, and which not and why.
 
-    In training a block's tail (batch norm, unit, sum, ReLU) then moves less memory than batch norm alone does in eager
+    In training a block's epilogue (batch norm, unit, sum, ReLU) then moves less memory than batch norm alone in eager
     mode; a batch norm and its ReLU are one call, and so is a unit by itself. On a GPU they are Triton kernels, on a CPU
     (see `everywhere`) C compiled on first use. The outputs are those of the unfused network but for rounding, and sums,
     gates and statistics are in float32 whatever the map's type; names, buffers and gradients are the same. There are no
@@ -88,8 +88,8 @@ def fuse_(model: nn.Module, *, everywhere: bool = False) -> Fusion:
     fused: batch norm, unit, sum and ReLU, 9 times: features.stage2.block1, features.stage2.block2, ...
     """
     done = Fusion()
-    # What a tail or an inserted unit applies is no call of its own.
-    inner: set[Any] = {_tail_unit(m) for m in model.modules()}
+    # What an epilogue or an inserted unit applies is no call of its own.
+    inner: set[Any] = {_epilogue_unit(m) for m in model.modules()}
     inner |= {m.unit for m in model.modules() if isinstance(m, InsertedUnit)}
     for name, module in model.named_modules():
         for hook, function in _hooks(module):
@@ -99,9 +99,7 @@ def fuse_(model: nn.Module, *, everywhere: bool = False) -> Fusion:
             why = _why_not(module, hook)
             (done.left if why else done.fused).append((name, why or _what(module, hook)))
     if not done.fused:
-        raise ConfigError(
-            "model: has nothing to fuse; legal values: a network of senet's, or one with units of insert_"
-        )
+        raise ConfigError("model: has nothing to fuse; expected: a network of senet's, or one with units of insert_")
     return done
 
 
@@ -128,46 +126,46 @@ def fuse_like_(model: nn.Module, like: nn.Module) -> None:
                 setattr(module, hook, vars(others[name])[hook])
 
 
-def block_tail(
+def block_epilogue(
     x: Tensor, norm: nn.Module, se: nn.Module | None, shortcut: Tensor, *, everywhere: bool = False
 ) -> Tensor:
-    """`functional.block_tail` by one operation."""
+    """`functional.block_epilogue` by one operation."""
     if _is_meant(x, everywhere) and _fits(norm, x, shortcut):
         gates = NONE if se is None else _gates(se, x)
         if gates is not None:
-            return _tail(x, norm, gates, shortcut)
-    return sf.block_tail(x, norm, se, shortcut)
+            return _epilogue(x, norm, gates, shortcut)
+    return sf.block_epilogue(x, norm, se, shortcut)
 
 
-def concat_tail(
+def concat_epilogue(
     x: Tensor, norm: nn.Module, se: nn.Module | None, shortcut: Tensor, *, everywhere: bool = False
 ) -> Tensor:
-    """`mobile.concat_tail` with one operation for all but the concatenation."""
+    """`mobile.concat_epilogue` with one operation for all but the concatenation."""
     if _is_meant(x, everywhere) and _fits(norm, x):
         gates = NONE if se is None else _gates(se, x)
         if gates is not None:
-            return torch.cat([F.relu(shortcut), _tail(x, norm, gates, None)], 1)
-    return mobile.concat_tail(x, norm, se, shortcut)
+            return torch.cat([F.relu(shortcut), _epilogue(x, norm, gates, None)], 1)
+    return mobile.concat_epilogue(x, norm, se, shortcut)
 
 
 def norm_relu(x: Tensor, norm: nn.Module, *, everywhere: bool = False) -> Tensor:
     """`functional.norm_relu` by one operation."""
     if _is_meant(x, everywhere) and _fits(norm, x):
-        return _tail(x, norm, NONE, None)
+        return _epilogue(x, norm, NONE, None)
     return sf.norm_relu(x, norm)
 
 
 def recalibrate(u: Tensor, unit: Any, *, everywhere: bool = False) -> Tensor:
     """`functional.recalibrate` by one operation."""
     if _is_meant(u, everywhere) and (gates := _gates(unit, u)):
-        return ops.tail(_dense(u), *(None,) * 5, *gates[1], gates[0], "", 0.0, False, "")[0]
+        return ops.block_epilogue(_dense(u), *(None,) * 5, *gates[1], gates[0], "", 0.0, False, "")[0]
     return sf.recalibrate(u, unit)
 
 
 FUSED: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
     "norm_relu": (sf.norm_relu, norm_relu),
-    "tail": (sf.block_tail, block_tail),
-    "concat_tail": (mobile.concat_tail, concat_tail),
+    "epilogue": (sf.block_epilogue, block_epilogue),
+    "concat_epilogue": (mobile.concat_epilogue, concat_epilogue),
     "recalibrate": (sf.recalibrate, recalibrate),
 }
 """The attributes by which modules call, each with the function that a class has there and the fused one."""
@@ -186,36 +184,36 @@ def _is_fused(module: nn.Module, hook: str) -> bool:
     return own is not None and getattr(own, "func", own) is FUSED[hook][1]
 
 
-def _tail_unit(module: nn.Module) -> nn.Module | None:
-    """The unit that a block's tail applies."""
-    return module.tail_unit if any(hook == "tail" for hook, _ in _hooks(module)) else None  # type: ignore[return-value]
+def _epilogue_unit(module: nn.Module) -> nn.Module | None:
+    """The unit that a block's epilogue applies."""
+    return module.epilogue_unit if any(hook == "epilogue" for hook, _ in _hooks(module)) else None  # type: ignore[return-value]
 
 
 def _is_called(module: nn.Module, hook: str) -> bool:
-    """Whether a module calls this attribute: a shuffle unit has two tails and uses one."""
+    """Whether a module calls this attribute: a shuffle unit has two epilogues and uses one."""
     if not isinstance(module, mobile.ShuffleUnit) or hook == "norm_relu":
         return True
-    return (hook == "tail") == (module.stride == 1)
+    return (hook == "epilogue") == (module.stride == 1)
 
 
 def _what(module: nn.Module, hook: str) -> str:
     """What becomes one call."""
-    unit = ", unit" if _tail_unit(module) is not None else ""
+    unit = ", unit" if _epilogue_unit(module) is not None else ""
     return {
         "norm_relu": "batch norm and ReLU",
         "recalibrate": "unit",
-        "tail": f"batch norm{unit}, sum and ReLU",
-        "concat_tail": f"batch norm{unit} and ReLU before the concatenation",
+        "epilogue": f"batch norm{unit}, sum and ReLU",
+        "concat_epilogue": f"batch norm{unit} and ReLU before the concatenation",
     }[hook]
 
 
 def _why_not(module: nn.Module, hook: str) -> str:
     """What in a module keeps it from running fused, as it is now; "" for nothing."""
-    unit = module if hook == "recalibrate" else None if hook == "norm_relu" else _tail_unit(module)
+    unit = module if hook == "recalibrate" else None if hook == "norm_relu" else _epilogue_unit(module)
     unit = unit.unit if isinstance(unit, InsertedUnit) else unit
     if unit is not None and type(unit) not in UNITS:
         return f"a {type(unit).__name__} is no unit known here with one gate per channel"
-    norm = getattr(module, "norm", None) if hook in ("tail", "concat_tail") else None
+    norm = getattr(module, "norm", None) if hook in ("epilogue", "concat_epilogue") else None
     if norm is not None and type(norm) not in NORMS:
         return f"a {type(norm).__name__} is no batch norm of torch's"
     return "its norm is watched by hooks, as of an inserted unit" if norm is not None and _is_watched(norm) else ""
@@ -301,7 +299,7 @@ def _gates(unit: nn.Module, x: Tensor) -> tuple[str, Params] | None:
     return str(Gates(own.config.kind, own.config.gate, squeeze, start)), params
 
 
-def _tail(x: Tensor, norm: Any, gates: tuple[str, Params], shortcut: Tensor | None) -> Tensor:
+def _epilogue(x: Tensor, norm: Any, gates: tuple[str, Params], shortcut: Tensor | None) -> Tensor:
     """The operation, and then the running statistics as torch's batch norm follows them."""
     norm._check_input_dim(x)
     unit, params = gates
@@ -311,7 +309,7 @@ def _tail(x: Tensor, norm: Any, gates: tuple[str, Params], shortcut: Tensor | No
         # Backward wants them as they are now, also after a forward in training that moves them.
         mean, var = mean.clone(), var.clone()
     kind = "batch" if is_batch else "constant"
-    y, mu, var, _, _, total = ops.tail(
+    y, mu, var, _, _, total = ops.block_epilogue(
         _dense(x), shortcut, norm.weight, norm.bias, mean, var, *params, unit, kind, norm.eps, True, group
     )
     if norm.training and norm.track_running_stats and norm.running_mean is not None:

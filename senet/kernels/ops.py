@@ -1,11 +1,12 @@
-"""The fused tail, `tail`, and its gradients; and both as operations of torch, `senet::tail` and its backward.
+"""The fused block epilogue and its gradients, as an autograd function and as the operation `senet::block_epilogue`.
 
 `y = relu(s (a (x - mu) + beta) + e)`: batch norm, unit, sum and ReLU, or any of them: `e` is None for no sum, `unit` ""
 for no unit, `norm` "" for no batch norm. What reads and writes maps is in the passes (`passes_for`); the gates, (N, C)
 numbers, are those of `gates`, in float32 whatever the map's type. Letters and shapes as in `passes`.
 
-In eager mode `tail` is an autograd function, for a call of an operation written in Python takes longer than all of the
-C passes over a small map. Whatever looks at calls, be it `torch.compile` or a dispatch mode, sees the operations.
+In eager mode `block_epilogue` is an autograd function, for a call of an operation written in Python takes longer than
+all of the C passes over a small feature map. Whatever looks at calls, be it `torch.compile` or a dispatch mode, sees
+the operations.
 
 Nothing here changes what it is given: running statistics are the caller's affair, see `fuse`.
 """
@@ -96,7 +97,7 @@ def _forward(
     relu: bool,
     group: str,
 ) -> tuple[Tensor | None, ...]:
-    """The fused tail: `y`, and what its backward wants: `mu, var` (C), `z0, s` (N, C), `total` (1).
+    """The fused epilogue: `y`, and what its backward wants: `mu, var` (C), `z0, s` (N, C), `total` (1).
 
     x, e: (N, C, *) of one type.  gamma, beta: (C); None: 1, 0.  mean, var: (C), with norm "constant".
     w1, b1, w2, b2: the unit's, as in `gates.Params`.  unit: `str(Gates)`.
@@ -190,7 +191,7 @@ def _none(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 
 _OPTIONS = "Tensor? w1, Tensor? b1, Tensor? w2, Tensor? b2, str unit, str norm, float eps, bool relu, str group"
-_TAIL = (
+_EPILOGUE = (
     f"(Tensor x, Tensor? e, Tensor? gamma, Tensor? beta, Tensor? mean, Tensor? var, {_OPTIONS})"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
@@ -200,12 +201,12 @@ _BACKWARD = (
 )
 
 
-@torch.library.custom_op("senet::tail", mutates_args=(), schema=_TAIL)
-def _tail(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+@torch.library.custom_op("senet::block_epilogue", mutates_args=(), schema=_EPILOGUE)
+def _block_epilogue(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     return tuple(_none(x, passes.wide(x)) if t is None else t for t in _forward(x, *rest))
 
 
-@_tail.register_fake
+@_block_epilogue.register_fake
 def _(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     *_, unit, norm, _, _, group = rest
     mu = x.shape[1:2] if norm == "batch" else (0,)
@@ -214,12 +215,12 @@ def _(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     return torch.empty_like(x), *(x.new_empty(shape, dtype=passes.wide(x)) for shape in (mu, mu, z0, z0, total))
 
 
-@torch.library.custom_op("senet::tail_backward", mutates_args=(), schema=_BACKWARD)
-def _tail_backward(g: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+@torch.library.custom_op("senet::block_epilogue_backward", mutates_args=(), schema=_BACKWARD)
+def _block_epilogue_backward(g: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     return tuple(_none(g) if d is None else d for d in _gradients(g, *rest))
 
 
-@_tail_backward.register_fake
+@_block_epilogue_backward.register_fake
 def _(g: Tensor, x: Tensor, y: Tensor | None, gamma: Tensor | None, beta: Tensor | None, *rest: Any) -> Any:
     params = (
         _none(x) if t is None else torch.empty_like(t, memory_format=torch.contiguous_format)
@@ -252,7 +253,7 @@ def _backward(ctx: Any, g: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
     if is_eager and _is_batched(g):
         _refuse("do not take a batch of gradients")
     # The operation refuses second derivatives.
-    gradients = _gradients if is_eager and not torch.is_grad_enabled() else torch.ops.senet.tail_backward
+    gradients = _gradients if is_eager and not torch.is_grad_enabled() else torch.ops.senet.block_epilogue_backward
     dx, de, *rest = gradients(g, *saved, *ctx.options)
     if saved[1] is None:
         de = g if ctx.adds else None
@@ -272,12 +273,12 @@ def _no_second(*_: object) -> None:
     _refuse("have no second derivative")
 
 
-_tail.register_autograd(_backward, setup_context=_keep)
-_tail_backward.register_autograd(_no_second)
+_block_epilogue.register_autograd(_backward, setup_context=_keep)
+_block_epilogue_backward.register_autograd(_no_second)
 
 
 class _Eager(torch.autograd.Function):
-    """`senet::tail` without its overhead."""
+    """`senet::block_epilogue` without its overhead."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Any:
@@ -300,6 +301,6 @@ def _is_batched(g: Tensor) -> bool:
     return "Batched" in str(torch._C._dispatch_keys(g))
 
 
-def tail(x: Tensor, *rest: Any) -> tuple[Any, ...]:
+def block_epilogue(x: Tensor, *rest: Any) -> tuple[Any, ...]:
     """`_forward` with its gradients; what is None there may be an empty tensor here."""
-    return _Eager.apply(x, *rest) if _is_eager(x) else torch.ops.senet.tail(x, *rest)  # type: ignore[return-value]
+    return _Eager.apply(x, *rest) if _is_eager(x) else torch.ops.senet.block_epilogue(x, *rest)  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-/* The passes of a fused block tail over dense float32 maps; what each computes is said in passes.py.
+/* The passes of a fused block epilogue over dense float32 maps; what each computes is said in passes.py.
 
    A map is images x positions x channels, the channels last. A contiguous map (N, C, P) is one too: N C images of one
    channel. C is the number of channels either way. Vectors per channel (C), and per image and channel (N, C), may be

@@ -1,7 +1,7 @@
-"""The passes of a fused block tail in plain torch: what those in Triton and C are judged by, and what runs elsewhere.
+"""The passes of a fused block epilogue in plain torch: the reference for Triton and C, and the fallback elsewhere.
 
-The tail is `y = relu(s (a (x - mu) + beta) + e)`, batch norm, unit, sum and ReLU. The squeeze needs no pass of its own:
-the mean over space of a batch-normalised map is `z = a (mean - mu) + beta`, and batch norm reads the map for its
+The epilogue is `y = relu(s (a (x - mu) + beta) + e)`, batch norm, unit, sum and ReLU. The squeeze needs no pass of its
+own: the mean over space of a batch-normalised map is `z = a (mean - mu) + beta`, and batch norm reads the map for its
 statistics anyway. So the sums are gathered per image and channel, (n, c), instead of per channel:
 
     moments, combine, normalise, [the gates s of z], apply                           reads x, x, e;    writes y

@@ -85,9 +85,7 @@ class Net(Kind, key="family"):
                 raise unknown("se.stages", number, self.stage_numbers, kind="stages of this network")
         if self.se and self.se.placement not in self.placements:
             legal = ", ".join(self.placements)
-            raise ConfigError(
-                f"se.placement: {self.se.placement!r} has no meaning in this network; legal values: {legal}"
-            )
+            raise ConfigError(f"se.placement: {self.se.placement!r} has no meaning in this network; expected: {legal}")
 
     @property
     def maps(self) -> tuple[StageMap, ...]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from senet import functional as sf
 from senet.blocks.residual import Basic, Bottleneck, ResidualSpec
 from senet.errors import ConfigError
-from senet.initial import draw_
+from senet.initialization import draw_
 from senet.models.net import Net, Preprocessing, ResidualNet, StageMap
 
 BLOCKS = {"basic": Basic, "bottleneck": Bottleneck}

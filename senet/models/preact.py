@@ -46,7 +46,7 @@ class PreActNet(StagedNet, kind="preact"):
             path = f"stages[{i}]"
             check_at_least(row, 1, "depth", "mid", "out", "stride", path=path)
             if row.groups != 1:
-                raise ConfigError(f"{path}.groups: {row.groups} has no effect here; legal values: 1")
+                raise ConfigError(f"{path}.groups: {row.groups} has no effect here; expected: 1")
             if self.shortcut == "zero_pad" and row.out < channels:
                 raise ConfigError(f"shortcut: 'zero_pad' cannot go from {channels} to {row.out} channels")
             channels = row.out

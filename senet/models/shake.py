@@ -50,7 +50,7 @@ class ShakeNet(StagedNet, kind="shake"):
             path = f"stages[{i}]"
             check_at_least(row, 1, "depth", "mid", "out", "stride", "groups", path=path)
             if row.groups > 1 and row.block == "basic":
-                raise ConfigError(f"{path}.groups: {row.groups} has no effect in basic blocks; legal values: 1")
+                raise ConfigError(f"{path}.groups: {row.groups} has no effect in basic blocks; expected: 1")
             if row.mid % row.groups:
                 raise ConfigError(f"{path}.groups: {row.groups} does not divide {row.mid} channels")
             if row.block == "basic" and row.out % 2 and (row.stride > 1 or row.out != channels):

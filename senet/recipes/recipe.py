@@ -124,7 +124,7 @@ class OptimRecipe:
         check_types(self)
         check_at_least(self, 0, "momentum", "weight_decay", "clip_norm")
         if not self.lr > 0:
-            raise ConfigError(f"lr: {self.lr!r} is too small; legal values: above 0")
+            raise ConfigError(f"lr: {self.lr!r} is too small; expected: above 0")
         if self.nesterov and self.momentum == 0:
             raise ConfigError("nesterov: true needs a momentum above 0")
 

@@ -17,10 +17,10 @@ from typing import Any
 from senet.config import to_dict
 from senet.errors import ConfigError, RunError
 from senet.paper.target import TOP1
-from senet.recipes.files import RECIPE, read_recipe
 from senet.recipes.recipe import Recipe
 from senet.report.page import Cell, Complexity, Difference, Metrics, Page, Result, Results
 from senet.report.words import count, is_number, wilson
+from senet.runs.recipe_file import RECIPE, read_recipe
 from senet.weights.ilsvrc import named
 
 REPORT = "report.html"

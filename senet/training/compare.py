@@ -15,9 +15,9 @@ from typing import Any
 
 from senet.errors import ConfigError, RunError
 from senet.files import new_folder
-from senet.recipes.files import read_recipe, write_recipe_file
 from senet.recipes.recipe import Recipe
-from senet.training import folder as run
+from senet.runs import folder as run
+from senet.runs.recipe_file import read_recipe, write_recipe_file
 from senet.training.plots import plot_curves
 from senet.training.queue import OpenData, Say, run_all
 
@@ -69,7 +69,7 @@ def plan(recipes: list[Recipe], seeds: int) -> dict[str, Recipe]:
     if len(recipes) < 2 or len(set(names)) < len(names):
         raise ConfigError(f"models: {names!r} must be two or more networks of different names")
     if seeds < 1:
-        raise ConfigError(f"seeds: {seeds!r} is too small; legal values: 1 or more")
+        raise ConfigError(f"seeds: {seeds!r} is too small; expected: 1 or more")
     for other in recipes[1:]:
         if replace(other, name=names[0], model=recipes[0].model) != recipes[0]:
             raise ConfigError(f"{other.name} and {names[0]} would be trained by different recipes")

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from senet.counting import Tally
 from senet.create import create_model
 from senet.images import Data
-from senet.initial import number
+from senet.initialization import number
 from senet.recipes.recipe import Recipe
-from senet.tally import Tally
 from senet.training.schedule import Plateau, per_step, sgd
 
 

@@ -21,9 +21,9 @@ import torch
 
 from senet.errors import SenetError
 from senet.images import Data
-from senet.recipes.files import RECIPE
 from senet.recipes.recipe import DataRecipe, Recipe
-from senet.training import folder as run
+from senet.runs import folder as run
+from senet.runs.recipe_file import RECIPE
 from senet.training.callbacks import Interrupted
 from senet.training.run import train
 

@@ -21,7 +21,7 @@ from senet.errors import RunError
 from senet.paper.plan import Plan, key, merged, row_named
 from senet.paper.target import TOP1, TOP5, Row, Target
 from senet.recipes.recipe import Recipe
-from senet.training import folder as run
+from senet.runs import folder as run
 from senet.training.compare import paired_difference
 
 PLAN, RESULT, RUNS = "plan.json", "reproduction.json", "runs"

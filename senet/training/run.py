@@ -18,7 +18,6 @@ import torch
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from senet.checkpoint import KEY, read_ckpt
 from senet.config import from_dict
 from senet.device import pick_device
 from senet.errors import CheckpointError, ConfigError, MissingExtraError, RunError
@@ -27,9 +26,10 @@ from senet.images import Data, Split
 from senet.kernels import cpu_passes
 from senet.kernels.ops import by_triton
 from senet.models.describe import describe
-from senet.recipes.files import RECIPE
 from senet.recipes.recipe import Recipe
-from senet.training import folder as run
+from senet.runs import folder as run
+from senet.runs.checkpoint import KEY, read_ckpt
+from senet.runs.recipe_file import RECIPE
 from senet.training.callbacks import AtomicIO, Keeper, Progress, fingerprint, say
 from senet.training.module import Classifier
 from senet.training.plots import plot_curves
@@ -63,7 +63,7 @@ def device_of(recipe: Recipe) -> torch.device:
 
 
 def kernels(device: torch.device, fused: str, precision: str) -> str:
-    """What computes the blocks' tails by a recipe's choice: "triton", "c", "torch", or "none": layer by layer."""
+    """What computes the blocks' epilogues by a recipe's choice: "triton", "c", "torch", or "none": layer by layer."""
     if device.type == "cuda" and fused != "no":
         return "triton" if by_triton(torch.empty(0, device=device, dtype=DTYPES[precision])) else "none"
     if fused != "yes":
@@ -105,7 +105,7 @@ def train(
     part_of: Path | None = None,
     is_asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> Result:
-    """Train the recipe's network on `data` and leave a run folder (see `senet.training.folder`).
+    """Train the recipe's network on `data` and leave a run folder (see `senet.runs.folder`).
 
     resume: go on with the run in `folder` from its last.ckpt, exactly; else the folder must be new or empty.
     quiet: no progress.

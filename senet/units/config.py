@@ -121,7 +121,7 @@ class ECAConfig(UnitConfig, kind="eca"):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.kernel < 0 or (self.kernel and self.kernel % 2 == 0):
-            raise ConfigError(f"kernel: {self.kernel!r} is not a width; legal values: 0 (by the rule), 1, 3, 5, ...")
+            raise ConfigError(f"kernel: {self.kernel!r} is not a width; expected: 0 (by the rule), 1, 3, 5, ...")
 
     def width(self, channels: int) -> int:
         """Kernel width for `channels` channels."""

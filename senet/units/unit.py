@@ -13,7 +13,7 @@ from senet.errors import ConfigError
 def check_channels(channels: int) -> None:
     """Raise ConfigError for less than one channel."""
     if channels < 1:
-        raise ConfigError(f"channels: {channels!r} is too small; legal values: 1 or more")
+        raise ConfigError(f"channels: {channels!r} is too small; expected: 1 or more")
 
 
 class Unit(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from senet.config import to_dict
 from senet.errors import CheckpointError, ConfigError, unknown
-from senet.initial import draw_
+from senet.initialization import draw_
 from senet.kernels.fuse import fuse_like_
 from senet.models.net import Net
 from senet.models.network import Network
@@ -26,7 +26,7 @@ from senet.weights import (
     files,
     mmpretrain,
     moskomule,
-    own,
+    native,
     pytorchcv,
     segmentation,
     timm,
@@ -34,10 +34,10 @@ from senet.weights import (
 )
 from senet.weights.convention import Convention, NoNames, Shape, check_intact, no_names, shapes_of
 from senet.weights.files import Source
-from senet.weights.ledger import Ledger
+from senet.weights.load_report import Ledger
 
 CONVENTIONS: tuple[Convention, ...] = (
-    own.CONVENTION,
+    native.CONVENTION,
     cadene.RESIDUAL,
     cadene.BN_INCEPTION,
     cadene.INCEPTION_RESNET,
@@ -211,8 +211,8 @@ def _found(source: str | Path | Mapping[str, Tensor] | Source) -> Source:
 
 
 def _settled(net: Net, found: Source, theirs: Convention, shapes: Mapping[str, Shape]) -> tuple[Net, tuple[str, ...]]:
-    if found.net is not None and theirs is own.CONVENTION:
-        return own.as_written(net, found.net), ()
+    if found.net is not None and theirs is native.CONVENTION:
+        return native.as_written(net, found.net), ()
     net, notes = theirs.settle(net, shapes)
     if theirs.by_file is None:
         return net, notes

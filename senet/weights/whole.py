@@ -17,9 +17,9 @@ from senet.models.registry import canonical_name, nets
 from senet.weights import caffe, files
 from senet.weights.export import state_as
 from senet.weights.files import Source
-from senet.weights.ledger import Ledger
 from senet.weights.load import detect, identify, load_weights_, sized
-from senet.weights.own import KEPT
+from senet.weights.load_report import Ledger
+from senet.weights.native import KEPT
 
 
 def read_network(

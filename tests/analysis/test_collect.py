@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from senet import ECAConfig, NoSqueezeConfig, SEConfig, create_model, insert_, optimize
 from senet.analysis.collect import collect_gates
-from senet.analysis.running import BINS, Extremes, Histogram, Running, linear_cka, sample
+from senet.analysis.streaming import BINS, Extremes, Histogram, Running, linear_cka, sample
 from senet.config import UnitConfig
 from senet.errors import ConfigError, DataError
 from tests.analysis.planted import SLOPES, Batch, Planted, batches, by_hook, images, lively_

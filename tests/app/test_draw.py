@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from senet.analysis.switchboard import Averages, Result
 from senet.app import draw
 from senet.app.draw import View
-from senet.app.gates import Averages, Result
 
 CLASSES = ("cat", "<dog>", "fish", "owl", "ant", "{bee}")
 LABELS = {"a.se": "SE_2_1", "b.se": "SE_3_1"}

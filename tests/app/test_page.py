@@ -21,7 +21,7 @@ from torch import nn
 
 from senet import create_model, load, save
 from senet.analysis.collect import collect_gates
-from senet.app.gates import Switchboard
+from senet.analysis.switchboard import Switchboard
 from senet.cli import app as command
 from senet.cli import theirs
 from senet.data import load_image, normalise

@@ -103,7 +103,7 @@ def test_a_written_table_finds_its_family_in_a_fresh_process() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     first, second = done.stdout.splitlines()
     assert first == "InceptionResNet"
-    assert second.startswith("family: 'vit' is not known; legal values: residual, ")
+    assert second.startswith("family: 'vit' is not known; expected: residual, ")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_a_written_table_finds_its_family_in_a_fresh_process() -> None:
         (["tables", "--help"], 0, "usage: senet tables", ""),
         (["convert", "--help"], 0, "usage: senet convert", ""),
         (["doctor", "--help"], 0, "usage: senet doctor", ""),
-        (["convert", "a.pth", "--to", "tensorflow"], 2, "", "--to: 'tensorflow' is not known; legal values: senet,"),
+        (["convert", "a.pth", "--to", "tensorflow"], 2, "", "--to: 'tensorflow' is not known; expected: senet,"),
         (["tables", "accuracy"], 2, "", "tables: 'accuracy' is not known; tables: complexity"),
         (["tran"], 2, "", "command: 'tran' is not known (did you mean 'train'?)"),
         (["train", "nosuch"], 2, "", "model: 'nosuch' is not known; all models: senet models"),
@@ -131,7 +131,7 @@ def test_a_written_table_finds_its_family_in_a_fresh_process() -> None:
         (["train", "--reductoin", "8"], 2, "", "did you mean '--reduction'?"),
         (["train", "--recipe", "digit"], 2, "", "recipe: 'digit' is not known (did you mean 'digits'?)"),
         (["info"], 2, "", "name one network"),
-        (["info", "se_resnet50", "--se.placement", "conv"], 2, "", "legal values: standard, pre, post"),
+        (["info", "se_resnet50", "--se.placement", "conv"], 2, "", "expected: standard, pre, post"),
         (["models", "nosuch*"], 2, "", "no network is called 'nosuch*'"),
     ],
     ids=lambda value: " ".join(value) or "nothing" if isinstance(value, list) else "",

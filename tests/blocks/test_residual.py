@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from senet import ConfigError, ECAConfig, NoSqueezeConfig, SEConfig, SharedConfig
 from senet.blocks.residual import Basic, Bottleneck, Projection, ResidualBlock, ResidualSpec, ZeroPad, shortcut_of
 from senet.config import Placement
-from senet.initial import stream
+from senet.initialization import stream
 
 PLACES = get_args(Placement)
 SHAPES = [  # in, mid, out, stride, groups
@@ -197,28 +197,28 @@ def test_zero_pad_cannot_shrink() -> None:
         shortcut_of(spec_of((8, 8, 4, 1, 1), shortcut="zero_pad"))
 
 
-def test_the_tail_is_one_attribute() -> None:
+def test_the_epilogue_is_one_attribute() -> None:
     """A kernel replaces it; with what the block ends in, it is all that the standard place needs."""
     block = randomised(Bottleneck(spec_of((8, 4, 8, 1, 1), se=SEConfig(reduction=4))))
     x, seen = draw(2, 8, 5, 5), []
-    usual = block.tail
+    usual = block.epilogue
 
-    def tail(u: Tensor, layer: nn.Module, se: nn.Module | None, shortcut: Tensor) -> Tensor:
+    def epilogue(u: Tensor, layer: nn.Module, se: nn.Module | None, shortcut: Tensor) -> Tensor:
         seen.append((tuple(u.shape), layer is block.norm, se is block.se, torch.equal(shortcut, x)))
         return usual(u, layer, se, shortcut)
 
     before = block(x)
-    block.tail = tail
+    block.epilogue = epilogue
     assert torch.equal(block(x), before)
     assert seen == [((2, 8, 5, 5), True, True, True)]
-    assert "tail" not in "".join(block.state_dict())
+    assert "epilogue" not in "".join(block.state_dict())
 
 
 @pytest.mark.parametrize("place", [p for p in PLACES if p != "standard"])
-def test_elsewhere_the_tail_gets_no_unit(place: Any) -> None:
+def test_elsewhere_the_epilogue_gets_no_unit(place: Any) -> None:
     block = randomised(Bottleneck(spec_of((8, 4, 8, 1, 1), se=SEConfig(placement=place, reduction=4))))
     seen = []
-    block.tail = lambda u, layer, se, shortcut: seen.append(se) or torch.relu(layer(u) + shortcut)
+    block.epilogue = lambda u, layer, se, shortcut: seen.append(se) or torch.relu(layer(u) + shortcut)
     block(draw(1, 8, 4, 4))
     assert seen == [None]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from senet.analysis.statistics import Gates
-from senet.checkpoint import load
+from senet.runs.checkpoint import load
 
 Call = Callable[..., tuple[int, str, str]]
 

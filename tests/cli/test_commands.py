@@ -248,7 +248,7 @@ MISTAKES = {
     ),
     "gamma of one": (["train", "--kind", "plateau", "--gamma", "1"], r"schedule.gamma: 1.0 is not between 0 and 1"),
     "a rate that is none": (["train", "--lr", "nan"], r"optim.lr: 'nan' is not a number"),
-    "a rate of zero": (["train", "--lr", "0"], r"optim.lr: 0.0 is too small; legal values: above 0"),
+    "a rate of zero": (["train", "--lr", "0"], r"optim.lr: 0.0 is too small; expected: above 0"),
     "jobs below zero": (["compare", "resnet20", "se_resnet20", "--jobs", "-1"], r"--jobs: -1 is too small; legal"),
     "jobs to go on with": (["compare", "--resume", "x", "--jobs", "no"], r"--jobs: 'no' is not a whole number; legal"),
     "no checkpoint to describe": (["info", "runs/none"], r"runs/none: no such file or folder"),

@@ -14,9 +14,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from senet import create_model, get_net, load
-from senet.checkpoint import save
 from senet.cli.convert import LIBRARIES
 from senet.recipes.recipe import DataRecipe, Recipe
+from senet.runs.checkpoint import save
 from senet.weights.ilsvrc import names
 from senet.weights.load import CONVENTIONS
 from senet.weights.whole import write_network
@@ -76,7 +76,7 @@ def test_caffe_to_a_checkpoint_that_predicts(senet: Call) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["x.pth", "--to", "tim"], "--to: 'tim' is not known (did you mean 'timm'?); legal values: senet, timm, "),
+        (["x.pth", "--to", "tim"], "--to: 'tim' is not known (did you mean 'timm'?); expected: senet, timm, "),
         (["x.pth", "--from", "tim"], "--from: 'tim' is not known (did you mean 'timm'?)"),
         (["x.pth", "--model", "se_resnet51"], "model: 'se_resnet51' is not known"),
         (["x.pth", "--to", "timm", "--out", "y.tar"], "--out: the ending of 'y.tar' is not known; endings for timm: "),

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from senet.checkpoint import load, save
 from senet.cli import ensemble as command
 from senet.errors import ConfigError, DataError
+from senet.runs.checkpoint import load, save
 
 Call = Callable[..., tuple[int, str, str]]
 

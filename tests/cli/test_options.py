@@ -133,7 +133,7 @@ def test_short_forms(argv: list[str], path: str, value: Any) -> None:
         (["--model.se.reductoin", "8"], r"model.se.reductoin: no field 'reductoin'.*; fields: placement, stages, red"),
         (["--lrr", "8"], r"option: '--lrr' is not known \(did you mean '--lr'\?\)"),
         (["--epochs"], r"--train.epochs: a value is missing"),
-        (["--epochs", "0"], r"train.epochs: 0 is too small; legal values: 1 or more"),
+        (["--epochs", "0"], r"train.epochs: 0 is too small; expected: 1 or more"),
         (["--se.stages", "7"], r"se.stages: 7 is not known; stages of this network: 2, 3, 4"),
         (["--kind", "step"], r"schedule.milestones: kind='step' needs at least one"),
         (["--flip=perhaps"], r"data.flip: 'perhaps' is not true or false"),
@@ -189,6 +189,6 @@ def test_units_by_name() -> None:
     assert options.labelled(BASE, "se") == BASE
     assert options.labelled(BASE, "none").model == replace(BASE.model, se=None)
     with pytest.raises(
-        ConfigError, match=r"model.se: 'ecca' is not known \(did you mean 'eca'\?\); legal values: none, se"
+        ConfigError, match=r"model.se: 'ecca' is not known \(did you mean 'eca'\?\); expected: none, se"
     ):
         options.labelled(BASE, "ecca")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from senet.checkpoint import load
 from senet.cli.report import thumbnails, write_analysis
+from senet.runs.checkpoint import load
 
 
 @pytest.fixture
@@ -48,8 +48,8 @@ def test_a_run_shows_gates_that_were_analyzed(senet: Callable, copied: Path) -> 
 
     from senet.analysis.collect import collect_gates
     from senet.analysis.images import load, mixed
-    from senet.checkpoint import load as load_checkpoint
     from senet.data import open_data
+    from senet.runs.checkpoint import load as load_checkpoint
 
     checkpoint = load_checkpoint(copied)
     recipe = checkpoint.recipe

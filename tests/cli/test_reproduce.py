@@ -148,7 +148,7 @@ def test_no_target_lists_them(senet: Call) -> None:
         (["table12", "--rows", "elu"], "--rows: 'elu' is not known; rows of table12: ReLU, tanh, sigmoid"),
         (["table4", "--seeds", "0"], "--seeds: 0 is too small"),
         (["table4", "--jobs", "-1"], "--jobs: -1 is too small"),
-        (["table4", "--budget", "soon"], "--budget: 'soon' is not a span of time; legal values: such as 90s"),
+        (["table4", "--budget", "soon"], "--budget: 'soon' is not a span of time; expected: such as 90s"),
         (["table4", "--budget", "2h", "--epochs", "3"], "--budget: chooses the epochs"),
         (["table4", "--subset", "0"], "train_fraction"),
         (["table4", "--subset", "0.2", "--train-fraction", "0.5"], "--subset: is --data.train_fraction by another"),
@@ -157,7 +157,7 @@ def test_no_target_lists_them(senet: Call) -> None:
         (["table4", "--resume", "x"], "--resume: takes no other options"),
         (["--resume", "x"], "x: no such folder"),
         (["--resume", ".", "--seeds", "3"], "not the folder of a reproduction"),
-        (["--resume", "x", "--seeds", "many"], "--seeds: 'many' is not a whole number; legal values: 1 or more"),
+        (["--resume", "x", "--seeds", "many"], "--seeds: 'many' is not a whole number; expected: 1 or more"),
         (["--resume", "x", "--rows", "a"], "--resume: takes no other options but --seeds and --jobs"),
     ],
 )

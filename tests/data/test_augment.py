@@ -13,7 +13,7 @@ from torchvision.transforms import functional as tv
 
 from senet.data.augment import Draws, augment, draw, draw_boxes
 from senet.data.images import normalise
-from senet.initial import stream
+from senet.initialization import stream
 from senet.recipes.recipe import DataRecipe
 
 RGB = DataRecipe(image_size=12, mean=(125.3, 123.0, 113.9), std=(63.0, 62.1, 66.7))

@@ -403,7 +403,7 @@ def test_an_unknown_name_and_a_file(tmp_path: Path) -> None:
         open_data(DataRecipe(name="xyz"), seed=0)
     assert str(caught.value) == (
         "data.name: 'xyz' is not known and no such folder; "
-        "legal values: digits, cifar10, cifar100, or the path of an image folder"
+        "expected: digits, cifar10, cifar100, or the path of an image folder"
     )
     (tmp_path / "a.zip").write_text("")
     with pytest.raises(DataError, match=r"a\.zip: is a file, not a folder; expected train/"):

@@ -19,7 +19,7 @@ from torchvision.transforms import functional as tv
 from senet.data import Batch, FileSplit, Order, Split, TensorSplit, load_image, open_data, splits
 from senet.data.augment import draw_boxes
 from senet.errors import DataError
-from senet.initial import stream
+from senet.initialization import stream
 from senet.recipes.recipe import DataRecipe
 
 MakeFolder = Callable[..., Path]

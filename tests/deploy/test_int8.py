@@ -101,11 +101,11 @@ def test_refused(trained: Trained, tmp_path: Path) -> None:
     path, x = trained
     with pytest.raises(ConfigError, match="images: there are none"):
         quantize_onnx(path, tmp_path / "n.onnx", [])
-    with pytest.raises(ConfigError, match=r"gates: 'float' is not known; legal values: dynamic, static"):
+    with pytest.raises(ConfigError, match=r"gates: 'float' is not known; expected: dynamic, static"):
         quantize_onnx(path, tmp_path / "n.onnx", [x], gates="float")  # type: ignore[arg-type]
     model = onnx.load(path)
     next(p for p in model.metadata_props if p.key == "senet.optimize").value = "machine"
     onnx.save(model, tmp_path / "m.onnx")
-    with pytest.raises(ConfigError, match="is in the form 'machine'; legal values: a file with optimize='any'"):
+    with pytest.raises(ConfigError, match="is in the form 'machine'; expected: a file with optimize='any'"):
         quantize_onnx(tmp_path / "m.onnx", tmp_path / "n.onnx", [x])
     assert not (tmp_path / "n.onnx").exists()

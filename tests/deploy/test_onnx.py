@@ -113,7 +113,7 @@ def test_units_of_every_kind_on_this_machine(net: Any, batch: int, tmp_path: Pat
 
 def test_a_product_that_becomes_part_of_something_else_has_no_form_here(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv2d(3, 16, 1), SEConfig().build(16), nn.BatchNorm2d(16)).eval()
-    with pytest.raises(ConfigError, match="'machine' has no form for 1 units of this network; legal values: any, None"):
+    with pytest.raises(ConfigError, match="'machine' has no form for 1 units of this network; expected: any, None"):
         export_onnx(model, tmp_path / "n.onnx", images(1), optimize="machine", verify=False)
     assert list(tmp_path.iterdir()) == []
 
@@ -157,10 +157,10 @@ def test_as_it_is_of_any_size_in_an_older_opset_with_several_outputs(tmp_path: P
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"optimize": "cpu"}, "optimize: 'cpu' is not known; legal values: any, machine, None"),
-        ({"opset": 17}, "opset: 17 is not known; legal values: 18,"),
+        ({"optimize": "cpu"}, "optimize: 'cpu' is not known; expected: any, machine, None"),
+        ({"opset": 17}, "opset: 17 is not known; expected: 18,"),
         ({"optimize": "machine", "any_size": True}, "any_size: 'machine' is for one size"),
-        ({"example": images(1).half()}, "example: torch.float16 on cpu is not exported; legal values: torch.float32"),
+        ({"example": images(1).half()}, "example: torch.float16 on cpu is not exported; expected: torch.float32"),
         ({"example": None}, "example: None is not exported"),
     ],
 )

@@ -228,7 +228,7 @@ def test_networks_of_one_batch(name: str) -> None:
         assert not fast.any_batch
         with torch.no_grad():
             assert error(fast(x), model(x)) < 1e-12
-        with pytest.raises(ConfigError, match=rf"legal values: \({n}, 3, H, W\)"):
+        with pytest.raises(ConfigError, match=rf"expected: \({n}, 3, H, W\)"):
             fast(noise(n + 1, 3, 8, 8))
 
 
@@ -258,10 +258,10 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
         Fn(lambda m, x: m.c(x).as_strided((1, 8), (512, 64)), c=conv()),
         *(
             torch.zeros(1, 3, 8, 8),
-            "model: its as_strided fixes where maps lie in memory; legal values: a network without",
+            "model: its as_strided fixes where maps lie in memory; expected: a network without",
         ),
     ),
-    "counts": (Counting(), noise(1, 3, 4, 4), "model: its evaluation changes 'seen'; legal values: one that changes"),
+    "counts": (Counting(), noise(1, 3, 4, 4), "model: its evaluation changes 'seen'; expected: one that changes"),
     "writes its input": (Fn(lambda m, x: x.sub_(1)), noise(1, 3, 4, 4), "model: its evaluation changes 'x'"),
     "branches": (Fn(lambda m, x: x if x.sum() > 0 else -x), noise(1, 3, 4, 4), "model: torch.export cannot capture"),
     "other channels": (conv(), torch.zeros(1, 4, 8, 8), "model: torch.export cannot capture this network .*channels"),
@@ -271,7 +271,7 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
         torch.zeros(1, 3, 8, 8, dtype=torch.uint8),
         r"example: \(1, 3, 8, 8\) torch.uint8 is no batch",
     ),
-    "a size": (conv(), (1, 3, 8, 8), r"example: \(1, 3, 8, 8\) is no batch of images; legal values: a floating-point"),
+    "a size": (conv(), (1, 3, 8, 8), r"example: \(1, 3, 8, 8\) is no batch of images; expected: a floating-point"),
     "features": (nn.Linear(3, 3), torch.zeros(1, 3), r"example: \(1, 3\) torch.float32 is no batch of images"),
     "meta": (nn.Conv2d(3, 8, 3, device="meta"), torch.zeros(1, 3, 8, 8, device="meta"), "example: on the meta device"),
     "two devices": (nn.Conv2d(3, 3, 1, device="meta"), torch.zeros(1, 3, 8, 8), "example: is on cpu and the network"),

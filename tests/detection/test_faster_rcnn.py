@@ -68,7 +68,7 @@ def test_nothing_frozen_and_everything_frozen() -> None:
     ("kwargs", "message"),
     [
         ({"freeze_at": 6}, "freeze_at: 6 is not known; 0 for nothing, or stages: 0, 1, 2, 3, 4, 5"),
-        ({"num_classes": 1}, "num_classes: 1 is too small; legal values: 2 or more"),
+        ({"num_classes": 1}, "num_classes: 1 is too small; expected: 2 or more"),
         ({"backbone": "resnet5"}, "model: 'resnet5' is not known"),
     ],
     ids=str,

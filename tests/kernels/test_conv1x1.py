@@ -242,11 +242,11 @@ def test_what_does_not_fit_is_refused() -> None:
     for arguments, says in (
         ((h[0], weight), r"h: a map \(N, K, H, W\)"),
         ((h, weight.t()), r"weight: shape \(3, 5\) does not fit"),
-        ((h, weight[:, :, None]), r"legal: \(5, 3\) or \(5, 3, 1, 1\)"),
+        ((h, weight[:, :, None]), r"expected: \(5, 3\) or \(5, 3, 1, 1\)"),
         ((h, weight, bias[:4]), r"bias: shape \(4,\) does not fit"),
         ((h, weight, bias, s[:, :4]), r"s: shape"),
         ((h, weight, bias, s, e[:1]), r"e: shape \(1, 5, 4, 4\) does not fit"),
-        ((h, weight.half()), "weight: torch.float16 does not fit h; legal value: torch.float32"),
+        ((h, weight.half()), "weight: torch.float16 does not fit h; expected: torch.float32"),
         ((h, weight, bias.to("meta")), "bias: on meta, but h is on"),
     ):
         with pytest.raises(ConfigError, match=says):

@@ -211,7 +211,7 @@ def test_wrong_shapes_do_not_reach_the_kernel(name: str) -> None:
 @pytest.mark.parametrize(("k", "c"), [(12, 16), (16, 20)])
 def test_channels_that_fill_no_vector(k: int, c: int) -> None:
     h, w, _, b, e = operands(1, k, c, 5, 6, (1, 1))
-    with pytest.raises(RuntimeError, match=rf"{k} to {c} channels; legal values: multiples of (8|16)"):
+    with pytest.raises(RuntimeError, match=rf"{k} to {c} channels; expected: multiples of (8|16)"):
         ops.conv3x3_packed(h, conv3x3_cpu.pack(w), c, [1, 1], b, e, True)
     assert not conv3x3_cpu.suits(w, 10_000, 625)
 

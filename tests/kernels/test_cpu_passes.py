@@ -179,9 +179,9 @@ def test_threads_change_nothing(last: bool) -> None:
     x = laid(torch.randn(3, 24, 60, 60), last)
     norm, unit, e = nn.BatchNorm2d(24), SEConfig(reduction=4).build(24), torch.randn_like(x)
 
-    def tail() -> list[Tensor]:
+    def epilogue() -> list[Tensor]:
         leaves = [x.detach().requires_grad_(), e.detach().requires_grad_(), *norm.parameters(), *unit.parameters()]
-        y = fuse.block_tail(leaves[0], norm, unit, leaves[1], everywhere=True)
+        y = fuse.block_epilogue(leaves[0], norm, unit, leaves[1], everywhere=True)
         return [y, *torch.autograd.grad(y, leaves, x)]
 
     before, found = torch.get_num_threads(), []
@@ -190,7 +190,7 @@ def test_threads_change_nothing(last: bool) -> None:
             torch.set_num_threads(threads)
             sums = cpu_passes.reduce(x, x, None, None, None, None, None, None, relu=True, keep=False)
             y = cpu_passes.apply(x, x, None, None, None, None, True)
-            found.append([*cpu_passes.moments(x)[:2], *sums[1:3], y, *tail()])
+            found.append([*cpu_passes.moments(x)[:2], *sums[1:3], y, *epilogue()])
     finally:
         torch.set_num_threads(before)
     for one, three in zip(*found, strict=True):
@@ -198,14 +198,14 @@ def test_threads_change_nothing(last: bool) -> None:
 
 
 @pytest.mark.parametrize("squeeze", ["avg", "max"])
-def test_a_tail(squeeze: Any) -> None:
+def test_an_epilogue(squeeze: Any) -> None:
     norm, unit = nn.BatchNorm2d(20), SEConfig(reduction=4, squeeze=squeeze).build(20)
     x, e, g = (laid(torch.randn(4, 20, 19, 13), True).requires_grad_(i < 2) for i in range(3))
     leaves = [x, e, *norm.parameters(), *unit.parameters()]
-    found = torch.autograd.grad(fuse.block_tail(x, norm, unit, e, everywhere=True), leaves, g)
+    found = torch.autograd.grad(fuse.block_epilogue(x, norm, unit, e, everywhere=True), leaves, g)
     x, e = (m.detach().double().requires_grad_() for m in (x, e))
     leaves = [x, e, *norm.double().parameters(), *unit.double().parameters()]
-    wanted = torch.autograd.grad(sf.block_tail(x, norm, unit, e), leaves, g.double())
+    wanted = torch.autograd.grad(sf.block_epilogue(x, norm, unit, e), leaves, g.double())
     for mine, theirs in zip(found, wanted, strict=True):
         assert (mine - theirs).norm() < 1e-5 * theirs.norm()
 

@@ -32,7 +32,7 @@ from senet import (
 )
 from senet.blocks.residual import Bottleneck, ResidualSpec
 from senet.data import open_data
-from senet.initial import draw_
+from senet.initialization import draw_
 from senet.kernels import fuse, fuse_, ops, unfuse_
 from senet.recipes.recipe import DataRecipe
 from tests.models.small import FAMILIES, pixels, small
@@ -44,8 +44,8 @@ TINY: Any = replace(cast(Any, get_net("se_resnet20")).depths(1, 1, 1), num_class
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The calls of the operation."""
     seen: list[Any] = []
-    tail = ops.tail
-    monkeypatch.setattr(ops, "tail", lambda *args: seen.append(args) or tail(*args))
+    epilogue = ops.block_epilogue
+    monkeypatch.setattr(ops, "block_epilogue", lambda *args: seen.append(args) or epilogue(*args))
     return seen
 
 
@@ -115,10 +115,10 @@ def test_every_place_and_unit(config: Any, placement: Any, calls: list[Any]) -> 
     else:
         assert gated == 2
         assert report.left == []
-        tail = "batch norm, unit, sum and ReLU" if placement == "standard" else "batch norm, sum and ReLU"
+        epilogue = "batch norm, unit, sum and ReLU" if placement == "standard" else "batch norm, sum and ReLU"
         assert [what for _, what in report.fused] == [
             "batch norm and ReLU",
-            tail,
+            epilogue,
             *["unit"] * (placement != "standard"),
         ]
 
@@ -145,7 +145,7 @@ def test_wrong_values_are_refused() -> None:
         fuse_(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()))
     with pytest.raises(ConfigError, match="is not fused"):
         unfuse_(create_model(TINY, fused=False))
-    with pytest.raises(ConfigError, match="fused: 'on' is not known; legal values: auto, True, False"):
+    with pytest.raises(ConfigError, match="fused: 'on' is not known; expected: auto, True, False"):
         create_model(TINY, fused="on")  # type: ignore[call-overload]
     with pytest.raises(ConfigError, match="fused: 1 is not known"):
         create_model(TINY, fused=1)  # type: ignore[call-overload]

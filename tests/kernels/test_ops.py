@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from senet import ECAConfig, SEConfig, SharedConfig, UnitConfig
 from senet import functional as sf
-from senet.initial import draw_
+from senet.initialization import draw_
 from senet.insert import InsertedUnit, Site
 from senet.kernels import cc, cpu_passes, fuse, ops, passes, probe
 
@@ -94,24 +94,24 @@ def assert_equal(found: list[Tensor], wanted: list[Tensor], tolerance: float) ->
 def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The norms and units of the calls of the operation; a test without any has tested the reference by itself."""
     seen: list[str] = []
-    tail = ops.tail
+    epilogue = ops.block_epilogue
 
     def counted(*args: Any) -> Any:
         seen.append(f"{args[11]} {args[10]}")
-        return tail(*args)
+        return epilogue(*args)
 
-    monkeypatch.setattr(ops, "tail", counted)
+    monkeypatch.setattr(ops, "block_epilogue", counted)
     yield seen
     assert seen
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize("name", UNITS)
-def test_tail(name: str, mode: str, calls: list[str]) -> None:
+def test_block_epilogue(name: str, mode: str, calls: list[str]) -> None:
     x, e, norm, unit = map_of(3, 8, 5, 3), map_of(3, 8, 5, 3, seed=1), norm_of(), unit_of(UNITS[name])
     norm.train(mode == "train")
-    wanted = results(sf.block_tail, x, e, norm, unit)
-    assert_equal(results(fuse.block_tail, x, e, norm, unit, everywhere=True), wanted, 1e-10)
+    wanted = results(sf.block_epilogue, x, e, norm, unit)
+    assert_equal(results(fuse.block_epilogue, x, e, norm, unit, everywhere=True), wanted, 1e-10)
 
 
 @pytest.mark.parametrize(
@@ -130,8 +130,8 @@ def test_tail(name: str, mode: str, calls: list[str]) -> None:
 def test_norms(options: dict[str, Any], mode: str, calls: list[str]) -> None:
     norm, unit = norm_of(**options).train(mode == "train"), unit_of(SEConfig(reduction=4, squeeze="max"))
     x, e = map_of(3, 8, 5, 3), map_of(3, 8, 5, 3, seed=1)
-    wanted = results(sf.block_tail, x, e, norm, unit)
-    assert_equal(results(fuse.block_tail, x, e, norm, unit, everywhere=True), wanted, 1e-10)
+    wanted = results(sf.block_epilogue, x, e, norm, unit)
+    assert_equal(results(fuse.block_epilogue, x, e, norm, unit, everywhere=True), wanted, 1e-10)
     wanted = results(sf.norm_relu, x, None, norm, None)
     assert_equal(results(fuse.norm_relu, x, None, norm, None, everywhere=True), wanted, 1e-10)
 
@@ -158,14 +158,14 @@ def test_unit_alone(name: str, calls: list[str]) -> None:
 def test_shapes_and_layouts(kind: type[nn.Module], shape: tuple[int, ...], calls: list[str]) -> None:
     norm, unit = norm_of(shape[1], kind), unit_of(SEConfig(squeeze="max"), shape[1])
     x, e = map_of(*shape), map_of(*shape, seed=1)
-    wanted = results(sf.block_tail, x, e, norm, unit)
+    wanted = results(sf.block_epilogue, x, e, norm, unit)
     last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(len(shape), torch.contiguous_format)
     gappy = x.new_empty(*shape[:-1], 2 * shape[-1])[..., ::2].copy_(x)
     for x_, e_ in ((x, e), (x.to(memory_format=last), e), (x.to(memory_format=last), e.to(memory_format=last))):
-        found = results(fuse.block_tail, x_, e_, norm, unit, everywhere=True)
+        found = results(fuse.block_epilogue, x_, e_, norm, unit, everywhere=True)
         assert_equal(found, wanted, 1e-10)
         assert found[0].is_contiguous(memory_format=last if x_ is not x else torch.contiguous_format)
-    assert_equal(results(fuse.block_tail, gappy, e, norm, unit, everywhere=True), wanted, 1e-10)
+    assert_equal(results(fuse.block_epilogue, gappy, e, norm, unit, everywhere=True), wanted, 1e-10)
 
 
 @pytest.mark.parametrize(("dtype", "ulp"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2), (torch.float16, 3e-3)])
@@ -174,10 +174,10 @@ def test_types_of_maps(dtype: torch.dtype, ulp: float, calls: list[str]) -> None
     for like in {torch.float32, dtype}:
         norm, unit = norm_of().to(like), unit_of(SEConfig(reduction=4)).to(like)
         x, e = map_of(4, 8, 9, 9).to(dtype), map_of(4, 8, 9, 9, seed=1).to(dtype)
-        found = results(fuse.block_tail, x, e, norm, unit, everywhere=True)
+        found = results(fuse.block_epilogue, x, e, norm, unit, everywhere=True)
         assert found[0].dtype == found[1].dtype == dtype
         assert found[3].dtype == like
-        wanted = results(sf.block_tail, x.double(), e.double(), norm.double(), unit.double())
+        wanted = results(sf.block_epilogue, x.double(), e.double(), norm.double(), unit.double())
         assert_equal(found, wanted, ulp)
 
 
@@ -213,16 +213,16 @@ CASES = [
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[10] or 'none'}-{case[11] or 'none'}")
 def test_operations_are_what_torch_wants_of_one(case: tuple[Any, ...]) -> None:
-    torch.library.opcheck(torch.ops.senet.tail.default, case)
+    torch.library.opcheck(torch.ops.senet.block_epilogue.default, case)
     x, e, gamma, beta, mean, var, *rest = case
-    y, mu, v, z0, s, _ = torch.ops.senet.tail(*case)
+    y, mu, v, z0, s, _ = torch.ops.senet.block_epilogue(*case)
     if case[11] != "batch":
         mu, v = mean, var
     kept = y.detach() if e is not None and case[13] else None
     saved = [None if t is None else t.detach() for t in (x, kept, gamma, beta, mu, v)]
     saved += [z0, s] if case[10] else [None, None]
     rest = [t.detach() if isinstance(t, Tensor) else t for t in rest]
-    torch.library.opcheck(torch.ops.senet.tail_backward.default, (torch.ones_like(y), *saved, None, *rest))
+    torch.library.opcheck(torch.ops.senet.block_epilogue_backward.default, (torch.ones_like(y), *saved, None, *rest))
 
 
 # A convolution in float64 takes long on a CPU, and ECA is tested against autograd.
@@ -232,30 +232,34 @@ def test_finite_differences(case: tuple[Any, ...]) -> None:
 
     def function(*leaves: Tensor) -> Tensor:
         given = iter(leaves)
-        return torch.ops.senet.tail(*(next(given) if isinstance(t, Tensor) and t.requires_grad else t for t in case))[0]
+        return torch.ops.senet.block_epilogue(
+            *(next(given) if isinstance(t, Tensor) and t.requires_grad else t for t in case)
+        )[0]
 
     assert torch.autograd.gradcheck(function, leaves)
 
 
 # In eager mode an autograd function, else the operation.
-WAYS = pytest.mark.parametrize("tail", [ops.tail, torch.ops.senet.tail], ids=["eager", "operation"])
+WAYS = pytest.mark.parametrize(
+    "epilogue", [ops.block_epilogue, torch.ops.senet.block_epilogue], ids=["eager", "operation"]
+)
 
 
 @WAYS
-def test_second_derivatives_are_refused(tail: Any) -> None:
+def test_second_derivatives_are_refused(epilogue: Any) -> None:
     case = arguments("se sigmoid avg")
-    (dx,) = torch.autograd.grad(tail(*case)[0].square().sum(), case[0], create_graph=True)
+    (dx,) = torch.autograd.grad(epilogue(*case)[0].square().sum(), case[0], create_graph=True)
     with pytest.raises(RuntimeError, match=r"no second derivative; senet.kernels.unfuse_\(model\)"):
         dx.sum().backward()
 
 
 @WAYS
-def test_batches_of_gradients_are_refused(tail: Any) -> None:
+def test_batches_of_gradients_are_refused(epilogue: Any) -> None:
     case = arguments("se sigmoid avg")
-    y = tail(*case)[0]
+    y = epilogue(*case)[0]
     with pytest.raises(RuntimeError, match=r"do not take a batch of gradients; senet.kernels.unfuse_\(model\)"):
         torch.autograd.grad(y, case[0], torch.ones(2, *y.shape, dtype=y.dtype), is_grads_batched=True)
-    y = tail(*case)[0]
+    y = epilogue(*case)[0]
     with pytest.raises(RuntimeError, match="do not take a batch of gradients"):
         torch.vmap(lambda g: torch.autograd.grad(y, case[0], g))(torch.ones(2, *y.shape, dtype=y.dtype))
 
@@ -283,10 +287,10 @@ def test_a_norm_that_does_not_count(momentum: float | None, calls: list[str]) ->
 
 
 @WAYS
-def test_a_shortcut_alone_may_want_a_gradient(tail: Any) -> None:
+def test_a_shortcut_alone_may_want_a_gradient(epilogue: Any) -> None:
     case = arguments()
     x, e, *rest = [t.detach() if isinstance(t, Tensor) else t for t in case]
-    y = tail(x, e.requires_grad_(), *rest)[0]
+    y = epilogue(x, e.requires_grad_(), *rest)[0]
     assert torch.equal(torch.autograd.grad(y.sum(), e)[0], (y > 0).double())
 
 
@@ -302,14 +306,14 @@ def test_by_triton(name: str, device: torch.device, calls: list[str], monkeypatc
     )
     unit = unit and unit.float().to(device)
     x, e = (map_of(2, 13, 5, 3, seed=i).float().to(device) for i in range(2))
-    wanted = results(sf.block_tail, x.double(), e.double(), norm.double(), unit and unit.double())
+    wanted = results(sf.block_epilogue, x.double(), e.double(), norm.double(), unit and unit.double())
     norm, unit = norm.float(), unit and unit.float()
     # What is allocated is full of NaN, which stays where a kernel does not write.
     torch.use_deterministic_algorithms(True)
     try:
         for last in (torch.contiguous_format, torch.channels_last):
             maps = x.to(memory_format=last), e.to(memory_format=last)
-            assert_equal(results(fuse.block_tail, *maps, norm, unit, everywhere=True), wanted, 1e-4)
+            assert_equal(results(fuse.block_epilogue, *maps, norm, unit, everywhere=True), wanted, 1e-4)
     finally:
         torch.use_deterministic_algorithms(False)
 
@@ -327,11 +331,11 @@ class Log(TorchDispatchMode):
 def test_dispatch_modes_see_the_operations_and_nothing_else() -> None:
     case = arguments("se sigmoid avg")
     with Log() as log:
-        y = ops.tail(*case)[0]
+        y = ops.block_epilogue(*case)[0]
         y.backward(torch.ones_like(y))
     assert [name for name in log.seen if name.startswith("senet")] == [
-        "senet.tail.default",
-        "senet.tail_backward.default",
+        "senet.epilogue.default",
+        "senet.block_epilogue_backward.default",
     ]
     assert not any("mul" in name or "sum" in name for name in log.seen)
 
@@ -341,7 +345,7 @@ def test_maps_without_data_compile_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     for mode, device in ((FakeTensorMode(), "cpu"), (nullcontext(), "meta")):
         with mode:
             x = torch.empty(2, 4, 3, 2, device=device, requires_grad=True)
-            y = ops.tail(x, *(None,) * 9, "", "batch", 1e-5, True, "")[0]
+            y = ops.block_epilogue(x, *(None,) * 9, "", "batch", 1e-5, True, "")[0]
             y.sum().backward()
             assert x.grad is not None
             assert x.grad.shape == y.shape == x.shape

@@ -208,12 +208,12 @@ def test_illegal_values(fields: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"one": 0}, "one: 0 is too small; legal values: 1 or more"),
+        ({"one": 0}, "one: 0 is too small; expected: 1 or more"),
         ({"proj": 0}, "proj: 0 is too small"),
         ({"three": (64, 0)}, r"three: \(64, 0\) has a width below 1"),
         ({"double": (64, 96)}, r"double: \(64, 96\) must have 3 entries"),
-        ({"pool": "mean"}, "pool: 'mean' is not known; legal values: avg, max"),
-        ({"stride": 3}, "stride: 3 is not known; legal values: 1, 2"),
+        ({"pool": "mean"}, "pool: 'mean' is not known; expected: avg, max"),
+        ({"stride": 3}, "stride: 3 is not known; expected: 1, 2"),
         ({"stride": 2}, "stride: 2 needs pool='max', one=0 and proj=0"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",

@@ -14,7 +14,7 @@ from torch import nn
 from senet import ConfigError, ECAConfig, Net, NoSqueezeConfig, SEConfig, SharedConfig, create_model, describe
 from senet.blocks.inception import Mixed, ResidualInception
 from senet.config import from_dict, to_dict
-from senet.initial import draw_
+from senet.initialization import draw_
 from senet.models.inception_resnet import inception_resnet_v2, se_inception_resnet_v2
 from tests.models.test_every_model import assert_learns, units_of
 from tests.models.theirs import randomise_
@@ -185,9 +185,9 @@ def test_the_table_can_be_written_and_read_and_says_its_layers() -> None:
         (
             inception_resnet_v2,
             {"layout": "slims"},
-            "layout: 'slims' is not known.*legal values: slim, figures",
+            "layout: 'slims' is not known.*expected: slim, figures",
         ),
-        (se_figures, {"se_at": "block"}, "se_at: 'block' is not known; legal values: residual, all"),
+        (se_figures, {"se_at": "block"}, "se_at: 'block' is not known; expected: residual, all"),
         (inception_resnet_v2, {"se_at": "all"}, r"se_at: 'all' has no effect, the network has no attention unit"),
         (
             se_figures,
@@ -195,7 +195,7 @@ def test_the_table_can_be_written_and_read_and_says_its_layers() -> None:
             "se_at: 'all' has no effect, no stage of se.stages",
         ),
         (se_figures, {"se": SEConfig(stages=(5,))}, "se.stages: 5 is not known; stages of this network: 2, 3, 4"),
-        (se_figures, {"se": SEConfig(placement="post")}, "se.placement: 'post' has no meaning.*legal values: standard"),
+        (se_figures, {"se": SEConfig(placement="post")}, "se.placement: 'post' has no meaning.*expected: standard"),
         (se_figures, {"pool": "pad"}, "pool: no field 'pool'"),
     ],
 )

@@ -189,7 +189,7 @@ def test_fields() -> None:
     ("net", "fields", "message"),
     [
         (mobilenet, {"se_at": "pointwise"}, "se_at: 'pointwise' has no effect"),
-        (se_mobilenet, {"se_at": "branch"}, "se_at: 'branch' is not known; legal values: pointwise, depthwise"),
+        (se_mobilenet, {"se_at": "branch"}, "se_at: 'branch' is not known; expected: pointwise, depthwise"),
         (se_mobilenet, {"stem_width": 0}, "^stem_width: 0 is too small"),
         (se_mobilenet, {"stages": ()}, r"^stages: \(\) must have at least one row"),
         (se_mobilenet, {"stages": (MobileStage(depth=1, out=8, stride=0),)}, r"^stages\[0\].stride: 0 is too small"),
@@ -199,7 +199,7 @@ def test_fields() -> None:
             "se.stages: 1 is not known; stages of this network: 2, 3, 4, 5, 6",
         ),
         (se_mobilenet, {"se": SEConfig(placement="post")}, "se.placement: 'post' has no meaning in this network"),
-        (se_shufflenet_g3, {"se_at": "pointwise"}, "se_at: 'pointwise' is not known; legal values: branch, unit"),
+        (se_shufflenet_g3, {"se_at": "pointwise"}, "se_at: 'pointwise' is not known; expected: branch, unit"),
         (se_shufflenet_g3, {"stages": ()}, r"^stages: \(\) must have at least one row"),
         (se_shufflenet_g3, {"groups": 0}, "^groups: 0 is too small"),
         (se_shufflenet_g3, {"groups": 8}, "^groups: 8 does not divide 60 channels of stage 2"),

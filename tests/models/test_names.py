@@ -208,5 +208,5 @@ def test_a_network_of_ones_own() -> None:
 def test_an_abstract_table_builds_nothing() -> None:
     with pytest.raises(NotImplementedError):
         Net().build_features()
-    with pytest.raises(ConfigError, match=r"^model: Net is abstract; legal values: ResidualNet, .*ShakeNet"):
+    with pytest.raises(ConfigError, match=r"^model: Net is abstract; expected: ResidualNet, .*ShakeNet"):
         create_model(Net())

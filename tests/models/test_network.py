@@ -107,7 +107,7 @@ def test_reset_classifier(model: Network) -> None:
     assert tuned(images(2, 3, 32, 32)).shape == (2, 64)
     tuned.reset_classifier(2)
     assert tuned(images(2, 3, 32, 32)).shape == (2, 2)
-    with pytest.raises(ConfigError, match="num_classes: -2 is too small; legal values: 0 or more"):
+    with pytest.raises(ConfigError, match="num_classes: -2 is too small; expected: 0 or more"):
         tuned.reset_classifier(-2)
     assert model.num_classes == 10
 

@@ -233,9 +233,9 @@ def test_small_odd_and_grey_images(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"stem_width": 0}, "stem_width: 0 is too small; legal values: 1 or more"),
+        ({"stem_width": 0}, "stem_width: 0 is too small; expected: 1 or more"),
         ({"stages": ()}, r"stages: \(\) must have at least one row"),
-        ({"shortcut": "A"}, "shortcut: 'A' is not known; legal values: projection, zero_pad"),
+        ({"shortcut": "A"}, "shortcut: 'A' is not known; expected: projection, zero_pad"),
         ({"stages": (Stage(block="basic", depth=0, mid=4, out=4),)}, r"^stages\[0\].depth: 0 is too small"),
         ({"stages": (Stage(block="basic", depth=1, mid=4, out=4, groups=2),)}, r"^stages\[0\].groups: 2 has no effect"),
         (

@@ -249,9 +249,9 @@ BASIC_ROW = Stage(block="basic", depth=1, mid=8, out=8)
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"stem_width": 0}, "stem_width: 0 is too small; legal values: 1 or more"),
-        ({"shake": "keep"}, "shake: 'keep' is not known; legal values: shake, even"),
-        ({"se_at": "both"}, "se_at: 'both' is not known; legal values: each_branch, mixed"),
+        ({"stem_width": 0}, "stem_width: 0 is too small; expected: 1 or more"),
+        ({"shake": "keep"}, "shake: 'keep' is not known; expected: shake, even"),
+        ({"se_at": "both"}, "se_at: 'both' is not known; expected: each_branch, mixed"),
         ({"se": SEConfig(placement="pre")}, "se.placement: 'pre' has no meaning in this network"),
         ({"stages": ()}, r"stages: \(\) must have at least one row"),
         ({"stages": (BASIC_ROW, BOTTLENECK_ROW)}, "stages: 'basic' and 'bottleneck' rows do not mix"),

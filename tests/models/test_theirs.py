@@ -54,7 +54,7 @@ def test_timms_legacy_basic_blocks_have_one_relu_more() -> None:
         assert not torch.allclose(ours(images(64)), other(images(64)), rtol=0.01)
     for block in ours.modules():
         if isinstance(block, Basic):
-            block.tail = lambda u, norm, se, shortcut: torch.relu(se(torch.relu(norm(u))) + shortcut)
+            block.epilogue = lambda u, norm, se, shortcut: torch.relu(se(torch.relu(norm(u))) + shortcut)
     assert_same(ours, other, 64)
 
 

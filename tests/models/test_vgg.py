@@ -134,7 +134,7 @@ def test_dropout_is_inside_the_head_too(dropout: float) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"hidden": 0}, "^hidden: 0 is too small; legal values: 1 or more"),
+        ({"hidden": 0}, "^hidden: 0 is too small; expected: 1 or more"),
         ({"conv_bias": 1}, "^conv_bias: 1 is not true or false"),
         ({"stages": ()}, r"^stages: \(\) must have at least one row"),
         ({"stages": (VGGStage(depth=0, out=8),)}, r"^stages\[0\].depth: 0 is too small"),

@@ -26,7 +26,7 @@ def copy_weights(ours: Network, theirs: nn.Module, *, stem: str = "", head: str 
     want = theirs.state_dict()
     state: dict[str, Tensor] = {}
     for name, tensor in ours.state_dict().items():
-        # The last batch norm of a block is its tail's: bn2 of a basic block, bn3 of a bottleneck.
+        # The last batch norm of a block is its epilogue's: bn2 of a basic block, bn3 of a bottleneck.
         name = re.sub(r"(block\d+)\.norm\.", rf"\1.norm{2 if is_basic else 3}.", name)
         name = their_name(name, stem=stem, head=head)
         state[name] = tensor.reshape(want[name].shape)

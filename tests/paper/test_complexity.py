@@ -176,7 +176,7 @@ def test_tables_prints_both(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
         ("mobilenet --se-at depthwise", "--se-at: has no effect, the network has no attention unit"),
         ("se_mobilenet --se-at dw", "se_at: 'dw' is not known"),
         ("resnet20 --first-1x1 half", "first_1x1: 'half' needs bottlenecks"),
-        ("se_vgg16_bn --placement pre", "se.placement: 'pre' has no meaning in this network; legal values: standard"),
+        ("se_vgg16_bn --placement pre", "se.placement: 'pre' has no meaning in this network; expected: standard"),
     ],
 )
 def test_info_refuses(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,10 +16,10 @@ from senet.cli import options
 from senet.cli.line import Line
 from senet.cli.train import twins
 from senet.models.registry import canonical_name
-from senet.recipes.files import RECIPE, read_recipe, write_recipe_file
 from senet.recipes.recipe import DataRecipe, OptimRecipe, ScheduleRecipe, TrainRecipe
 from senet.recipes.registry import FILES, get_recipe, recipe_for, recipes
 from senet.recipes.scaling import scaled
+from senet.runs.recipe_file import RECIPE, read_recipe, write_recipe_file
 
 RECIPE_MODULES = [import_module(f"senet.recipes.{file}") for file in FILES]
 
@@ -280,10 +280,10 @@ def test_a_file_with_a_wrong_field_names_it(tmp_path: Path) -> None:
 
 
 PARTS: list[tuple[type, dict[str, Any], str | None]] = [
-    (DataRecipe, {"image_size": 0}, "image_size: 0 is too small; legal values: 1 or more"),
+    (DataRecipe, {"image_size": 0}, "image_size: 0 is too small; expected: 1 or more"),
     (DataRecipe, {"batch_size": 0}, "batch_size: 0 is too small"),
     (DataRecipe, {"batch_size": 1}, None),
-    (DataRecipe, {"workers": -1}, "workers: -1 is too small; legal values: 0 or more"),
+    (DataRecipe, {"workers": -1}, "workers: -1 is too small; expected: 0 or more"),
     (DataRecipe, {"workers": 0}, None),
     (DataRecipe, {"val_fraction": 0.0}, "val_fraction: 0.0 is not between 0 and 1"),
     (DataRecipe, {"val_fraction": 1}, "val_fraction: 1 is not between 0 and 1"),
@@ -291,8 +291,8 @@ PARTS: list[tuple[type, dict[str, Any], str | None]] = [
     (DataRecipe, {"train_fraction": 0.0}, "train_fraction: 0.0 is not above 0 and at most 1"),
     (DataRecipe, {"train_fraction": 1.01}, "train_fraction: 1.01 is not above 0 and at most 1"),
     (DataRecipe, {"train_fraction": 1.0}, None),
-    (DataRecipe, {"rotate": -1.0}, "rotate: -1.0 is too small; legal values: 0 or more"),
-    (DataRecipe, {"jitter": -1.0}, "jitter: -1.0 is too small; legal values: 0 or more"),
+    (DataRecipe, {"rotate": -1.0}, "rotate: -1.0 is too small; expected: 0 or more"),
+    (DataRecipe, {"jitter": -1.0}, "jitter: -1.0 is too small; expected: 0 or more"),
     (DataRecipe, {"rotate": 10.0, "jitter": 20.0}, None),
     (DataRecipe, {"crop_scale": (0.0, 1.0)}, r"crop_scale: \(0.0, 1.0\) is not a range within 0 to 1"),
     (DataRecipe, {"crop_scale": (0.5, 0.25)}, "crop_scale: .* is not a range"),
@@ -304,14 +304,14 @@ PARTS: list[tuple[type, dict[str, Any], str | None]] = [
     (DataRecipe, {"mean": (), "std": ()}, "mean, std"),
     (DataRecipe, {"mean": (1.0,) * 3}, "mean, std"),
     (DataRecipe, {"mean": (1.0,) * 3, "std": (1.0,) * 3}, None),
-    (DataRecipe, {"crop": "random"}, "crop: 'random' is not known; legal values: none, pad, resized"),
-    (OptimRecipe, {"lr": 0.0}, "lr: 0.0 is too small; legal values: above 0"),
+    (DataRecipe, {"crop": "random"}, "crop: 'random' is not known; expected: none, pad, resized"),
+    (OptimRecipe, {"lr": 0.0}, "lr: 0.0 is too small; expected: above 0"),
     (OptimRecipe, {"lr": 1e-9}, None),
     (OptimRecipe, {"lr": float("nan")}, "lr: nan is not a finite number"),
     (OptimRecipe, {"lr": float("inf")}, "lr: inf is not a finite number"),
     (OptimRecipe, {"nesterov": True, "momentum": 0.0}, "nesterov: true needs a momentum above 0"),
     (OptimRecipe, {"nesterov": True}, None),
-    (OptimRecipe, {"decay": "none"}, "decay: 'none' is not known; legal values: all, no_shift, weights"),
+    (OptimRecipe, {"decay": "none"}, "decay: 'none' is not known; expected: all, no_shift, weights"),
     (ScheduleRecipe, {"kind": "step"}, "milestones: kind='step' needs at least one"),
     (ScheduleRecipe, {"kind": "step", "milestones": (0.5, 0.25)}, "milestones: .* between 0 and 1, rising"),
     (ScheduleRecipe, {"kind": "step", "milestones": (0.5, 0.5)}, "milestones: .* rising"),
@@ -320,14 +320,14 @@ PARTS: list[tuple[type, dict[str, Any], str | None]] = [
     (ScheduleRecipe, {"milestones": (0.5,)}, "milestones: .* have no effect with kind='cosine'; use kind='step'"),
     (ScheduleRecipe, {"warmup_start": 0.0}, "warmup_start: 0.0 is not above 0 and at most 1"),
     (ScheduleRecipe, {"warmup_start": 1.0}, None),
-    (ScheduleRecipe, {"warmup_shape": "cosine"}, "warmup_shape: 'cosine' is not known; legal values: linear, constant"),
-    (TrainRecipe, {"epochs": 0}, "epochs: 0 is too small; legal values: 1 or more"),
+    (ScheduleRecipe, {"warmup_shape": "cosine"}, "warmup_shape: 'cosine' is not known; expected: linear, constant"),
+    (TrainRecipe, {"epochs": 0}, "epochs: 0 is too small; expected: 1 or more"),
     (TrainRecipe, {"epochs": 1.0}, "epochs: 1.0 is not a whole number"),
     (TrainRecipe, {"epochs": 1}, None),
     (TrainRecipe, {"label_smoothing": 1.0}, "label_smoothing: 1.0 is not below 1"),
     (TrainRecipe, {"ema": 1.0}, "ema: 1.0 is not below 1"),
     (TrainRecipe, {"ema": 0.999, "label_smoothing": 0.5}, None),
-    (TrainRecipe, {"precision": "fp8"}, "precision: 'fp8' is not known.*; legal values: fp32, bf16, fp16"),
+    (TrainRecipe, {"precision": "fp8"}, "precision: 'fp8' is not known.*; expected: fp32, bf16, fp16"),
 ]
 
 

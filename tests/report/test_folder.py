@@ -13,10 +13,10 @@ import pytest
 
 from senet.errors import RunError
 from senet.models.registry import get_net
-from senet.recipes.files import write_recipe_file
 from senet.recipes.registry import recipe_for
 from senet.report.folder import analysis_page, page_of, read_metrics
 from senet.report.html import build
+from senet.runs.recipe_file import write_recipe_file
 from tests.report.pages import full, history
 
 

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from senet.errors import ConfigError, RunError
 from senet.recipes.recipe import Recipe
+from senet.runs import folder as run
 from senet.training import compare as c
-from senet.training import folder as run
 from senet.training.plots import plot_curves
 from senet.training.queue import Done, run_all
 

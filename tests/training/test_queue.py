@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from senet.data import open_data
-from senet.recipes.files import write_recipe_file
 from senet.recipes.recipe import Recipe
-from senet.training import folder as run
+from senet.runs import folder as run
+from senet.runs.recipe_file import write_recipe_file
 from senet.training import queue
 from senet.training.callbacks import Interrupted
 from tests.training.conftest import small
@@ -81,7 +81,7 @@ SIDE_BY_SIDE = """
 import json, sys
 from dataclasses import replace
 from pathlib import Path
-from senet.recipes.files import read_recipe
+from senet.runs.recipe_file import read_recipe
 from senet.training.queue import run_all
 from tests.training.test_queue import open_few, seeded
 

@@ -106,7 +106,7 @@ def test_pictures_of_differences_and_of_errors_alone(recipe: Recipe, plain: Reci
     for name in plan.runs:
         (tmp_path / r.RUNS / name).mkdir(parents=True)
         row = dict.fromkeys(("epoch", "train_loss", "train_error", "test_loss", "test_top1_error"), 1.0)
-        from senet.training.folder import write_metrics
+        from senet.runs.folder import write_metrics
 
         write_metrics(tmp_path / r.RUNS / name, [row])
     results = r.write(tmp_path, [plan, alone], summaries, {})

@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from senet.errors import CheckpointError, RunError
-from senet.recipes.files import read_recipe, write_recipe_file
 from senet.recipes.recipe import Recipe, ScheduleRecipe
-from senet.training import folder as run
+from senet.runs import folder as run
+from senet.runs.recipe_file import read_recipe, write_recipe_file
 from senet.training.callbacks import Interrupted
 from senet.training.run import train
 
@@ -230,7 +230,8 @@ def test_killed_at_any_file_of_the_last_epochs_end(
     file: str, recipe: Recipe, open_small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each file is the one that is not written any more; the resumed run has them all, as the unbroken one."""
-    from senet import checkpoint, files
+    from senet import files
+    from senet.runs import checkpoint
     from senet.training import callbacks, plots
 
     recipe = replace(recipe, train=replace(recipe.train, epochs=1))

@@ -18,9 +18,9 @@ from torch import nn
 from senet import create_model, load
 from senet.errors import ConfigError, MissingExtraError, RunError
 from senet.kernels import cpu_passes
-from senet.recipes.files import write_recipe_file
 from senet.recipes.recipe import OptimRecipe, Recipe, ScheduleRecipe
-from senet.training import folder as run
+from senet.runs import folder as run
+from senet.runs.recipe_file import write_recipe_file
 from senet.training.module import Classifier, freeze_batch_norm_
 from senet.training.run import fitted, kernels, train
 
@@ -247,7 +247,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(recipe: Recipe, tmp_path: P
 
 
 def test_bad_recipe_files(tmp_path: Path) -> None:
-    from senet.recipes.files import read_recipe
+    from senet.runs.recipe_file import read_recipe
 
     file = tmp_path / "r.yaml"
     file.write_text("name: x\nmodel: {family: residual, stem: {width: 4, kernel: 3, stride: 1}, stages: [], dept: 3}")

@@ -12,7 +12,7 @@ from torch import Tensor
 from senet import ConfigError, SEConfig, Unit, UnitConfig, from_dict, override, to_dict
 from senet import functional as sf
 from senet.config import Kind
-from senet.initial import draw_, stream
+from senet.initialization import draw_, stream
 
 CONFIGS = [cls() for cls in UnitConfig.kinds.values()]
 CONFIGS += [SEConfig(squeeze="max", gate="tanh", bias=False, reduction=3, placement="pre", stages=(2, 4))]
@@ -133,12 +133,12 @@ def test_dicts(config: UnitConfig) -> None:
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("placement=middle", "placement: 'middle' is not known; legal values: standard, pre, post, identity, identity"),
+        ("placement=middle", "placement: 'middle' is not known; expected: standard, pre, post, identity, identity"),
         ("stages=[]", r"stages: \(\) must name at least one stage, each once; for no unit at all use se=None"),
         ("stages=[2,2]", r"stages: \(2, 2\) must name at least one stage, each once"),
         ("stages=[2.5]", r"stages\[0\]: 2.5 is not a whole number"),
         ("stages=3", "stages: 3 is not a list"),
-        ("gate=sigmoyd", r"gate: 'sigmoyd' is not known \(did you mean 'sigmoid'\?\); legal values: sigmoid, tanh"),
+        ("gate=sigmoyd", r"gate: 'sigmoyd' is not known \(did you mean 'sigmoid'\?\); expected: sigmoid, tanh"),
         ("rd_ratio=16", "rd_ratio: no field 'rd_ratio'"),
     ],
 )
@@ -187,7 +187,7 @@ def test_no_unit_of_no_channels(config: UnitConfig) -> None:
     one = override(config, "groups=1") if config.kind == "shared" else config
     assert one.build(1)(torch.ones(1, 1, 2)).shape == (1, 1, 2)
     for channels in (0, -8):
-        with pytest.raises(ConfigError, match=f"channels: {channels} is too small; legal values: 1 or more"):
+        with pytest.raises(ConfigError, match=f"channels: {channels} is too small; expected: 1 or more"):
             config.build(channels)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from senet import ECA, ConfigError, ECAConfig, NoSqueeze, NoSqueezeConfig, SEConfig, SharedConfig, SharedExcite
 from senet import functional as sf
-from senet.initial import draw_, stream
+from senet.initialization import draw_, stream
 
 
 def sigmoid(x: float) -> float:
@@ -93,7 +93,7 @@ def test_eca_equals_a_loop_and_timm(kernel: int) -> None:
 
 @pytest.mark.parametrize("kernel", [2, 4, -1])
 def test_eca_refuses_widths_without_a_middle(kernel: int) -> None:
-    with pytest.raises(ConfigError, match=rf"kernel: {kernel} is not a width; legal values: 0 \(by the rule\), 1, 3"):
+    with pytest.raises(ConfigError, match=rf"kernel: {kernel} is not a width; expected: 0 \(by the rule\), 1, 3"):
         ECAConfig(kernel=kernel)
 
 
@@ -134,7 +134,7 @@ def test_shared_refuses_groups_that_do_not_divide() -> None:
     assert SharedExcite(9, SharedConfig(groups=3)).weight.shape == (3,)
     with pytest.raises(ConfigError, match="groups: 3 does not divide the 10 channels of a block"):
         SharedExcite(10, SharedConfig(groups=3))
-    with pytest.raises(ConfigError, match="groups: 0 is too small; legal values: 1 or more"):
+    with pytest.raises(ConfigError, match="groups: 0 is too small; expected: 1 or more"):
         SharedConfig(groups=0)
 
 

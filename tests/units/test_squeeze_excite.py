@@ -10,7 +10,7 @@ from torch import Tensor
 
 from senet import ConfigError, SEConfig, SqueezeExcite
 from senet import functional as sf
-from senet.initial import stream
+from senet.initialization import stream
 
 GATES = {
     "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
@@ -148,7 +148,7 @@ def test_large_values_in_half_precision(dtype: torch.dtype, value: float, w1: fl
 @pytest.mark.parametrize("value", [0, -4])
 def test_no_reduction_below_one(value: int) -> None:
     assert SEConfig(reduction=1).hidden(8) == 8
-    with pytest.raises(ConfigError, match=f"reduction: {value} is too small; legal values: 1 or more"):
+    with pytest.raises(ConfigError, match=f"reduction: {value} is too small; expected: 1 or more"):
         SEConfig(reduction=value)
 
 

@@ -12,12 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from senet import ECAConfig, SEConfig, create_model, insert_
-from senet.checkpoint import header
 from senet.config import to_dict
 from senet.errors import CheckpointError, ConfigError
 from senet.models.net import Preprocessing, ResidualNet, Stage, Stem
 from senet.models.network import Network
 from senet.recipes.recipe import DataRecipe, Recipe
+from senet.runs.checkpoint import header
 from senet.weights.export import state_as
 from senet.weights.load import become_, changes, detect, identify, load_weights_
 from tests.weights.sources import equal, random_

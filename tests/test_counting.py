@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from senet.tally import Tally
+from senet.counting import Tally
 
 
 def test_by_hand() -> None:

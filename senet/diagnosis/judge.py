@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from senet.health.report import Finding, Kind
-from senet.health.watch import Subject, Watch, ends
+from senet.diagnosis.discovery import Subject, Watch, ends
+from senet.diagnosis.report import Finding, Kind
 
 HALF = 65504.0
 """The largest number of half precision."""

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from senet.diagnosis.discovery import Subject, Watch, ends, find
+from senet.diagnosis.judge import Judge, saturated, some
+from senet.diagnosis.placement import misplaced
+from senet.diagnosis.report import Report, UnitRow
 from senet.errors import ConfigError
-from senet.health.judge import Judge, saturated, some
-from senet.health.place import misplaced
-from senet.health.report import Report, UnitRow
-from senet.health.watch import Subject, Watch, ends, find
 from senet.models.net import Net
 from senet.models.network import Network, StageMaps
-from senet.trace import untouched
+from senet.tracing import untouched
 from senet.units.unit import Unit
 
 
@@ -90,7 +90,7 @@ def doctor(model: nn.Module, batch: Tensor | None = None) -> Report:
 def _checked(batch: Tensor) -> Tensor:
     if batch.dim() < 3 or len(batch) < 2 or not batch.is_floating_point():
         what = f"{tuple(batch.shape)} of {str(batch.dtype).removeprefix('torch.')}"
-        raise ConfigError(f"batch: {what} is none; legal values: (N, C, H, W) images as floats, N of 2 or more")
+        raise ConfigError(f"batch: {what} is none; expected: (N, C, H, W) images as floats, N of 2 or more")
     if not batch.isfinite().all():
         raise ConfigError("batch: has values that are infinite or not numbers")
     return batch

@@ -26,8 +26,8 @@ import senet
 from senet.device import cpu_name
 from senet.errors import RunError
 from senet.files import write_text
-from senet.recipes.files import RECIPE, write_recipe_file
 from senet.recipes.recipe import Recipe
+from senet.runs.recipe_file import RECIPE, write_recipe_file
 
 ENVIRONMENT, METRICS, CURVES = "environment.json", "metrics.csv", "curves.png"
 BEST, LAST, SUMMARY = "best.safetensors", "last.ckpt", "summary.json"

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from senet import SEConfig, create_model
-from senet.initial import draw_, number, stream
+from senet.initialization import draw_, number, stream
 
 
 def test_numbers_are_the_same_on_every_machine() -> None:

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from senet.diagnosis.discovery import Calls, Subject, find, per_channel, watching
 from senet.errors import ConfigError, unknown
-from senet.health.watch import Calls, Subject, find, per_channel, watching
 
 
 @dataclass(frozen=True, eq=False)

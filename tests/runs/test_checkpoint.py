@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from senet import CheckpointError, ECAConfig, Network, Recipe, RunError, SEConfig, create_model, load, save
-from senet.checkpoint import KEY, find, header, kept_weights, read_ckpt
 from senet.recipes.registry import get_recipe, recipe_for
+from senet.runs.checkpoint import KEY, find, header, kept_weights, read_ckpt
 
 CLASSES = tuple("0123456789")
 

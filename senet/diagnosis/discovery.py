@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from senet.errors import ConfigError
 from senet.insert import InsertedUnit
-from senet.trace import evaluating
+from senet.tracing import evaluating
 from senet.units.unit import Unit
 
 NAME = re.compile(

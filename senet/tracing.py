@@ -188,10 +188,10 @@ class Trace:
 def check_model(model: object) -> None:
     """Raise ConfigError for what no hook can see into."""
     if not isinstance(model, nn.Module):
-        raise ConfigError(f"model: {model!r} is no network; legal values: a torch.nn.Module")
+        raise ConfigError(f"model: {model!r} is no network; expected: a torch.nn.Module")
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
-            raise ConfigError(f"model: {name!r} is scripted; legal values: a network from before torch.jit, in Python")
+            raise ConfigError(f"model: {name!r} is scripted; expected: a network from before torch.jit, in Python")
 
 
 def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> Trace:

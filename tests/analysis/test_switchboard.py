@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from senet import create_model, insert_
-from senet.app.gates import Averages, Switchboard
+from senet.analysis.switchboard import Averages, Switchboard
 from senet.errors import ConfigError
 from senet.units.config import SEConfig
 

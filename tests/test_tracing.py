@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from senet import SEConfig, create_model
 from senet.errors import ConfigError
-from senet.trace import trace
+from senet.tracing import trace
 
 Forward = Callable[["Block", Tensor], Tensor]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from senet.health.report import Finding
-from senet.health.watch import Subject
+from senet.diagnosis.discovery import Subject
+from senet.diagnosis.report import Finding
 from senet.models.network import Network, StageMaps
-from senet.trace import Sum, Trace, trace
+from senet.tracing import Sum, Trace, trace
 from senet.units.unit import Unit
 
 LINEAR = ("add", "sub", "mul", "div", "clone", "_to_copy")

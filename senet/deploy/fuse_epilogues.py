@@ -10,15 +10,15 @@ import torch
 from torch import fx
 
 from senet.deploy.fold import weights_of
-from senet.deploy.gates import VIEWS, Gated, groups_of, pointwise_layer
 from senet.deploy.graph import Graph, aten, only_user, operation, shape
+from senet.deploy.squeeze_early import VIEWS, Gated, groups_of, pointwise_layer
 
 WIDEST = 1024
 """Input channels up to which the C kernel beats oneDNN: a tile's rows stay in the nearest cache."""
 
 
 @dataclass(frozen=True)
-class Tail:
+class Epilogue:
     """`end = relu(s u + e)`: `u` what the gates multiply; s, or e, or the ReLU may be missing."""
 
     end: fx.Node
@@ -28,10 +28,10 @@ class Tail:
     relu: bool
 
 
-def find_tails(g: Graph, gates: dict[fx.Node, Gated]) -> Iterator[Tail]:
-    """Residual sums of a gated map or of a convolution, with the ReLU that follows; each node is in one tail.
+def find_epilogues(g: Graph, gates: dict[fx.Node, Gated]) -> Iterator[Epilogue]:
+    """Residual sums of a gated map or of a convolution, with the ReLU that follows; each node is in one epilogue.
 
-    A tail reads what the graph is by then, so those before it may be fused meanwhile.
+    A epilogue reads what the graph is by then, so those before it may be fused meanwhile.
     """
     for add in g.calls(aten.add.Tensor):
         if len(add.args) != 2 or add.kwargs or not all(isinstance(a, fx.Node) for a in add.args):
@@ -45,13 +45,13 @@ def find_tails(g: Graph, gates: dict[fx.Node, Gated]) -> Iterator[Tail]:
         relu = only_user(add)
         end = relu if relu is not None and relu.target is aten.relu.default else add
         if gated is not None:
-            yield Tail(end, gated[0].u, gated[0].s, gated[1], end is not add)
+            yield Epilogue(end, gated[0].u, gated[0].s, gated[1], end is not add)
         elif conv is not None:
-            yield Tail(end, conv[0], None, conv[1], end is not add)
+            yield Epilogue(end, conv[0], None, conv[1], end is not add)
 
 
-def fuse_tail(g: Graph, t: Tail, how: str) -> bool:
-    """Put one operation in a tail's place; False where it stays.
+def fuse_epilogue(g: Graph, t: Epilogue, how: str) -> bool:
+    """Put one operation in an epilogue's place; False where it stays.
 
     how: "c" for the C kernel (a CPU with a compiler), "cuda" for the Triton kernel, "eager" for `addcmul`.
     """
@@ -80,7 +80,7 @@ def _suits(g: Graph, conv: fx.Node) -> bool:
     return weight is not None and weight.dtype == torch.float32 and weight.shape[1] <= WIDEST
 
 
-def _packed(g: Graph, conv: fx.Node, h: Any, bias: Any, s: fx.Node | None, t: Tail) -> fx.Node:
+def _packed(g: Graph, conv: fx.Node, h: Any, bias: Any, s: fx.Node | None, t: Epilogue) -> fx.Node:
     from senet.kernels.conv1x1_cpu import pack
 
     weight, _ = weights_of(g, conv)
@@ -99,7 +99,7 @@ def _flat(g: Graph, s: fx.Node, before: fx.Node) -> fx.Node:
     return flat
 
 
-def _addcmul(g: Graph, t: Tail) -> bool:
+def _addcmul(g: Graph, t: Epilogue) -> bool:
     with g.graph.inserting_before(t.end):
         y = g.graph.call_function(aten.addcmul.default, (t.e, t.u, t.s))
         y.meta = dict(t.end.meta)

@@ -1,0 +1,1 @@
+"""What a run leaves behind: every file name, its writer and its typed reader."""
