@@ -42,7 +42,7 @@ def test_unknown(value: object, legal: tuple[object, ...], text: str) -> None:
     error = unknown("f", value, legal)
     assert type(error) is ConfigError
     assert str(error) == text
-    assert str(unknown("f", value, iter(legal), kind="words")) == text.replace("legal values", "words")
+    assert str(unknown("f", value, iter(legal), kind="words")) == text.replace("expected", "words")
     assert str(unknown("f", value, legal, says="no {!r} here")) == text.replace(
         f"{value!r} is not known", f"no {value!r} here"
     )

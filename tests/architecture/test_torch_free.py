@@ -126,7 +126,7 @@ def test_a_written_table_finds_its_family_in_a_fresh_process() -> None:
         (["tran"], 2, "", "command: 'tran' is not known (did you mean 'train'?)"),
         (["train", "nosuch"], 2, "", "model: 'nosuch' is not known; all models: senet models"),
         (["train", "resnett101"], 2, "", "did you mean 'resnet101'?"),
-        (["train", "--kind", "stp"], 2, "", "schedule.kind: 'stp' is not known (did you mean 'step'?); legal values"),
+        (["train", "--kind", "stp"], 2, "", "schedule.kind: 'stp' is not known (did you mean 'step'?); expected"),
         (["train", "--lr", "fast"], 2, "", "optim.lr: 'fast' is not a number"),
         (["train", "--reductoin", "8"], 2, "", "did you mean '--reduction'?"),
         (["train", "--recipe", "digit"], 2, "", "recipe: 'digit' is not known (did you mean 'digits'?)"),

@@ -334,7 +334,7 @@ def test_dispatch_modes_see_the_operations_and_nothing_else() -> None:
         y = ops.block_epilogue(*case)[0]
         y.backward(torch.ones_like(y))
     assert [name for name in log.seen if name.startswith("senet")] == [
-        "senet.epilogue.default",
+        "senet.block_epilogue.default",
         "senet.block_epilogue_backward.default",
     ]
     assert not any("mul" in name or "sum" in name for name in log.seen)

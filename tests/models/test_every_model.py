@@ -97,7 +97,7 @@ def test_every_other_place_of_a_family(name: str, field: str) -> None:
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - {*RESIDUAL, "senet154", "preact", "preact_bottleneck"}))
 def test_only_residual_blocks_have_other_places(family: str) -> None:
     for place in PLACES[1:]:
-        with pytest.raises(ConfigError, match=rf"se.placement: '{place}' has no meaning in this network; legal value"):
+        with pytest.raises(ConfigError, match=rf"se.placement: '{place}' has no meaning in this network; expected"):
             replace(FAMILIES[family], se=SEConfig(placement=place))
 
 

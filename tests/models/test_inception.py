@@ -195,7 +195,7 @@ def test_the_table_can_be_written_and_read_and_says_its_layers() -> None:
         ({"stages": (FEW[0], ())}, "stages: .* each at least one module"),
         ({"stem": (64, 0, 192)}, r"stem: \(64, 0, 192\) has a width below 1"),
         ({"se": SEConfig(stages=(2,))}, "se.stages: 2 is not known.*: 3, 4, 5"),
-        ({"se": SEConfig(placement="pre")}, "se.placement: 'pre' has no meaning in this network; legal .*: standard"),
+        ({"se": SEConfig(placement="pre")}, "se.placement: 'pre' has no meaning in this network; expected: standard"),
         ({"conv_bias": 1}, "conv_bias: 1 is not true or false"),
     ],
     ids=lambda value: str(list(value)) if isinstance(value, dict) else "",
