@@ -29,7 +29,7 @@ def test_the_registry() -> None:
     imagenet = ["imagenet", "imagenet299", "ablation", "ablation_plateau", "released", "mobile", "shufflenet"]
     others = ["places365", "senet154", "senet154_320", "folder"]
     assert list(recipes()) == ["digits", "cifar10", "cifar100", *cifar, "student", *imagenet, *others]
-    with pytest.raises(ConfigError, match=r"recipe: 'cifar' is not known \(did you mean 'cifar10'\?\); legal values"):
+    with pytest.raises(ConfigError, match=r"recipe: 'cifar' is not known \(did you mean 'cifar10'\?\); expected"):
         get_recipe("cifar")
 
 
