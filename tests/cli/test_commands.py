@@ -250,7 +250,7 @@ MISTAKES = {
     "a rate that is none": (["train", "--lr", "nan"], r"optim.lr: 'nan' is not a number"),
     "a rate of zero": (["train", "--lr", "0"], r"optim.lr: 0.0 is too small; expected: above 0"),
     "jobs below zero": (["compare", "resnet20", "se_resnet20", "--jobs", "-1"], r"--jobs: -1 is too small; expected"),
-    "jobs to go on with": (["compare", "--resume", "x", "--jobs", "no"], r"--jobs: 'no' is not a whole number; expected"),
+    "jobs to go on with": (["compare", "--resume", "x", "--jobs", "no"], r"--jobs: 'no' is not a whole number"),
     "no checkpoint to describe": (["info", "runs/none"], r"runs/none: no such file or folder"),
     "a word behind a switch": (["train", "--flip", "perhaps"], r"model: 'perhaps' is not known"),
     "no recipe file": (["train", "--config", "none.yaml"], r"none.yaml: no such file or folder$"),
