@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 # A field begins a line, or follows another one after two spaces: `name: `, `a, b: `.
 FIELD = re.compile(r"(?:^|\n|  )(?=(?:\w+, )*\w+: )")
 
+SECTION = re.compile(r"(Args|Attributes|Returns|Yields|Raises|Example|Examples|Note):")
+
 
 def as_rst(text: str) -> str:
     """One docstring, dedented, as reStructuredText: paragraphs, lists of fields, examples."""
@@ -60,8 +62,9 @@ def _inline(text: str) -> str:
 
 
 def rewrite_docstring(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Give autodoc our docstrings as reStructuredText, in place."""
-    lines[:] = as_rst("\n".join(lines)).split("\n")
+    """Give autodoc our docstrings as reStructuredText, in place; napoleon reads those with Google's sections."""
+    if not any(SECTION.fullmatch(line) for line in lines):
+        lines[:] = as_rst("\n".join(lines)).split("\n")
 
 
 class FieldTable(SphinxDirective):

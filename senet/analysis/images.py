@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from senet.images import Split
+from senet.data import Split
 from senet.initialization import stream
 from senet.recipes.recipe import DataRecipe
 

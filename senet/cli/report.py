@@ -14,7 +14,7 @@ from senet.files import write_text
 
 if TYPE_CHECKING:
     from senet.analysis.statistics import Gates
-    from senet.images import Split
+    from senet.data import Split
     from senet.recipes.recipe import DataRecipe
     from senet.report.page import Page
 

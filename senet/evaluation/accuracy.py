@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from senet.counting import Tally
+from senet.data import Split
 from senet.errors import ConfigError, DataError
 from senet.evaluation.calibration import calibration, tempered
 from senet.evaluation.crops import Viewed, Views
-from senet.images import Split
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,7 @@ def run(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The network's logits `(n, K)` and the targets `(n,)` of each batch of a split, on the device, in order.
 
-    views: several views of each image, averaged; None: the split's own, single crop. Then the split must have
-        `at_sizes`, as those of `senet.data` do.
+    views: several views of each image, averaged; None: the split's own, single crop.
     batch_size: views in one forward pass.
 
     Raises DataError for a class that the network has no output for, and for an image that cannot be read.
@@ -109,7 +108,7 @@ def run(
     device, meter = torch.device(device), meter or Meter()
     meter.start(device)
     model = model.eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    viewed = Viewed(split, views) if views is not None else None  # type: ignore[arg-type]
+    viewed = Viewed(split, views) if views is not None else None
     source: Any = viewed or split
     keys = source.order(batch_size)
     batches = DataLoader(source, sampler=keys, batch_size=None, num_workers=split.workers)

@@ -6,44 +6,17 @@ Shapes: n images of a batch, V views of each, m views of one shape, C channels, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from senet.data import Split
 from senet.errors import ConfigError, DataError, unknown
-from senet.recipes.recipe import DataRecipe
 
 CROPS = (1, 10, 12)
-
-
-class Whole(Protocol):
-    """Images that views can be cut from, as the splits of `senet.data` are.
-
-    side: pixels of the shorter side from which a single crop is cut.  workers: processes that pay off in decoding.
-    targets: (len(self),) int64.  skipped: a line for each image left out so far.
-    """
-
-    recipe: DataRecipe
-    side: int
-    workers: int
-    targets: Tensor
-
-    @property
-    def skipped(self) -> list[str]:
-        """Names of the images left out so far."""
-        ...
-
-    def __len__(self) -> int:
-        """Number of images."""
-        ...
-
-    def at_sizes(self, index: int, sizes: Sequence[int | tuple[int, int]]) -> list[Tensor]:
-        """One image, uncropped, at several shorter sides or (height, width): uint8 `(C, h, w)`. Raises DataError."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +65,7 @@ class Views:
         """The same views, those of each scale by themselves."""
         return [replace(self, scales=(side,)) for side in self.scales] or [self]
 
-    def sides(self, images: Whole) -> tuple[int, ...]:
+    def sides(self, images: Split) -> tuple[int, ...]:
         """The shorter sides to scale to. Raises ConfigError where crops do not fit, or lie on each other."""
         size, sides = images.recipe.image_size, self.scales or (images.side,)
         if self.whole:
@@ -106,7 +79,7 @@ class Views:
             )
         return sides
 
-    def cut(self, images: Whole, index: int) -> list[Tensor]:
+    def cut(self, images: Split, index: int) -> list[Tensor]:
         """The V views of one image: uint8 `(C, h, w)` each. Raises DataError where it cannot be read."""
         size, sides = images.recipe.image_size, self.sides(images)
         scaled = images.at_sizes(index, [*sides, (size, size)] if self.crops == 12 else sides)
@@ -162,7 +135,7 @@ class Batch(NamedTuple):
 class Viewed(Dataset[Batch]):
     """Images as batches of their views. Raises ConfigError where the views do not fit the images."""
 
-    def __init__(self, images: Whole, views: Views) -> None:
+    def __init__(self, images: Split, views: Views) -> None:
         views.sides(images)
         self.images, self.views = images, views
 

@@ -20,9 +20,9 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from tqdm import tqdm
 
+from senet.data import Data, Split
 from senet.errors import DataError, RunError, SenetError
 from senet.files import write_atomically
-from senet.images import Data, Split
 from senet.runs import folder as run
 from senet.runs.checkpoint import KEY, header, kept_weights, read_ckpt, save
 from senet.training.module import Classifier

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from senet.counting import Tally
 from senet.create import create_model
-from senet.images import Data
+from senet.data import Data
 from senet.initialization import number
 from senet.recipes.recipe import Recipe
 from senet.training.schedule import Plateau, per_step, sgd

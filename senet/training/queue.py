@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
+from senet.data import Data
 from senet.errors import SenetError
-from senet.images import Data
 from senet.recipes.recipe import DataRecipe, Recipe
 from senet.runs import folder as run
 from senet.runs.recipe_file import RECIPE

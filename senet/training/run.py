@@ -19,10 +19,10 @@ from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from senet.config import from_dict
+from senet.data import Data, Split
 from senet.device import pick_device
 from senet.errors import CheckpointError, ConfigError, MissingExtraError, RunError
 from senet.files import held, new_folder
-from senet.images import Data, Split
 from senet.kernels import cpu_passes
 from senet.kernels.ops import by_triton
 from senet.models.describe import describe
