@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from senet.weights.load import load_weights_ as load_weights_
     from senet.weights.load_report import Ledger as Ledger
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "senet.runs.checkpoint": ("load", "save"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -138,6 +138,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return to_dict(value)
+    if isinstance(value, Mapping):
+        return {name: _plain(v) for name, v in value.items()}
     return [_plain(v) for v in value] if isinstance(value, (tuple, list)) else value
 
 
@@ -250,6 +252,10 @@ def _read(hint: Any, value: Any, path: str, *, strict: bool = False) -> Any:
         return tuple(
             _read(a, v, f"{path}[{i}]", strict=strict) for i, (a, v) in enumerate(zip(args, value, strict=True))
         )
+    if origin is Mapping:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{path}: {value!r} is not a mapping of names to values")
+        return {str(n): _read(args[1], v, _join(path, str(n)), strict=strict) for n, v in value.items()}
     if dataclasses.is_dataclass(hint):
         if isinstance(value, hint):  # type: ignore[arg-type]
             check_concrete(path, value)

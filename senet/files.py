@@ -1,17 +1,42 @@
-"""Writing files so that a crash, a full disk or a second run never costs the file that was there."""
+"""Writing files so that a crash, a full disk or a second run never costs the file that was there; their format."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from senet.errors import RunError
+from senet import __version__
+from senet.errors import RunError, SenetError
 
 LOCK = ".lock"
 """The file in a folder that is in use."""
+
+FORMAT = 2
+"""The number in every file that senet writes for itself. It rises when an older senet's files can no longer be read."""
+
+
+def format_stamp() -> dict[str, Any]:
+    """What every file of ours begins with: the format and the version that wrote it."""
+    return {"format": FORMAT, "senet": __version__}
+
+
+def check_format(found: Mapping[str, Any], where: Path | str, error: type[SenetError] = RunError) -> None:
+    """Refuse a file of another format.
+
+    Args:
+        found: What the file says, `format_stamp` among it.
+        where: How the message names the file or folder.
+        error: The type that is raised.
+
+    Raises:
+        SenetError: Of the type `error`, for another format or none: senet 0.1 wrote none.
+    """
+    if found.get("format") != FORMAT:
+        by = found.get("senet", "0.1")
+        raise error(f"{where}: written by senet {by}; this is senet {__version__}, which cannot read it; train again")
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:

@@ -1,12 +1,15 @@
-"""The run folder: what a run leaves behind, and how a finished or interrupted run is recognised.
+"""The files of a run folder: their names, and how typed values are written to JSON and read back.
 
 recipe.yaml        the recipe, complete: `senet train --config recipe.yaml` trains the same again
-environment.json   versions, hardware, threads, when
+environment.json   versions, hardware, threads, start
 metrics.csv        one row per epoch
 curves.png         errors and losses over the epochs
-best.safetensors   the weights with the lowest validation error, with recipe and measurements: a checkpoint
-last.ckpt          everything that `--resume` needs; also a checkpoint
+best.safetensors   a checkpoint: the weights with the lowest validation error, with recipe and measurements
+last.ckpt          a checkpoint with everything that `--resume` needs
 summary.json       the result; a run that has one is finished
+evaluation.json    errors by class, confusions and calibration, once `senet report --details` has measured them
+gates.json         the gates for a page, once `senet analyze` has measured them
+report.html        the page
 """
 
 from __future__ import annotations
@@ -18,19 +21,53 @@ import os
 import platform
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 import senet
+from senet.config import from_dict, to_dict
 from senet.device import cpu_name
-from senet.errors import RunError
-from senet.files import write_text
+from senet.errors import ConfigError, RunError
+from senet.files import check_format, format_stamp, write_text
 from senet.recipes.recipe import Recipe
 from senet.runs.recipe_file import RECIPE, write_recipe_file
 
 ENVIRONMENT, METRICS, CURVES = "environment.json", "metrics.csv", "curves.png"
 BEST, LAST, SUMMARY = "best.safetensors", "last.ckpt", "summary.json"
+EVALUATION, GATES, PAGE = "evaluation.json", "gates.json", "report.html"
+CROPS = "crops.json"
+
+PLAN, RESULT, RUNS = "plan.json", "result.json", "runs"
+"""In the folder of an experiment: what is run, what came out, and the folders of its runs."""
+
+T = TypeVar("T")
+
+
+def write_value(path: Path, value: Any, *, indent: int | None = 2) -> None:
+    """Write a dataclass as JSON, with senet's format and version.
+
+    Raises:
+        RunError: The file cannot be written.
+    """
+    write_text(path, json.dumps(format_stamp() | to_dict(value), indent=indent) + "\n")
+
+
+def read_value(cls: type[T], path: Path) -> T:
+    """The dataclass that `write_value` wrote.
+
+    Raises:
+        RunError: The file is absent, damaged, or of another version of senet.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("not a JSON object")
+        check_format(found, path)
+        return from_dict(cls, {name: value for name, value in found.items() if name not in format_stamp()})
+    except (OSError, ValueError, ConfigError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"{path}: cannot be read: {reason}; delete it to have it made again") from error
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> None:

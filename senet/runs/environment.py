@@ -1,0 +1,83 @@
+"""environment.json: the versions and the hardware that figures depend on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from senet.runs.folder import ENVIRONMENT, read_value, write_value
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """What a run was trained with.
+
+    Attributes:
+        python: Version; so are `torch`, `torchvision` and `lightning`.
+        platform: Operating system and its version.
+        cpu: Name of the processor.
+        cores: Logical processors.
+        threads: CPU threads of torch.
+        device: Name of the GPU, or "cpu".
+        started: Time in UTC, ISO 8601.
+        kernels: What computed the blocks' epilogues: "triton", "c", "torch", or "none": layer by layer.
+    """
+
+    python: str
+    torch: str
+    torchvision: str
+    lightning: str
+    platform: str
+    cpu: str
+    cores: int | None
+    threads: int
+    device: str
+    started: str
+    kernels: str = ""
+
+
+def this_environment(device: torch.device, threads: int = 0, kernels: str = "") -> Environment:
+    """The environment of this process.
+
+    Args:
+        device: Where the network is.
+        threads: CPU threads; 0 for torch's own number.
+        kernels: See `Environment`.
+    """
+    import lightning
+    import torch
+    import torchvision
+
+    from senet.device import cpu_name
+
+    return Environment(
+        python=platform.python_version(),
+        torch=torch.__version__,
+        torchvision=torchvision.__version__,
+        lightning=lightning.__version__,
+        platform=platform.platform(),
+        cpu=cpu_name(),
+        cores=os.cpu_count(),
+        threads=threads or torch.get_num_threads(),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        kernels=kernels,
+    )
+
+
+def write_environment(folder: Path, environment: Environment) -> None:
+    """Write environment.json; RunError where it cannot be written."""
+    write_value(folder / ENVIRONMENT, environment)
+
+
+def read_environment(folder: Path) -> Environment | None:
+    """The environment of a run, None where the file is absent; RunError where it is damaged or of another senet."""
+    path = folder / ENVIRONMENT
+    return read_value(Environment, path) if path.is_file() else None

@@ -1,0 +1,109 @@
+"""gates.json: a network's gates over a data set, as much of them as a page shows.
+
+Shapes: U units, L lines, S sampled channels of a unit, k images at either end of a channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from senet.runs.folder import GATES, read_value, write_value
+
+Ends = tuple[tuple[tuple[int, float | None], ...], ...]
+"""(S, k) pairs of an image's number and its gate, most extreme first."""
+
+Lines = tuple[tuple[float | None, ...], ...]
+"""(L, S); None for a class without images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateLine:
+    """What a curve of gates is the mean of: "all" images, or those of one class, and how many they are."""
+
+    name: str
+    images: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitOnPage:
+    """One unit's gates: means over all its channels, and lines over the sampled ones.
+
+    Attributes:
+        name: Of the unit's module.
+        label: As the paper calls it, SE_2_3.
+        stage: Part of the name that says which stage, or "".
+        kind: Of the unit.
+        channels: How many it has.
+        drawn: Whether Figure 6 shows it.
+        gate: Mean gate, 0 to 1.
+        low: Share of the gates below 0.05.
+        high: Share above 0.95.
+        near_one: Share within 0.05 of 1.
+        specificity: Part of the variance that is between classes; None where there is no variance.
+        entropy: Bits of a channel's histogram over images.
+        ablation: Top-1 error in percent with this unit's gates "off", "mean" or "shuffled".
+        sampled: Numbers of the S channels.
+        mean: (L, S).
+        deviation: (L, S).
+        openers: Images with the largest gates of each sampled channel.
+        closers: Images with the smallest.
+    """
+
+    name: str
+    label: str
+    stage: str
+    kind: str
+    channels: int
+    drawn: bool
+    gate: float | None
+    low: float | None
+    high: float | None
+    near_one: float | None
+    specificity: float | None
+    entropy: float | None
+    ablation: Mapping[str, float | None] = field(default_factory=dict)
+    sampled: tuple[int, ...]
+    mean: Lines
+    deviation: Lines
+    openers: Ends
+    closers: Ends
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatesOnPage:
+    """The gates of all units of a network over a data set.
+
+    Attributes:
+        model: What the network is called.
+        source: Where the images come from.
+        images: How many.
+        top1_error: Of the network on them, in percent; None where its outputs are no classes of these.
+        ablation: Top-1 error with the gates of all units replaced at once.
+        lines: "all", then the chosen classes.
+        units: In forward order.
+        similarity: (U, U), 0 to 1; None with a unit whose gates are the same for all classes.
+        thumbnails: Number of an image, as text, -> data URI.
+    """
+
+    model: str
+    source: str
+    images: int
+    top1_error: float | None
+    ablation: Mapping[str, float | None] = field(default_factory=dict)
+    lines: tuple[GateLine, ...]
+    units: tuple[UnitOnPage, ...]
+    similarity: Lines
+    thumbnails: Mapping[str, str] = field(default_factory=dict)
+
+
+def write_gates(folder: Path, gates: GatesOnPage) -> None:
+    """Write gates.json; RunError where it cannot be written."""
+    write_value(folder / GATES, gates, indent=None)
+
+
+def read_gates(folder: Path) -> GatesOnPage | None:
+    """The gates in a folder, None where there are none; RunError where the file is damaged or of another senet."""
+    path = folder / GATES
+    return read_value(GatesOnPage, path) if path.is_file() else None
