@@ -1,4 +1,4 @@
-"""Attention units into a network that is already there: its parameter names stay, and so does its function."""
+"""Insert attention units into an existing network; its parameter names and its outputs do not change."""
 
 from __future__ import annotations
 
@@ -24,27 +24,31 @@ from senet.tracing import CONVOLUTIONS, PERMUTES, Call, Sum, Trace, check_model,
 from senet.units.unit import Unit
 
 CHILD = "se"
-"""Name under which a unit is added to the module whose output it gates."""
+"""Name of the child that holds the unit, in the module whose output it gates."""
 
 BESIDE = "inserted_se"
-"""That name where the module has an attribute `se` that is None: its own forward would call what stands there."""
+"""The name if the module has an attribute `se` that is None, since its own forward would call it."""
 
 CONTAINERS = (nn.Sequential, nn.ModuleDict, nn.ModuleList)
-"""What takes each child for a step or an entry."""
+"""Modules that treat each child as a step or an entry."""
 
 PLACES = ("residual", "concat", "conv", "auto")
-"""What `where` can say instead of names."""
+"""Words for `where`."""
 
 AFFINE = {"add", "sub", "mul", "div", "neg", "clone", "_to_copy"}
-"""Elementwise operations that are no activation."""
+"""Elementwise operations that are not activations."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where a unit goes: the module's name, the map's channels, and what the unit costs.
+    """The place of an inserted unit and its cost.
 
-    params: the unit's parameters.  macs: the multiply-adds that it adds per image of the example's size, those of its
-    convolutions and linear layers (`torch.utils.flop_counter` over two).
+    Attributes:
+        name: The module whose output is gated.
+        channels: Channels of that output.
+        params: Parameters of the unit.
+        macs: Multiply-adds of the unit's convolutions and linear layers per image of the example's size
+            (`torch.utils.flop_counter` divided by two).
     """
 
     name: str
@@ -54,14 +58,14 @@ class Site:
 
 
 class InsertedUnit(nn.Module):
-    """A unit that begins as the identity: `(N, C, *) -> (N, C, *)`.
+    """A unit that starts as the identity: `(N, C, *) -> (N, C, *)`.
 
-    The unit's last layer is zero, so its gates are gate(0), and what multiplies the map is `s / gate(0)`, which is
-    `2 s` for the sigmoid and the hard sigmoid, or `1 + s` where gate(0) is zero (tanh): exactly one. These gates are
-    steepest at zero, so the last layer learns from the first step on, and the layers before it from the second.
+    Its last layer is zero, so its gates are s = gate(0). The feature map is multiplied by `s / gate(0)`, that is `2 s`
+    for sigmoid and hard sigmoid, or by `1 + s` if gate(0) is zero (tanh), which is exactly one. These gates are
+    steepest at zero: the last layer learns from the first step on, the layers before it from the second.
 
-    A state dict that holds every other parameter of the module around the site and nothing of this unit, such as the
-    network's own from before, makes it the identity again; one with less leaves it as it is, a missing key.
+    Loading a state dict that has all other parameters of the surrounding module but none of this unit, such as one
+    saved before the insertion, resets the unit to the identity. Otherwise its absence is a missing key.
     """
 
     recalibrate = staticmethod(sf.recalibrate)
@@ -72,29 +76,29 @@ class InsertedUnit(nn.Module):
         self.start = self.reset_()
 
     def reset_(self) -> float:
-        """Draw the weights as at insertion, in place, and return the gates: gate(0)."""
+        """Draw the weights as at insertion, in place, and return gate(0)."""
         draw_(self.unit, self.seed, f"{self.site.name}.{CHILD}.unit")
         return self.unit.zero_()
 
     def gate(self, u: Tensor) -> Tensor:
-        """The unit's gates over what they were at the start, `(N, C)` or `(N, C, *)`."""
+        """Return the unit's gates relative to their initial value, `(N, C)` or `(N, C, *)`."""
         s = self.unit.gate(u)
         return s / self.start if self.start else 1 + s
 
     def forward(self, u: Tensor) -> Tensor:
-        """The map times its gates."""
+        """Multiply the feature map by its gates."""
         return self.recalibrate(u, self)
 
 
 def _others(module: nn.Module, prefix: str = "") -> list[str]:
-    """The parameters of a module that are not of inserted units."""
+    """List the parameters of a module that do not belong to inserted units."""
     units = tuple(f"{name}." for name, m in module.named_modules(prefix=prefix) if isinstance(m, InsertedUnit))
     names = (name for name, _ in module.named_parameters(prefix=prefix, remove_duplicate=False))
     return [name for name in names if not name.startswith(units)]
 
 
 def _around(modules: dict[str, nn.Module], site: str, holder: nn.Module) -> nn.Module:
-    """The nearest module around a site and its unit that has parameters."""
+    """Return the innermost module that contains a site, its unit and parameters of its own."""
     name = site.rpartition(".")[0]
     while name and not (_others(modules[name]) and holder in modules[name].modules()):
         name = name.rpartition(".")[0]
@@ -102,7 +106,7 @@ def _around(modules: dict[str, nn.Module], site: str, holder: nn.Module) -> nn.M
 
 
 def _begin_again(module: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any], *_: object) -> None:
-    """Put the start of units that a state dict holds nothing of into it, if it holds all else of the module."""
+    """Hook: add the initial weights of units to a state dict that has everything else of the module."""
     units = {f"{n}.": m for n, m in module.named_modules(prefix=prefix[:-1]) if isinstance(m, InsertedUnit)}
     absent = {n: unit for n, unit in units.items() if not any(key.startswith(n) for key in state)}
     if not absent or not state.keys() >= set(_others(module, prefix[:-1])):
@@ -115,23 +119,23 @@ def _begin_again(module: nn.Module, state: dict[str, Any], prefix: str, metadata
 
 
 class _Gate:
-    """The forward hook of a site: named, so that the network still pickles."""
+    """The forward hook of a site. A class, so that the network can still be pickled."""
 
     def __init__(self, unit: InsertedUnit) -> None:
         self.unit = unit
 
     def __call__(self, _module: nn.Module, _inputs: object, output: Tensor) -> Any:
         if isinstance(output, Proxy):
-            # To `torch.fx` the unit is one layer, as convolutions are: its checks read shapes, which a proxy has not.
+            # `torch.fx` records the unit as one layer: its checks read shapes, which proxies do not have.
             tracer: Any = output.tracer
             return tracer.create_proxy("call_module", tracer.path_of_module(self.unit), (output,), {})
         return self.unit(output)
 
 
 def _gate_too(module: nn.Module, name: str, child: object) -> None:
-    """Give a module that takes over a site's children the site's hook, which nobody copies.
+    """Hook: give a module that takes over a site's children the site's forward hook too.
 
-    `SyncBatchNorm.convert_sync_batchnorm` and its like put a new module in a norm's place and hand it the children.
+    `SyncBatchNorm.convert_sync_batchnorm` replaces a norm by a new module and moves the children, but not the hooks.
     """
     if not isinstance(child, InsertedUnit) or name not in (CHILD, BESIDE) or isinstance(module, CONTAINERS):
         return
@@ -151,41 +155,46 @@ def insert_(
     dry_run: bool = False,
     seed: int = 0,
 ) -> list[Site]:
-    """Add a unit behind modules of any network, in place; return where, in the order in which they run.
+    """Add attention units after modules of any network, in place.
 
-    The network's outputs do not move at all until the units learn, and its parameters keep their names; a state dict
-    from before still loads. The units' parameters are new, under `<site>.se.unit.`, or `<site>.inserted_se.unit.` where
-    the site has a `se` that is None, as the plain networks of ours have; where the site is a container (a
-    Sequential, DenseNet's block) under the nearest module around it that is none, as `se_<site>.unit.`. The network is
-    run before and after, to find the places and to see each unit run (`senet.tracing`).
-    Make its optimizer afterwards. `remove_` takes the units out.
+    The outputs do not change until the units learn, parameters keep their names, and earlier state dicts still load.
+    The units' parameters are named `<site>.se.unit.*`, or `<site>.inserted_se.unit.*` if the site has an attribute `se`
+    that is None, as our plain networks have. If the site is a container (a Sequential, DenseNet's block) they belong to
+    the nearest enclosing module that is not, as `se_<site>.unit.*`. The network is run before the insertion, to find
+    the places, and after it, to check that each unit runs. Create the optimizer afterwards.
 
-    A unit runs when its site does. What replaces norms and hands their children on, such as
-    `SyncBatchNorm.convert_sync_batchnorm`, keeps it; what drops them (fusing norms into convolutions, freezing by
-    replacement) goes before the insertion, or the units are lost. `senet.doctor` reports a unit that is there and does
-    not run.
+    A unit runs when its site does. `SyncBatchNorm.convert_sync_batchnorm` and other code that replaces a norm and
+    moves its children keeps the unit. Code that drops the children (fusing or freezing norms by replacement) must run
+    before the insertion. `senet.doctor` reports units that do not run.
 
-    where: a word, names, or a function of name and module.
-        "residual": the end of every residual branch, before the sum (arXiv:1709.01507v4, section 3.3). That is behind
-            the module which made what is added, else the first that passed it on (a drop path); if it was made outside
-            modules (scaling), behind the nearest one before it from which only elementwise operations and permutations
-            lead to the sum. Only maps (N, C, *) are gated: sums of tokens or of maps with channels last, as in most
-            transformers, are not among them, and neither are differences, x - f(x).
-        "concat": every module whose output is maps joined along channels: Inception modules, DenseNet's blocks. What is
-            joined in the midst of a forward, such as a U-Net's, is no module's output.
-        "conv": behind the activation that follows each convolution with a kernel above 1, as in the paper's VGG; where
-            the activation is no module of its own that runs once, behind the norm or the convolution before it. Behind
-            a depthwise convolution that a 1x1 follows, the place is the latter's, as in the paper's MobileNet.
-        "auto": "residual", and "concat" outside residual branches; "conv" in a network of neither.
-        Names are those of `model.named_modules()`, shell patterns allowed ("layer*.bn3"); one that is spelled like a
-        word above goes in a list.
-    example: what the network is called with to find the places, see `senet.tracing.trace`.
-    dry_run: change nothing.
-    seed: of the units' weights, drawn by name.
+    Args:
+        model: The network.
+        config: The unit, such as `SEConfig()`.
+        where: One of these words, names of modules, or a function of name and module.
+            "residual": the end of each residual branch, before the sum (arXiv:1709.01507v4, section 3.3): after the
+            module that computes the summand, or the first that passes it on (a drop path). If no module does
+            (scaling), after the last one before it with only elementwise operations and permutations in between. Only
+            feature maps (N, C, *) are gated, not sums of tokens or of channels-last tensors, as in most transformers,
+            nor differences x - f(x).
+            "concat": each module whose output is a concatenation along channels: Inception modules, DenseNet's blocks.
+            A concatenation inside a forward, such as a U-Net's, is not the output of a module.
+            "conv": after the activation of each convolution with a kernel above 1, as in the paper's VGG; after the
+            norm or the convolution if the activation is not a module that runs once. A depthwise convolution and the
+            1x1 after it count as one, as in the paper's MobileNet.
+            "auto": "residual", and "concat" outside residual branches; "conv" if there is neither.
+            Names are those of `model.named_modules()` or shell patterns ("layer*.bn3"). Put a name that equals one of
+            the words in a list.
+        example: Input of the network, see `senet.tracing.trace`.
+        dry_run: Only return the sites; change nothing.
+        seed: For the units' weights, which are drawn by name.
 
-    Raises ConfigError where nothing is found; where a module is called other than once, gives no map (N, C, *), has a
-    unit already or channels that the unit cannot take; the gate has no gradient at zero ("relu"); or the network is
-    scripted. Nothing is changed then.
+    Returns:
+        The sites in the order in which they run.
+
+    Raises:
+        ConfigError: If there is no site, a module is not called exactly once, its output is not a feature map
+            (N, C, *), it has a unit already or a number of channels that the unit cannot take; if the gate has no
+            gradient at zero ("relu"); if the network is scripted. The network is then unchanged.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU())
     >>> from senet import SEConfig
@@ -194,14 +203,14 @@ def insert_(
     """
     check_model(model)
     if not isinstance(config, UnitConfig):
-        raise ConfigError(f"config: {config!r} is no unit's; expected: a UnitConfig, such as SEConfig()")
+        raise ConfigError(f"config: {config!r}; expected: a UnitConfig, such as SEConfig()")
     check_concrete("config", config)
     if getattr(config, "gate", None) == "relu":
         raise ConfigError(
-            "gate: 'relu' cannot learn from where it changes nothing; expected: sigmoid, hard_sigmoid, tanh"
+            "gate: 'relu' has no gradient where the unit is the identity; expected: sigmoid, hard_sigmoid, tanh"
         )
     if config.placement != "standard" or config.stages is not None:
-        raise ConfigError("placement, stages: have no effect on insertion, where `where` says it; leave them out")
+        raise ConfigError("placement, stages: have no effect on insertion; use `where`")
     modules = dict(model.named_modules())
     word = where if isinstance(where, str) and where in PLACES else None
     named = [] if word else _named(modules, where)
@@ -214,7 +223,7 @@ def insert_(
     holders = [_holder(modules, site.name) for site in sites]
     if dry_run:
         return sites
-    # All are built before the first is attached, so that one that cannot be leaves the network as it was.
+    # Build all before attaching the first, so that an error leaves the network unchanged.
     units = []
     for site, call in zip(sites, calls, strict=True):
         unit = InsertedUnit(config.build(site.channels), site, seed)  # type: ignore[arg-type]
@@ -229,22 +238,24 @@ def insert_(
     except BaseException:
         _take_out(model, units)
         raise
-    # What `torch.compile` made of the network before does not look whether a module has got a hook since.
+    # Code compiled before does not check whether a module has got a hook since.
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
     return sites
 
 
 def remove_(model: nn.Module) -> list[Site]:
-    """Take every unit that `insert_` added out of a network again, in place; return where they were.
+    """Remove all units that `insert_` added, in place; the other parameters and their names do not change.
 
-    The parameters and their names are then those from before, and the outputs are what these parameters give.
+    Returns:
+        The sites where they were.
 
-    Raises ConfigError where there is none.
+    Raises:
+        ConfigError: If there are none.
     """
     units = [m for m in model.modules() if isinstance(m, InsertedUnit)]
     if not units:
-        raise ConfigError("model: has no unit from insert_, so there is nothing to remove")
+        raise ConfigError("model: has no unit from insert_; expected: one or more")
     _take_out(model, units)
     return [unit.site for unit in units]
 
@@ -268,20 +279,20 @@ def _unit_behind(module: nn.Module) -> InsertedUnit | None:
 
 
 def _holder(modules: dict[str, nn.Module], site: str) -> tuple[nn.Module, str]:
-    """The module that gets a site's unit as a child, and the child's name.
+    """Return the module that gets a site's unit as a child, and the child's name.
 
-    That is the site itself, or the nearest module around it that is no container, which takes every child for a step.
+    It is the site itself, or the nearest enclosing module that is not a container.
     """
     name, child = site, CHILD
     if getattr(modules[name], CHILD, ...) is None:
         child = BESIDE
     while isinstance(modules[name], CONTAINERS):
         if not name:
-            raise ConfigError(f"where: {site!r} is a container within containers alone; name the last module within it")
+            raise ConfigError(f"where: {site!r} is a container inside containers only; name the last module in it")
         name = name.rpartition(".")[0]
         child = f"{CHILD}_{site[len(name) :].strip('.').replace('.', '_')}"
     if hasattr(modules[name], child):
-        raise ConfigError(f"where: {name!r}, a {type(modules[name]).__name__}, has something else called {child!r}")
+        raise ConfigError(f"where: {name!r}, a {type(modules[name]).__name__}, already has an attribute {child!r}")
     return modules[name], child
 
 
@@ -294,7 +305,7 @@ def _check_runs(model: nn.Module, units: list[InsertedUnit], example: Tensor | t
         raise ConfigError(f"where: the network does not run with units there ({error.__cause__})") from error
     for unit in units:
         if len(calls.get(names[unit], ())) != 1:
-            raise ConfigError(f"where: {unit.site.name!r} takes every child for one of its steps; name one of them")
+            raise ConfigError(f"where: {unit.site.name!r} runs all its children as steps; name one of them")
 
 
 def _named(modules: dict[str, nn.Module], where: str | Iterable[str] | Callable[[str, nn.Module], bool]) -> list[str]:
@@ -306,11 +317,13 @@ def _named(modules: dict[str, nn.Module], where: str | Iterable[str] | Callable[
         for pattern in patterns:
             if not isinstance(pattern, str):
                 raise ConfigError(
-                    f"where: {pattern!r} is no name; expected: {', '.join(PLACES)}, names of modules, or a function"
+                    f"where: {pattern!r} is not a name; expected: {', '.join(PLACES)}, names of modules, or a function"
                 )
             matches = [name for name in modules if fnmatchcase(name, pattern)]
             if not matches:
-                raise ConfigError(f"where: no module is called {pattern!r}; other expected: {', '.join(PLACES)}")
+                raise ConfigError(
+                    f"where: no module is called {pattern!r}; expected: a module's name, {', '.join(PLACES)}"
+                )
             names += matches
     if not names:
         raise ConfigError("where: no module matches")
@@ -318,7 +331,7 @@ def _named(modules: dict[str, nn.Module], where: str | Iterable[str] | Callable[
 
 
 def _placed(modules: dict[str, nn.Module], t: Trace, where: str) -> list[str]:
-    """The modules at the places that a word of `PLACES` means."""
+    """List the sites that a word of `PLACES` stands for."""
     sums = [s for s in t.sums if t.nodes[s.branch].axis in (1, None)]
     joins = [c for c in t.concats if c.module is not None]
     convs = [name for name, calls in t.calls.items() if _is_spatial(modules[name], calls[0], t)]
@@ -334,25 +347,25 @@ def _placed(modules: dict[str, nn.Module], t: Trace, where: str) -> list[str]:
         names += [_behind(modules, t, name) for name in convs]
     if not names:
         last = len(t.sums) - len(sums)
-        others = f" (and {last} with channels last, which no unit gates)" if last else ""
+        others = f" (and {last} channels-last, which units cannot gate)" if last else ""
         counts = f"residual: {len(sums)}{others}, concat: {len(joins)}, conv: {len(convs)}"
         found = {"residual": sums, "concat": joins, "conv": [] if last else convs}
-        advice = next((repr(word) for word in found if found[word]), "names of modules that give maps (N, C, *)")
+        advice = next((repr(word) for word in found if found[word]), "names of modules with output (N, C, *)")
         raise ConfigError(f"where: {where!r} finds nothing in this network; {counts}; give {advice}")
     return names
 
 
 def _is_spatial(module: nn.Module, call: Call, t: Trace) -> bool:
-    """Whether a module is a convolution over the example's space: those of ECA, over channels, are not."""
+    """Whether a module is a convolution over space with a kernel above 1; ECA's, over channels, is not."""
     if not isinstance(module, _ConvNd) or max(module.kernel_size) == 1:
         return False
     return call.shape is not None and len(call.shape) == len(t.nodes[0].shape)
 
 
 def _first(modules: dict[str, nn.Module], t: Trace, path: Iterable[int]) -> str | None:
-    """The first module on a path of nodes that runs once and gives a map (N, C, *)."""
+    """Return the first module on a path of nodes that runs once and outputs a feature map (N, C, *)."""
     for n in path:
-        # The output of a module that has a unit is its unit's.
+        # With a unit already inserted, the output of the module is that of the unit.
         maker = t.nodes[n].module
         unit = _unit_behind(modules[maker])
         if unit and any(modules[t.nodes[c].module] is unit for c in t.consumers(n)):
@@ -369,14 +382,14 @@ def _end_of_branch(modules: dict[str, nn.Module], t: Trace, s: Sum) -> str:
     if name is None:
         before = ", ".join(map(repr, dict.fromkeys(_makers(modules, t, s)))) or "none"
         raise ConfigError(
-            f"where: the residual branch in {s.module!r} ends in no module that runs once and gives a map (N, C, *); "
-            f"say where by names (nearest before its end: {before})"
+            f"where: no module that runs once and outputs (N, C, *) ends the residual branch in {s.module!r}; "
+            f"name the module (nearest before the end: {before})"
         )
     return name
 
 
 def _makers(modules: dict[str, nn.Module], t: Trace, s: Sum) -> Iterator[str]:
-    """The nearest modules that can take a unit before the end of a branch, on every path that is mixed there."""
+    """Yield the last modules of a branch that can take a unit, one on each path that elementwise operations join."""
     branch, ends = t.branch_of(s), [s.branch]
     while ends:
         if (n := ends.pop(0)) not in branch:
@@ -388,7 +401,7 @@ def _makers(modules: dict[str, nn.Module], t: Trace, s: Sum) -> Iterator[str]:
 
 
 def _backwards(t: Trace, s: Sum) -> Iterator[int]:
-    """The nodes of a branch from its end, as far as elementwise operations and permutations lead."""
+    """Walk a branch back from its end through elementwise operations and permutations."""
     branch, n = t.branch_of(s), s.branch
     while n in branch:
         yield n
@@ -399,7 +412,7 @@ def _backwards(t: Trace, s: Sum) -> Iterator[int]:
 
 
 def _behind(modules: dict[str, nn.Module], t: Trace, name: str) -> str:
-    """The last module of a convolution, its norm and its activation."""
+    """Return the last module of a convolution, its norm and its activation."""
     conv: Any = modules[name]
     call, *more = t.calls[name]
     if more or call.output is None:
@@ -414,7 +427,7 @@ def _behind(modules: dict[str, nn.Module], t: Trace, name: str) -> str:
 
 
 def _onwards(t: Trace, n: int) -> list[int]:
-    """A node and what follows it up to its activation: norms, elementwise operations."""
+    """Return a node and the norms and elementwise operations after it, up to the activation."""
     path = [n]
     while len(after := t.consumers(n)) == 1:
         node = t.nodes[n := after[0]]
@@ -428,30 +441,30 @@ def _onwards(t: Trace, n: int) -> list[int]:
 
 
 def _call(modules: dict[str, nn.Module], t: Trace, name: str) -> Call:
-    """The one call of a module that can take a unit; ConfigError for another."""
+    """Return the only call of a module; ConfigError if the module cannot take a unit."""
     module, calls = modules[name], t.calls.get(name, ())
     output = calls[0].output if calls else None
     shape = () if output is None else t.nodes[output].shape
     if isinstance(module, (Unit, InsertedUnit)):
-        wrong = "is a unit itself"
+        wrong = "is a unit"
     elif _unit_behind(module):
         wrong = "has a unit already"
     elif len(calls) != 1:
         wrong = f"is called {len(calls)} times"
     elif output is None or len(shape) < 3:
-        wrong = f"gives {shape}" if output is not None else "gives no tensor made from the example"
+        wrong = f"outputs {shape}" if output is not None else "outputs no tensor that depends on the example"
     elif t.nodes[output].axis not in (1, None):
-        wrong = f"gives {shape} with channels in dimension {t.nodes[output].axis}"
+        wrong = f"outputs {shape} with channels in dimension {t.nodes[output].axis}"
     else:
         return calls[0]
     raise ConfigError(
-        f"where: {name!r}, a {type(module).__name__}, {wrong}; a unit goes behind a module that is called once and "
-        "gives one map (N, C, *)"
+        f"where: {name!r}, a {type(module).__name__}, {wrong}; expected: a module that is called once and "
+        "outputs one feature map (N, C, *)"
     )
 
 
 def _cost(config: UnitConfig, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Parameters and multiply-adds of a unit on a map (C, *)."""
+    """Count the parameters and multiply-adds of a unit on a feature map (C, *)."""
     with torch.device("meta"):
         unit, u = config.build(shape[0]), torch.empty(1, *shape)
     with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -1,7 +1,7 @@
-"""What one forward pass of any network did, found by running it once: which modules ran, what was summed and joined.
+"""Trace one forward pass of any network: which modules ran, which tensors were summed and concatenated.
 
-Nothing is read from the source and nothing is traced symbolically, so it works for anyone's code: a dispatch mode sees
-each operation as it runs, and hooks see each module's call.
+The network is run, not analysed: a dispatch mode records each operation, hooks record each module's call. So it works
+for any Python code.
 """
 
 from __future__ import annotations
@@ -24,21 +24,23 @@ CONVOLUTIONS = {"convolution", "_convolution", "deform_conv2d"}
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "mkldnn_linear"}
 PERMUTES = {"permute", "transpose", "detach", "alias"}
 VIEWS = {"view", "_unsafe_view", "_reshape_alias", "reshape"}
-# Elementwise functions that torch does not tag as such.
+# Elementwise operations without torch's tag `pointwise`.
 POINTWISE = {"hardswish", "hardswish_", "_prelu_kernel", "rrelu", "log_sigmoid_forward", "_to_copy"}
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One version of one tensor that depends on the example; its number is its place in `Trace.nodes`.
+    """One version of a tensor that depends on the example; its number is its index in `Trace.nodes`.
 
-    op: the operation that made it, "convolution", "add_"; "example" for what the network was given.
-    inputs: the numbers of what it was made from, parameters and constants left out.
-    module: the innermost module that was running; "" for the network itself.
-    weights: whether it also read a tensor that does not depend on the example, such as a parameter.
-    layer: a convolution or a matrix product with weights.
-    pointwise: each element from the elements at its own place alone.
-    axis: where its channels are, as far as its layers say; None: they do not.
+    Attributes:
+        op: Operation that made it, such as "convolution" or "add_"; "example" for an input of the network.
+        inputs: Numbers of the nodes it was made from, without parameters and constants.
+        shape: Its shape.
+        module: Innermost module that was running; "" for the network itself.
+        weights: Whether the operation also read a tensor that does not depend on the example, such as a parameter.
+        layer: Whether it is a convolution or a matrix product with weights.
+        pointwise: Whether the operation is elementwise.
+        axis: Dimension of the channels; None if the layers before it do not determine it.
     """
 
     op: str
@@ -53,10 +55,15 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a module: nodes it was given and the one it returned.
+    """One call of a module.
 
-    output, shape, dtype, device: of the tensor it returned; None where that was no tensor, and `output` also where it
-    does not depend on the example.
+    Attributes:
+        name: The module's name.
+        inputs: Nodes among its arguments.
+        output: Node that it returned; None if that was not a single tensor that depends on the example.
+        shape: Shape of the returned tensor; None if it returned something else. `dtype` and `device` likewise.
+        dtype: Its type.
+        device: Its device.
     """
 
     name: str
@@ -69,10 +76,15 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """A residual sum, `out = branch + shortcut`, in node numbers.
+    """A residual sum, `out = branch + shortcut`.
 
-    branch_module, shortcut_module: the modules whose outputs they are; None where no module's is.
-    module: the innermost module that added.
+    Attributes:
+        branch: Node number of the branch.
+        shortcut: Node number of the shortcut.
+        out: Node number of the sum.
+        branch_module: Module whose output the branch is, or None.
+        shortcut_module: Module whose output the shortcut is, or None.
+        module: Innermost module that was running.
     """
 
     branch: int
@@ -85,7 +97,13 @@ class Sum:
 
 @dataclass(frozen=True, slots=True)
 class Concat:
-    """Maps joined along their channels, in node numbers; `module`: whose output the result is, or None."""
+    """Feature maps concatenated along their channels.
+
+    Attributes:
+        parts: Node numbers of the parts.
+        out: Node number of the result.
+        module: Module whose output the result is, or None.
+    """
 
     parts: tuple[int, ...]
     out: int
@@ -93,16 +111,18 @@ class Concat:
 
 
 class Trace:
-    """What one forward pass did.
+    """The record of one forward pass.
 
-    nodes: every tensor that depends on the example, in the order in which they were made.
-    outputs: those of them that the network returned, in any nest of tuples, lists and dicts.
-    calls: of each module that ran, by its name in `model.named_modules()`, in the order in which they returned.
-    sums: the residual sums of two maps of one shape, of at least three dimensions. One that the other was made from is
-        the shortcut. Where neither was, the shortcut is the one behind at most one layer (a projection, counted from
-        where the two parted) if the other is behind more, and if what is behind a layer goes nowhere but into the sum;
-        a sum of equals or of a feature pyramid's levels is none, and neither is adding a parameter.
-    concats: maps joined along axis 1.
+    Attributes:
+        nodes: Every tensor that depends on the example, in the order of computation.
+        outputs: Numbers of the nodes that the network returned, in any nesting of tuples, lists and dicts.
+        calls: Name of each module that ran, as in `model.named_modules()` -> its calls, in the order of return.
+        sums: The residual sums: sums of two nodes of one shape with at least three dimensions. If one was made from the
+            other, the other is the shortcut. Otherwise both come from a common node, and the shortcut is the one with
+            at most one layer since (a projection), if the other has more and nothing after a layer of either is used
+            outside the sum. Sums of two equally deep paths, of the levels of a feature pyramid, or with a parameter are
+            not residual.
+        concats: Concatenations along dimension 1.
     """
 
     def __init__(self, recorder: _Recorder, outputs: Iterable[int]) -> None:
@@ -114,13 +134,13 @@ class Trace:
             self.calls[call.name] = (*self.calls.get(call.name, ()), call)
             if call.output is not None:
                 self._at.setdefault(call.output, []).append(call.name)
-        # A node and all that it was made from, as the bits of a whole number.
+        # Each node and its ancestors as the bits of an integer.
         self._past: list[int] = []
         for n, node in enumerate(self.nodes):
             self._past.append(1 << n)
             for i in node.inputs:
                 self._past[n] |= self._past[i]
-        # What leads to no output, such as the mean that a norm also gives, consumes nothing.
+        # Nodes that lead to no output, such as the mean that a norm also returns, do not count as consumers.
         live = 0 if self.outputs else -1
         for n in self.outputs:
             live |= self._past[n]
@@ -132,25 +152,25 @@ class Trace:
         self.concats = tuple(Concat(parts, out, self.module_at(out)) for parts, out in recorder.joined)
 
     def ancestors(self, node: int) -> frozenset[int]:
-        """The nodes that this one was made from, itself left out."""
+        """Return all nodes that this one was made from, without itself."""
         return frozenset(_bits(self._past[node] & ~(1 << node)))
 
     def consumers(self, node: int) -> tuple[int, ...]:
-        """The nodes that were made from this one itself, on the way to an output."""
+        """Return the nodes that read this one directly and lead to an output."""
         return tuple(self._consumers[node])
 
     def modules_at(self, node: int) -> tuple[str, ...]:
-        """The modules whose output is this node: the innermost one that made it, then those that passed it on."""
+        """Return the modules whose output is this node: first the one that made it, then those that returned it."""
         names = self._at.get(node, [])
         made = [name for name in names if name == self.nodes[node].module]
         return tuple(dict.fromkeys([*made, *names]))
 
     def module_at(self, node: int) -> str | None:
-        """The first of `modules_at`, or None."""
+        """Return the first of `modules_at`, or None."""
         return next(iter(self.modules_at(node)), None)
 
     def branch_of(self, s: Sum) -> frozenset[int]:
-        """The nodes of a sum's branch that are not in its shortcut's past."""
+        """Return the nodes of a sum's branch that are not ancestors of its shortcut."""
         return frozenset(_bits(self._past[s.branch] & ~self._past[s.shortcut]))
 
     def _residual(self, out: int) -> Sum | None:
@@ -162,7 +182,7 @@ class Trace:
             return None
         only_a, only_b = self._past[a] & ~self._past[b], self._past[b] & ~self._past[a]
         if not only_a or not only_b:
-            # An activation written by hand, x + 0.04 x^3, has no weights.
+            # A branch without weights is an activation written by hand, x + 0.04 x^3.
             if not any(self.nodes[n].weights for n in _bits(only_a | only_b)):
                 return None
             branch, shortcut = (a, b) if only_a else (b, a)
@@ -175,7 +195,7 @@ class Trace:
         return Sum(branch, shortcut, out, self.module_at(branch), self.module_at(shortcut), node.module)
 
     def _depths(self, among: int) -> dict[int, int]:
-        """Layers on the longest path to each node of a set; what computes the gates of a map is not on its path."""
+        """Count the layers on the longest path to each node of a set; the layers that compute gates do not count."""
         depth: dict[int, int] = {}
         for n in _bits(among):
             here = self.nodes[n]
@@ -186,25 +206,27 @@ class Trace:
 
 
 def check_model(model: object) -> None:
-    """Raise ConfigError for what no hook can see into."""
+    """Raise ConfigError for anything but a module in Python: hooks do not work in scripted ones."""
     if not isinstance(model, nn.Module):
-        raise ConfigError(f"model: {model!r} is no network; expected: a torch.nn.Module")
+        raise ConfigError(f"model: {model!r}; expected: a torch.nn.Module")
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
-            raise ConfigError(f"model: {name!r} is scripted; expected: a network from before torch.jit, in Python")
+            raise ConfigError(f"model: {name!r} is scripted; expected: a module without torch.jit")
 
 
 def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> Trace:
-    """Run a network once in eval mode, without gradients, and say what it did.
+    """Run a network once in evaluation mode without gradients and record what it computes.
 
-    Training flags, buffers, the example and the random state are as before when this returns or raises, and no hook
-    stays. Models on the meta device need no arithmetic.
+    Modes, buffers, the example and the random state are unchanged afterwards. On the meta device nothing is computed.
 
-    example: what the model is called with, a tensor or a tuple of arguments. None: zeros `(1, C, size, size)` for its
-        first convolution's C channels; size is the `image_size` of a network of ours, else 224 (32 in 3-D).
+    Args:
+        model: The network.
+        example: Its input, a tensor or a tuple of arguments. None: zeros `(1, C, size, size)` for the C channels of
+            its first convolution; size is the `image_size` of a network of ours, else 224 (32 in 3-D).
 
-    Raises ConfigError where the network cannot run on the example, there is no convolution to take it from, or the
-    network is scripted.
+    Raises:
+        ConfigError: If the network fails on the example, no example is given and there is no convolution, or the
+            network is scripted.
 
     >>> t = trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), torch.zeros(1, 3, 8, 8))
     >>> [node.op for node in t.nodes], t.calls["1"][0].shape
@@ -228,9 +250,7 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> 
                 out = model(*args)
         except Exception as error:
             shapes = ", ".join(str(tuple(t.shape)) for t in _tensors(args))
-            raise ConfigError(
-                f"example: the network does not run on {shapes}{taken}: {error}; give one that it takes"
-            ) from error
+            raise ConfigError(f"example: the network does not run on {shapes}{taken}: {error}") from error
         finally:
             for handle in handles:
                 handle.remove()
@@ -239,7 +259,7 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """In evaluation mode and without gradients; afterwards each module is in the mode from before."""
+    """Switch to evaluation mode without gradients; restore the mode of each module afterwards."""
     training = {module: module.training for module in model.modules()}
     try:
         with torch.no_grad():
@@ -252,7 +272,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """On copies of the buffers; afterwards they and the random state are as before."""
+    """Work on copies of the buffers; restore them and the random state afterwards."""
     buffers = [(m, name, b) for m in model.modules() for name, b in m._buffers.items() if b is not None]
     devices = range(torch.cuda.device_count()) if any(p.is_cuda for p in model.parameters()) else ()
     try:
@@ -266,7 +286,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
 
 class _Recorder(TorchDispatchMode):
-    """Numbers every tensor that depends on the example, each time it is made or written to."""
+    """Gives each tensor that depends on the example a number, and a new one each time it is written to."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -276,38 +296,38 @@ class _Recorder(TorchDispatchMode):
         self.running: list[Call] = []
         self.number: dict[int, int] = {}
         self.written: dict[int, int] = {}
-        # An id belongs to one tensor as long as that lives.
+        # Keeping the tensors alive keeps their ids unique.
         self.alive: list[Tensor] = []
 
     def add(self, t: Tensor, node: Node) -> int:
-        """Give a tensor a new number."""
+        """Number a tensor and return its number."""
         self.nodes.append(node)
         self.alive.append(t)
         self.number[id(t)] = len(self.nodes) - 1
         return len(self.nodes) - 1
 
     def of(self, t: Tensor) -> int | None:
-        """A tensor's number; None where it does not depend on the example."""
+        """Return a tensor's number, None if it does not depend on the example."""
         n, written = self.number.get(id(t)), self.written.get(t.untyped_storage()._cdata, -1)
         if written <= (-1 if n is None else n):
             return n
-        # Another view of its memory has been written to since.
+        # Its memory was written to through another view.
         inputs = (written,) if n is None else (n, written)
         axis = None if n is None else self.nodes[n].axis
         return self.add(t, Node("alias", inputs, tuple(t.shape), self.module, axis=axis))
 
     @property
     def module(self) -> str:
-        """The innermost module that runs."""
+        """The innermost running module."""
         return self.running[-1].name if self.running else ""
 
     def enter(self, name: str, _module: nn.Module, args: Any, kwargs: Any) -> None:
-        """A module begins."""
+        """Hook: a module is called."""
         self.running.append(Call(name, tuple(n for t in _tensors((args, kwargs)) if (n := self.of(t)) is not None)))
 
     def leave(self, name: str, _module: nn.Module, _args: Any, out: Any) -> None:
-        """A module returns."""
-        # One whose error the network caught never left.
+        """Hook: a module returns."""
+        # A module whose exception the network caught has not returned.
         while (call := self.running.pop()).name != name:
             pass
         if isinstance(out, Tensor):
@@ -336,7 +356,7 @@ class _Recorder(TorchDispatchMode):
         return out
 
     def axis(self, op: str, args: Any, inputs: tuple[int, ...], shape: tuple[int, ...], layer: bool) -> int | None:
-        """Where the channels of an operation's result are."""
+        """Infer the channel dimension of an operation's result."""
         if op in CONVOLUTIONS or "batch_norm" in op or "group_norm" in op:
             return 1
         if layer or ("layer_norm" in op and len(args[1]) == 1):
@@ -363,7 +383,7 @@ def _tensors(tree: Any) -> Iterator[Tensor]:
 
 
 def _written(func: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:
-    """The tensors that an operation writes to."""
+    """Yield the tensors that an operation writes to."""
     for i, arg in enumerate(func._schema.arguments):
         if arg.alias_info is not None and arg.alias_info.is_write:
             yield from _tensors(args[i] if i < len(args) else kwargs.get(arg.name))
@@ -377,10 +397,12 @@ def _bits(numbers: int) -> Iterator[int]:
 
 
 def _example(model: nn.Module) -> tuple[tuple[Tensor], str]:
-    """Zeros for the first convolution, and where that was found."""
+    """Return zeros for the first convolution, and words for where the shape comes from."""
     name, first = next(((name, m) for name, m in model.named_modules() if isinstance(m, _ConvNd)), ("", None))
     if first is None:
-        raise ConfigError("example: the network has no convolution to take a shape from; give one")
+        raise ConfigError(
+            "example: cannot be made up, since the network has no convolution; expected: the input of the network"
+        )
     weight, space = first.weight, first.weight.dim() - 2
     size = getattr(getattr(model, "net", None), "image_size", 224 if space < 3 else 32)
     zeros = torch.zeros(1, first.in_channels, *[size] * space, dtype=weight.dtype, device=weight.device)

@@ -75,7 +75,7 @@ def test_every_network_of_ours_is_healthy_as_drawn(name: str) -> None:
     assert all(u.runs == 1 and u.mean_gate is not None for u in report.units)
     with torch.device("meta"):
         assert len(report.units) == sum(hasattr(m, "config") for m in net.build().modules())
-    assert not any("its table says" in note or "were not checked" in note for note in report.notes)
+    assert not any("of its table exist" in note or "were not checked" in note for note in report.notes)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_others_networks_are_healthy_as_drawn(library: str, name: str, count: in
 def test_a_plain_network_has_no_units(name: str) -> None:
     report = doctor(timm.create_model(name), images(224 if "224" in name else 64, n=2))
     assert (report.units, report.healthy) == ((), True)
-    assert report.notes == ("no units: a plain network, or units of a kind that is not known here",)
+    assert report.notes == ("no attention units found: a plain network, or units of an unknown kind",)
 
 
 @pytest.mark.parametrize("unit", [Gated, Expanded])
@@ -136,7 +136,7 @@ def test_two_layers_by_themselves_in_a_block_are_a_unit() -> None:
     assert [(u.name, u.channels, u.hidden) for u in report.units] == [("0.fc1+fc2", 32, 4)]
 
 
-def test_what_only_looks_like_a_unit_is_none() -> None:
+def test_what_only_looks_like_a_unit_is_not_listed() -> None:
     class Narrow(nn.Module):
         """Two 1x1 convolutions, a scale for each channel, a dropped path: all but the squeeze."""
 
@@ -161,7 +161,7 @@ def test_what_only_looks_like_a_unit_is_none() -> None:
 def test_images_that_are_all_alike_say_nothing_of_the_gates() -> None:
     report = doctor(create_model("se_resnet20"), images(16, n=1).expand(4, -1, -1, -1))
     assert kinds(report) == []
-    assert any("the squeeze hardly differs between these images" in note for note in report.notes)
+    assert any("the squeezed values hardly differ between these images" in note for note in report.notes)
 
 
 def test_the_row_of_a_unit_is_hand_arithmetic() -> None:
@@ -190,10 +190,10 @@ def test_registered_and_never_called() -> None:
 @pytest.mark.parametrize(
     ("unit", "message"),
     [
-        (Gated(128, out=1), r"gates for 1, and its map has 128 channels"),
-        (Gated(128, out=64), r"stops in it, made for 128 channels.*\(4, 128, 4, 4\).*gates are \(4, 64, 1, 1\)"),
-        (Gated(64), r"stops in it, made for 64 channels, with a map of shape \(4, 128, 4, 4\)"),
-        (SEConfig().build(64), r"stops in it, made for 64 channels, with a map of shape \(4, 128, 4, 4\)"),
+        (Gated(128, out=1), r"1 gates for a feature map of 128 channels"),
+        (Gated(128, out=64), r"fails in it, built for 128 channels.*\(4, 128, 4, 4\).*gates are \(4, 64, 1, 1\)"),
+        (Gated(64), r"fails in it, built for 64 channels, given a feature map of shape \(4, 128, 4, 4\)"),
+        (SEConfig().build(64), r"fails in it, built for 64 channels, given a feature map of shape \(4, 128, 4, 4\)"),
     ],
     ids=["one", "half", "other", "ours"],
 )
@@ -254,9 +254,9 @@ def idle() -> nn.Module:
         (lambda: SqueezeExcite(128), "layer2.0.bn2", "the loss reaches none"),
         (lambda: Idle(128), "layer2.0.bn2", "the loss reaches none"),
         (lambda: Unused(128), "layer2.0.bn2", "the loss reaches none"),
-        (lambda: SEModule(128), "layer2.0.bn2", "they are added to a map"),
+        (lambda: SEModule(128), "layer2.0.bn2", "they are added to a feature map"),
         (lambda: SELayer(128), "layer2.0.bn1", "they go into another layer"),
-        (lambda: SELayer(128), "layer2.0.bn2", "they are added to a map"),
+        (lambda: SELayer(128), "layer2.0.bn2", "they are added to a feature map"),
     ],
     ids=["ours", "named", "structure", "unused", "adds", "replaces", "replaces_last"],
 )
@@ -311,11 +311,11 @@ def test_a_unit_that_blocks_share_is_noted() -> None:
     assert report.notes[0].startswith("features.stage3.block2.se: called 2 times")
 
 
-def test_a_unit_that_the_table_says_and_that_is_not_there_is_noted() -> None:
+def test_a_missing_unit_of_the_table_is_noted() -> None:
     model = create_model("se_resnet20")
     model.features.stage3.block2.se = nn.Identity()
     report = doctor(nn.Sequential(model), images(16))
-    assert report.notes == ("0: its table says 9 units, 8 are there: not features.stage3.block2.se",)
+    assert report.notes == ("0: 8 of the 9 units of its table exist; missing: features.stage3.block2.se",)
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -335,7 +335,7 @@ def test_a_unit_in_front_of_both_branch_and_shortcut(first: int) -> None:
         blocks[first].se = unit  # type: ignore[assignment]
         report = doctor(nn.Sequential(nn.Conv2d(3, 32, 3), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten()), images())
         assert kinds(report) == [("wrong-branch", f"{first + 1}.se")]
-        assert "what both the branch and the shortcut get of a residual block" in report.findings[0].message
+        assert "the input of both branch and shortcut of a residual block" in report.findings[0].message
 
 
 @pytest.mark.parametrize(
@@ -407,7 +407,7 @@ def not_a_number(unit: nn.Module, block: nn.Module) -> None:
         (dead_for_good, "constant", "hidden layer is zero"),
         (frozen, "no-gradient", "fc1.weight, fc1.bias cannot learn"),
         (detached, "no-gradient", "fc1.weight, fc1.bias, fc2.weight, fc2.bias no gradient"),
-        (large_map, "half-overflow", "its map reaches"),
+        (large_map, "half-overflow", "its feature map reaches"),
         (large_sum, "half-overflow", "sum over space reaches 7.04e+04"),
         (not_a_number, "half-overflow", "4 of 128 gates"),
     ],
@@ -467,7 +467,7 @@ def test_a_last_layer_of_zeros_is_a_start_too() -> None:
     report = doctor(model, images(16))
     assert (kinds(report), report.notes) == (
         [],
-        ("features.stage3.block2.se: the last layer is zero, so nothing changes yet",),
+        ("features.stage3.block2.se: its last layer is zero: the initial state, in which all gates are equal",),
     )
     model(images(16))
     assert kinds(doctor(model, images(16))) == [("constant", "features.stage3.block2.se")]
@@ -494,13 +494,13 @@ def test_a_unit_dead_at_its_draw_is_a_note_and_after_training_a_fault() -> None:
     report = doctor(model, images(16))
     assert kinds(report) == []
     assert report.units[0].alive == 0
-    assert report.notes[0].startswith(f"{name}: the hidden layer is zero for all images, by chance")
+    assert report.notes[0].startswith(f"{name}: its hidden layer is zero for all images, by chance")
     model(images(16))
     assert kinds(doctor(model, images(16))) == [("constant", name)]
     # A trained network may be dead to noise alone.
     report = doctor(model)
     assert kinds(report) == []
-    assert "only real images say" in report.notes[0]
+    assert "only real images show" in report.notes[0]
 
 
 def test_everything_is_as_it_was() -> None:
@@ -542,7 +542,7 @@ def test_the_network_is_judged_in_its_own_mode() -> None:
     frozen = create_model("se_resnet20").requires_grad_(False)
     report = doctor(frozen, images(16))
     assert report.healthy
-    assert report.notes == ("gradients were not looked at: every parameter is frozen",)
+    assert report.notes == ("gradients were not checked: every parameter is frozen",)
 
 
 def test_noise_has_the_size_of_the_network() -> None:
@@ -553,14 +553,14 @@ def test_noise_has_the_size_of_the_network() -> None:
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        (torch.zeros(1, 3, 32, 32), r"batch: \(1, 3, 32, 32\) of float32 is none; expected: .* N of 2 or more"),
-        (torch.zeros(4, 3), r"batch: \(4, 3\) of float32 is none"),
-        (torch.zeros(4, 3, 32, 32, dtype=torch.uint8), r"uint8 is none"),
-        (torch.full((4, 3, 32, 32), torch.nan), r"batch: has values that are infinite or not numbers"),
+        (torch.zeros(1, 3, 32, 32), r"batch: \(1, 3, 32, 32\) of float32; expected: .* N of 2 or more"),
+        (torch.zeros(4, 3), r"batch: \(4, 3\) of float32; expected"),
+        (torch.zeros(4, 3, 32, 32, dtype=torch.uint8), r"of uint8; expected: float"),
+        (torch.full((4, 3, 32, 32), torch.nan), r"batch: has values that are infinite or NaN"),
         (torch.zeros(4, 5, 32, 32), r"batch: the network does not run on \(4, 5, 32, 32\)"),
     ],
 )
-def test_batches_that_are_none(batch: Tensor, message: str) -> None:
+def test_wrong_batches(batch: Tensor, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         doctor(create_model("se_resnet20"), batch)
 
@@ -568,7 +568,7 @@ def test_batches_that_are_none(batch: Tensor, message: str) -> None:
 def test_networks_that_cannot_run() -> None:
     with pytest.raises(ConfigError, match="model: its weights are on the meta device"):
         doctor(create_model("se_resnet20", device="meta"))
-    with pytest.raises(ConfigError, match="batch: the network has no convolution to take its shape from"):
+    with pytest.raises(ConfigError, match="batch: cannot be made up, since the network has no convolution"):
         doctor(nn.Linear(3, 3))
 
 

@@ -225,9 +225,7 @@ def test_everything_is_as_before(fails: bool) -> None:
     before = {name: t.clone() for name, t in model.state_dict().items()}
     count, state, x = model.count, torch.get_rng_state(), torch.zeros(1, 3, 2, 2)
     if fails:
-        with pytest.raises(
-            ConfigError, match=r"example: the network does not run on \(1, 3, 2, 2\): too small; give one"
-        ):
+        with pytest.raises(ConfigError, match=r"example: the network does not run on \(1, 3, 2, 2\): too small"):
             trace(model, x)
     else:
         trace(model, (x,))
@@ -242,7 +240,7 @@ def test_everything_is_as_before(fails: bool) -> None:
 
 
 def test_an_example_that_cannot_be_guessed() -> None:
-    with pytest.raises(ConfigError, match="example: the network has no convolution to take a shape from; give one"):
+    with pytest.raises(ConfigError, match="example: cannot be made up, since the network has no convolution"):
         trace(nn.Sequential(nn.BatchNorm2d(3)))
     with pytest.raises(ConfigError, match=r"on \(1, 5, 224, 224\) \(the 5 channels of the first convolution, '0'\): "):
         trace(nn.Sequential(nn.Conv2d(5, 4, 1), nn.Conv2d(8, 8, 1)))

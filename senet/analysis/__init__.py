@@ -1,1 +1,1 @@
-"""Floor 6, analysis: what the gates of a network do over a data set (arXiv:1709.01507v4, section 7.2)."""
+"""Statistics and figures of a network's gates over a data set (arXiv:1709.01507v4, section 7.2)."""

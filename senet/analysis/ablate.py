@@ -1,4 +1,4 @@
-"""What a network loses with its gates: the error with each unit's replaced, and with all."""
+"""Measure what gates are worth: the error with the gates of each unit replaced, and of all units."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from senet.analysis.collect import Batches
 from senet.analysis.statistics import Gates
-from senet.diagnosis.discovery import Calls, Subject, find, watching
+from senet.diagnosis.discovery import CallNames, Candidate, find, watch_products
 from senet.tracing import evaluating
 
 Ablation = Literal["off", "mean", "shuffled"]
@@ -21,16 +21,24 @@ ABLATIONS: tuple[Ablation, ...] = get_args(Ablation)
 
 
 def ablate(model: nn.Module, batches: Batches, gates: Gates, outputs: Sequence[int], *, seed: int = 0) -> Gates:
-    """The same gates with their ablations: top-1 error, percent, in evaluation mode.
+    """Add the ablations to measured gates: top-1 errors in percent with replaced gates, in evaluation mode.
 
-    "off": gates of one, as if the unit were not there. "mean": the gates' mean over the images of `gates`, one per
-    channel: a scale that does not look at the image, so that what is lost is what the squeeze told. "shuffled": the
-    gates of another image of the batch, the same in all units; one alone in its batch keeps its own. Of images in the
-    order of their classes the other is one of the same class, so mix them.
+    Each batch takes 3 (U + 1) forward passes for U units. The replacements:
 
-    That is 3 (U + 1) forward passes for each batch.
+    - "off": ones, as if the unit did not exist.
+    - "mean": the channel's mean over the images of `gates`, a scale that does not depend on the image.
+    - "shuffled": the gates of another image of the batch, the same image in all units. A single image keeps its own.
+      Mix the batches: sorted by class, the other image would have the same class.
 
-    batches, outputs: as for `collect_gates`.  seed: of the shuffling.
+    Args:
+        model: The network.
+        batches: As for `collect_gates`.
+        gates: What `collect_gates` measured.
+        outputs: As for `collect_gates`.
+        seed: For the shuffling.
+
+    Returns:
+        The same gates with `ablation` filled in, for each unit and for all together.
 
     >>> from senet import create_model
     >>> from senet.analysis.collect import collect_gates
@@ -41,19 +49,19 @@ def ablate(model: nn.Module, batches: Batches, gates: Gates, outputs: Sequence[i
     >>> sorted(gates.ablation), len(gates.units[0].ablation)
     (['mean', 'off', 'shuffled'], 3)
     """
-    subjects = find(model)
+    candidates = find(model)
     generator = torch.Generator().manual_seed(seed)
     names = [u.name for u in gates.units]
     means = {u.name: torch.from_numpy(u.overall_mean) for u in gates.units}
-    # None for all units at once.
+    # The unit, None for all at once.
     wrong = Counter[tuple[Ablation, str | None]]()
     count = 0
 
     def instead(
-        unit: Subject, _u: Tensor, s: Tensor, *, calls: Calls, how: Ablation, which: str | None, donors: Tensor
+        unit: Candidate, _u: Tensor, s: Tensor, *, calls: CallNames, how: Ablation, which: str | None, donors: Tensor
     ) -> Tensor | None:
         name = calls.name(unit)
-        return _other(how, s, means[name], donors) if which in (None, name) else None
+        return _replacement(how, s, means[name], donors) if which in (None, name) else None
 
     with evaluating(model):
         for images, targets, _ in batches:
@@ -61,12 +69,12 @@ def ablate(model: nn.Module, batches: Batches, gates: Gates, outputs: Sequence[i
                 continue
             count += len(images)
             order = torch.randperm(len(images), generator=generator)
-            # Each image gets the gates of the one before it in a random round, so none its own.
+            # Each image gets the gates of its predecessor in a random cycle, so never its own.
             donors = torch.empty_like(order).scatter_(0, order, order.roll(1))
             for how in ABLATIONS:
                 for which in (None, *names):
-                    see = partial(instead, calls=Calls(), how=how, which=which, donors=donors)
-                    with watching(model, subjects, see):
+                    replace_gates = partial(instead, calls=CallNames(), how=how, which=which, donors=donors)
+                    with watch_products(model, candidates, replace_gates):
                         out = model(images)
                     wrong[how, which] += int((out[:, outputs].argmax(1) != targets).sum())
     errors = {key: 100 * n / count for key, n in wrong.items()}
@@ -77,8 +85,8 @@ def ablate(model: nn.Module, batches: Batches, gates: Gates, outputs: Sequence[i
     )
 
 
-def _other(how: Ablation, s: Tensor, mean: Tensor, donors: Tensor) -> Tensor:
-    """What multiplies the map in place of gates that were expanded to it."""
+def _replacement(how: Ablation, s: Tensor, mean: Tensor, donors: Tensor) -> Tensor:
+    """Return the replacement of gates that were expanded to their feature map."""
     if how == "off":
         return s.new_ones(1)
     if how == "mean":

@@ -1,4 +1,4 @@
-"""The gates of all units of a network over a data set, in one pass."""
+"""Collect the gates of all units of a network over a data set in one pass."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 from torch import Tensor, nn
 
 from senet.analysis.statistics import Gates
-from senet.analysis.streaming import Running, linear_cka
-from senet.diagnosis.discovery import Calls, Subject, find, per_channel, watching
+from senet.analysis.streaming import StreamingUnit, linear_cka
+from senet.diagnosis.discovery import CallNames, Candidate, find, per_channel, watch_products
 from senet.errors import ConfigError, DataError
 from senet.tracing import evaluating
 
 Batches = Iterable[tuple[Tensor, Tensor, Tensor]]
-"""Images (n, ...), their classes (n,) and their numbers (n,)."""
+"""Batches of images (n, ...), their classes (n,) and their indices in the data set (n,)."""
 
 
 def collect_gates(
@@ -30,20 +30,28 @@ def collect_gates(
     source: str = "",
     name: str = "",
 ) -> Gates:
-    """What the gates of a network do, in one pass in evaluation mode (arXiv:1709.01507v4, section 7.2).
+    """Measure the gates of a network in one pass in evaluation mode (arXiv:1709.01507v4, section 7.2).
 
-    model: anyone's; its units are found by their structure, as `senet.doctor` finds them.
-    batches: images, on the model's device, their classes and their numbers, in any order.
-    classes: names of the K classes.  chosen: those to draw; () for the first four.
-    sampled: channels of each unit to draw.  top: images to name at either end of each.
-    outputs: which of the network's outputs the classes are, so that it has an error here; None for none.
-    source, name: of the images and the network, in words.
+    Memory does not depend on the number of images: 16 bytes per class and channel and 0.5 kB per channel, which is
+    250 MB for SE-ResNet-50 with the 1,000 classes of ImageNet.
 
-    What is kept does not grow with the images: 16 bytes for each class and channel, and half a kilobyte for each
-    channel; with the 1,000 classes of ImageNet 250 MB for SE-ResNet-50.
+    Args:
+        model: Any network; its units are found by their structure, as `senet.doctor` finds them.
+        batches: Images on the model's device, their classes and their indices, in any order.
+        classes: Names of the K classes.
+        chosen: Indices of the classes to draw; () for the first four.
+        sampled: Number of channels of each unit to draw.
+        top: Number of images to keep for each sampled channel, with the largest and with the smallest gates.
+        outputs: Index of the network's output for each class; None if it has none, then no error is measured.
+        source: Where the images come from, in words.
+        name: Name of the network.
 
-    Raises ConfigError for options out of range, a network without units, and gates that are not numbers; DataError for
-    no images.
+    Returns:
+        The statistics of all units.
+
+    Raises:
+        ConfigError: For options out of range, a network without units, or gates that are NaN or infinite.
+        DataError: If there are no images.
 
     >>> import torch
     >>> from senet import create_model
@@ -54,17 +62,17 @@ def collect_gates(
     (['SE_2_3', 'SE_3_3', 'SE_4_1', 'SE_4_2', 'SE_4_3'], (2, 16))
     """
     _check(classes, chosen, sampled, top, outputs)
-    subjects = find(model)
-    running: dict[str, Running] = {}
+    candidates = find(model)
+    running: dict[str, StreamingUnit] = {}
     wrong = scored = 0
 
-    def record(unit: Subject, _u: Tensor, s: Tensor, *, calls: Calls, of: np.ndarray, which: np.ndarray) -> None:
+    def record(unit: Candidate, _u: Tensor, s: Tensor, *, calls: CallNames, of: np.ndarray, which: np.ndarray) -> None:
         called = calls.name(unit)
         gates = per_channel(s).mean(2).cpu().numpy()
         if not np.isfinite(gates).all():
-            raise ConfigError(f"model: gates of {called} are not numbers; senet doctor says more")
+            raise ConfigError(f"model: gates of {called} are NaN or infinite; senet doctor says more")
         if called not in running:
-            running[called] = Running.start(
+            running[called] = StreamingUnit.start(
                 called, unit.kind, channels=gates.shape[1], classes=len(classes), sampled=sampled, top=top
             )
         running[called].add(gates, of, which)
@@ -75,25 +83,31 @@ def collect_gates(
                 continue
             of = targets.cpu().numpy()
             if of.min() < 0 or of.max() >= len(classes):
-                raise DataError(f"targets: {of.min()} to {of.max()} are no numbers of the {len(classes)} classes")
-            with watching(model, subjects, partial(record, calls=Calls(), of=of, which=numbers.cpu().numpy())):
+                raise DataError(
+                    f"targets: {of.min()} to {of.max()}; expected: 0 to {len(classes) - 1}, for {len(classes)} classes"
+                )
+            with watch_products(
+                model, candidates, partial(record, calls=CallNames(), of=of, which=numbers.cpu().numpy())
+            ):
                 out = model(images)
             if outputs is not None:
                 wrong += int((out[:, outputs].argmax(1).cpu() != targets.cpu()).sum())
                 scored += len(images)
             if not running:
-                raise ConfigError("model: has no units whose gates multiply a map, so there is nothing to analyze")
+                raise ConfigError(
+                    "model: has no units whose gates multiply a feature map, so there is nothing to analyze"
+                )
     if not running:
-        raise DataError("none of the images can be read, so there are no gates")
+        raise DataError("none of the images can be read")
     first = next(iter(running.values())).moments
-    there = first.count > 0
+    has_images = first.count > 0
     return Gates(
         units=tuple(unit.read() for unit in running.values()),
         classes=tuple(classes),
         chosen=tuple(chosen) or tuple(range(min(4, len(classes)))),
         images=int(first.count.sum()),
         per_class=first.count,
-        similarity=linear_cka([unit.moments.mean[there] for unit in running.values()]),
+        similarity=linear_cka([unit.moments.mean[has_images] for unit in running.values()]),
         top1_error=100 * wrong / scored if scored else None,
         source=source,
         model=name,
@@ -110,6 +124,6 @@ def _check(
         raise ConfigError("classes: none; expected: the names of one or more")
     wrong = [k for k in chosen if not 0 <= k < len(classes)]
     if wrong:
-        raise ConfigError(f"chosen: {wrong[0]} is no number of a class; expected: 0 to {len(classes) - 1}")
+        raise ConfigError(f"chosen: {wrong[0]} is not a class; expected: 0 to {len(classes) - 1}")
     if outputs is not None and len(outputs) != len(classes):
         raise ConfigError(f"outputs: {len(outputs)} for {len(classes)} classes; expected: one for each, or None")

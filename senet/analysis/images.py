@@ -1,4 +1,4 @@
-"""The images to analyze: which, in what order, and how one of them looks."""
+"""Choose, load and show the images of an analysis."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ Keys = list[tuple[int, list[int]]]
 
 
 def mixed(split: Split, per_class: int, batch_size: int) -> Keys:
-    """Keys of batches of the first images of each class, 0 for all, mixed, so that a batch has images of many."""
+    """List the keys of shuffled batches.
+
+    Args:
+        split: The images.
+        per_class: Number of images of each class, the first ones; 0 for all.
+        batch_size: Images in a batch.
+    """
     wanted = torch.arange(len(split))
     if per_class:
         wanted = torch.cat([(split.targets == k).nonzero()[:per_class, 0] for k in split.targets.unique()])
@@ -28,9 +34,13 @@ def mixed(split: Split, per_class: int, batch_size: int) -> Keys:
 def load(
     split: Split, keys: Keys, device: torch.device, *, bar: str | None = None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Images, as a network takes them, their classes and their numbers.
+    """Yield the images as a network takes them, their classes and their indices.
 
-    bar: the words before a progress bar; `None` for no bar.
+    Args:
+        split: The images.
+        keys: The batches, from `mixed`.
+        device: Where the images go.
+        bar: Label of a progress bar; None for no bar.
     """
     loader = DataLoader(split, sampler=keys, batch_size=None, num_workers=split.workers)  # type: ignore[arg-type]
     for batch in tqdm(loader, desc=bar, unit="batch", leave=False, disable=True if bar is None else None):
@@ -38,7 +48,7 @@ def load(
 
 
 def pixels(split: Split, recipe: DataRecipe, index: int) -> Tensor:
-    """One image as the network sees it, before it is normalised: (C, S, S) uint8."""
+    """Return one image as the network gets it, before normalisation: (C, S, S) uint8."""
     images, _ = split.prepare(split[(0, [index])], torch.device("cpu"))
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (recipe.mean, recipe.std))
     return (images[0] * std + mean).round().clamp(0, 255).byte()

@@ -1,6 +1,6 @@
-"""The gates of a network as pictures, in PNG and SVG: Figures 6 and 7 of the paper, and what it does not draw.
+"""Figures of a network's gates as PNG and SVG: Figures 6 and 7 of the paper, and more.
 
-The colours are Okabe and Ito's, which people of any colour vision tell apart.
+The colours are Okabe and Ito's, which are safe for colour-blind readers.
 """
 
 from __future__ import annotations
@@ -42,17 +42,24 @@ LOOK: dict[Any, Any] = {
     "lines.linewidth": 1.2,
     "lines.solid_capstyle": "round",
     "image.cmap": "cividis",
-    # So that the same gates make the same file.
+    # Equal gates give equal files.
     "svg.hashsalt": "senet",
 }
 
 
 def draw_all(folder: Path, gates: Gates, pixels: Callable[[int], np.ndarray] | None = None) -> list[Path]:
-    """Draw what there is to draw into a folder, and return the PNG files; beside each is an SVG of the same name.
+    """Draw all figures into a folder, each as PNG and SVG; delete those of an earlier analysis that do not apply.
 
-    Of an analysis from before, what there is not to draw any more is deleted.
-    pixels: (H, W, 1 or 3) uint8 of an image by its number, for the strips of images; None for no strips.
-    Raises RunError where a file cannot be written.
+    Args:
+        folder: Where the files go.
+        gates: What to draw.
+        pixels: Index of an image -> (H, W, 1 or 3) uint8, for the strips of images; None for no strips.
+
+    Returns:
+        The PNG files.
+
+    Raises:
+        RunError: If a file cannot be written.
     """
     drawings: dict[str, Callable[[], Figure]] = {"figure6": lambda: figure6(gates)}
     if len(gates.chosen) > 1:
@@ -72,10 +79,7 @@ def draw_all(folder: Path, gates: Gates, pixels: Callable[[int], np.ndarray] | N
 
 
 def write(path: Path, figure: Figure) -> Path:
-    """Write a figure as `path`.svg and `path`.png, with 200 dots per inch, and return the latter.
-
-    Raises RunError where that cannot be done.
-    """
+    """Write a figure as `path`.svg and `path`.png (200 dpi) and return the latter; RunError if that fails."""
     with _look():
         svg, png = BytesIO(), BytesIO()
         figure.savefig(svg, format="svg", metadata={"Date": None})
@@ -86,9 +90,11 @@ def write(path: Path, figure: Figure) -> Path:
 
 
 def figure6(gates: Gates, units: Sequence[UnitGates] = ()) -> Figure:
-    """Figure 6: the mean gate of the sampled channels, for each chosen class and all images, one panel per unit.
+    """Draw Figure 6: the mean gate of the sampled channels for each chosen class and for all images, a panel per unit.
 
-    units: those to draw; () for the last of each stage and the last three of the last.
+    Args:
+        gates: What to draw.
+        units: The units to draw; () for `gates.drawn`.
     """
     drawn = tuple(units) or gates.drawn
     with _look():
@@ -97,7 +103,7 @@ def figure6(gates: Gates, units: Sequence[UnitGates] = ()) -> Figure:
             x = np.arange(len(u.sampled))
             for k, colour in zip(gates.chosen, COLOURS * len(gates.chosen), strict=False):
                 axes.plot(x, u.mean[k][u.sampled], color=colour, label=_title(gates.classes[k]))
-            # Above the classes, so that where they agree it is seen.
+            # Drawn last, so that it is visible where the classes agree.
             axes.plot(x, u.overall_mean[u.sampled], color=INK, label="all", linewidth=1, linestyle=(0, (3, 1.5)))
             _gate_axes(axes, u)
         _finish(figure, panels, "mean gate")
@@ -105,22 +111,27 @@ def figure6(gates: Gates, units: Sequence[UnitGates] = ()) -> Figure:
 
 
 def figure7(gates: Gates, classes: tuple[int, int] | None = None, units: Sequence[UnitGates] = ()) -> Figure:
-    """Figure 7: mean gate and one deviation to either side among the images of a class, for two classes.
+    """Draw Figure 7: mean gate plus and minus one standard deviation over the images of a class, for two classes.
 
-    classes: their numbers; None for the first two chosen.  units: as for `figure6`.
-    Raises ConfigError where there are no two.
+    Args:
+        gates: What to draw.
+        classes: Their indices; None for the first two chosen.
+        units: As for `figure6`.
+
+    Raises:
+        ConfigError: If there are not two classes.
     """
     drawn = tuple(units) or gates.drawn
     pair = classes or gates.chosen[:2]
     if len(pair) < 2:
-        raise ConfigError("classes: figure 7 compares two; expected: two numbers of classes")
+        raise ConfigError("classes: figure 7 compares two classes; expected: two indices")
     with _look():
         figure, panels = _panels(len(drawn), height=1.75)
         for axes, u in zip(panels, drawn, strict=True):
             x = np.arange(len(u.sampled))
             for k, colour in zip(pair, COLOURS, strict=False):
                 mean, spread = u.mean[k][u.sampled], u.deviation[k][u.sampled]
-                # No further than any gate has been: a mean of 0.99 with a deviation of 0.05 says nothing of 1.04.
+                # Clip to the range of the gates: with mean 0.99 and deviation 0.05 no gate is 1.04.
                 band = np.clip((mean - spread, mean + spread), u.lowest, u.highest)
                 axes.fill_between(x, *band, color=colour, alpha=0.2, linewidth=0)
                 axes.plot(x, mean, color=colour, label=_title(gates.classes[k]))
@@ -130,13 +141,13 @@ def figure7(gates: Gates, classes: tuple[int, int] | None = None, units: Sequenc
 
 
 def depth(gates: Gates) -> Figure:
-    """By depth: how much a unit's gates tell of the class, how much they vary, and how many stand at an end."""
+    """Draw by depth: class specificity, entropy, and the shares of gates near 0 and 1."""
     units = gates.units
     with _look():
         figure, panels = _panels(3, columns=1, height=1.35, width=min(7.2, max(4.8, 2.6 + 0.3 * len(units))))
         x = np.arange(len(units))
         lines = (
-            ("Class-specificity: variance between classes over all variance", [("", [u.specificity for u in units])]),
+            ("Class specificity: variance between classes over all variance", [("", [u.specificity for u in units])]),
             ("Entropy of a channel's gates, bits", [("", [u.entropy for u in units])]),
             (
                 "Share of gates",
@@ -149,7 +160,7 @@ def depth(gates: Gates) -> Figure:
         )
         for axes, (title, curves) in zip(panels, lines, strict=True):
             for (name, values), colour, style in zip(curves, COLOURS, ("o-", "s-", "D:"), strict=False):
-                # The second around the third: what is near one is often all that is above 0.95.
+                # Hollow, since the gates near one are often exactly those above 0.95.
                 look: dict[str, Any] = {"markersize": 6, "fillstyle": "none"} if style == "s-" else {"markersize": 3.5}
                 axes.plot(x, values, style, color=colour, label=name, clip_on=False, **look)
             axes.set_title(title)
@@ -166,7 +177,7 @@ def depth(gates: Gates) -> Figure:
 
 
 def similarity(gates: Gates) -> Figure:
-    """How alike every two units tell the classes apart: linear CKA of their class means (arXiv:1905.00414)."""
+    """Draw how similarly two units distinguish the classes: linear CKA of their class means (arXiv:1905.00414)."""
     names = [u.label for u in gates.units]
     side = min(7.2, 2.2 + 0.2 * len(names))
     with _look():
@@ -174,9 +185,9 @@ def similarity(gates: Gates) -> Figure:
         axes = figure.subplots()
         image = axes.imshow(gates.similarity, vmin=0, vmax=1, interpolation="nearest")
         if np.isnan(gates.similarity).any():
-            # What is no number is not drawn, so the ground shows.
+            # NaN cells are transparent.
             axes.patch.set(hatch="////", edgecolor=FAINT)
-            axes.set_xlabel("hatched: gates that are the same for all classes")
+            axes.set_xlabel("hatched: gates are equal for all classes")
         size = 8 if len(names) <= 24 else 8 * 24 / len(names)
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
         axes.set_yticks(range(len(names)), names, fontsize=size)
@@ -191,7 +202,7 @@ def similarity(gates: Gates) -> Figure:
 
 
 def ablation(gates: Gates) -> Figure:
-    """Top-1 error with the gates of one unit replaced, beside the network's own, and with those of all."""
+    """Draw the top-1 errors with the gates of one unit replaced and of all units, and the network's own."""
     names = [u.label for u in gates.units] + ["all units"]
     errors = [u.ablation for u in gates.units] + [gates.ablation]
     y = np.arange(len(names))[::-1]
@@ -212,20 +223,24 @@ def ablation(gates: Gates) -> Figure:
         axes.set_ylim(-0.7, len(names) - 0.3)
         axes.set_xlabel(
             "top-1 error, %, with the gates replaced"
-            + (f" (line: as they are, {own:.2f} %)" if own is not None else "")
+            + (f" (line: not replaced, {own:.2f} %)" if own is not None else "")
         )
         figure.legend(loc="outside upper left", ncols=3, handletextpad=0.2)
     return figure
 
 
 def strips(u: UnitGates, pixels: Callable[[int], np.ndarray], *, channels: int = 5, images: int = 6) -> Figure:
-    """The images that close and that open the sampled channels which vary most, with their gates.
+    """Draw the images with the smallest and largest gates, for the sampled channels that vary most.
 
-    pixels: (H, W, 1 or 3) uint8 of an image by its number.  images: at either end.
+    Args:
+        u: The unit.
+        pixels: Index of an image -> (H, W, 1 or 3) uint8.
+        channels: Number of channels.
+        images: Number of images at either end.
     """
     rows = np.sort(np.argsort(-u.overall_deviation[u.sampled], kind="stable")[:channels])
     images = min(images, u.openers.shape[1])
-    # Channel numbers, one end, a gap, the other end; above them the words.
+    # Columns: channel, images of one end, gap, images of the other end. The first row holds the headings.
     widths = [1.1] + [1.0] * images + [0.2] + [1.0] * images
     heights = [0.25] + [1.0] * len(rows)
     ends = (("closed by", 1, u.closers, u.closer_values), ("opened by", images + 2, u.openers, u.opener_values))
@@ -250,7 +265,7 @@ def strips(u: UnitGates, pixels: Callable[[int], np.ndarray], *, channels: int =
 
 
 def _word(axes: Axes, word: str, **style: Any) -> None:
-    """Text that takes no part in the layout, or a long word would widen its column."""
+    """Write text outside the layout, so that a long word does not widen its column."""
     axes.text(0, 0.5, word, transform=axes.transAxes, va="center", **style).set_in_layout(False)
 
 
@@ -272,7 +287,7 @@ def _figure(size: tuple[float, float]) -> Figure:
 
 
 def _panels(count: int, *, columns: int = 3, height: float, width: float = 7.2) -> tuple[Figure, list[Axes]]:
-    """A figure of so many panels in rows; height of one and width of all in inches."""
+    """Create a figure of `count` panels; `height` of a panel and `width` of the figure in inches."""
     columns = min(columns, count)
     rows = -(-count // columns)
     figure = _figure((width, height * rows + 0.45))
@@ -289,7 +304,7 @@ def _gate_axes(axes: Axes, u: UnitGates) -> None:
     axes.set_xlim(0, max(last, 1))
     places = sorted({round(part * last / 4) for part in range(5)})
     axes.set_xticks(places, [str(u.sampled[i]) for i in places])
-    # Most gates are sigmoids: one scale for all panels, unless the gates leave it.
+    # Most gates are sigmoids: all panels have the scale 0 to 1 unless the gates exceed it.
     low, high = axes.get_ylim()
     axes.set_ylim(low if u.lowest.min() < 0 else 0, high if u.highest.max() > 1 else 1)
     axes.set_xlabel(f"channel, {len(u.sampled)} of {u.channels}")
@@ -305,7 +320,7 @@ def _finish(figure: Figure, panels: Sequence[Axes], y: str) -> None:
 
 
 def _borders(units: Sequence[UnitGates]) -> list[int]:
-    """Where a stage begins, after the first."""
+    """List the indices of the units that begin a stage, except the first."""
     return [i for i in range(1, len(units)) if units[i].stage != units[i - 1].stage]
 
 

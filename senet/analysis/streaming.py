@@ -1,8 +1,8 @@
-"""Statistics of one unit's gates that are brought up to date batch by batch and keep no image's gates but the extremes.
+"""Streaming statistics of one unit's gates in float64, updated batch by batch without storing all gates.
 
-In float64. Neither the order of the images nor their batches matter, but for rounding.
+The order of the images and the batches change the result by rounding only.
 
-Shapes: n images in a batch, K classes, C channels, S of them sampled, T images kept at either end.
+Shapes: n images in a batch, K classes, C channels, S sampled channels, T images kept at either end of a channel.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ from senet.analysis.statistics import UnitGates, stage_of
 
 BINS = 64
 LOW, HIGH, NEAR = 0.05, 0.95, 0.05
-"""What counts as a closed gate, as an open one, and as near one."""
+"""A gate below LOW is closed, above HIGH open, and within NEAR of 1 near one."""
 STILL = 1e-6
-"""A deviation below which gates do not vary, they are rounded."""
+"""A deviation below this is rounding."""
 
 
 class Moments:
-    """Mean and sum of squared deviations of each class, merged as in Chan, Golub and LeVeque (1979), section 2.
+    """Mean and sum of squared deviations per class, merged as in Chan, Golub and LeVeque (1979), section 2.
 
-    count: (K,).  mean, m2: (K, C).
+    Attributes:
+        count: (K,) images of each class.
+        mean: (K, C) means.
+        m2: (K, C) sums of squared deviations.
     """
 
     def __init__(self, classes: int, channels: int) -> None:
@@ -32,7 +35,7 @@ class Moments:
         self.m2 = np.zeros((classes, channels))
 
     def add(self, s: np.ndarray, targets: np.ndarray) -> None:
-        """Take gates (n, C) of images of these classes (n,)."""
+        """Add gates (n, C) of images of these classes (n,)."""
         rows, of, count = np.unique(targets, return_inverse=True, return_counts=True)
         members = (of == np.arange(len(rows))[:, None]).astype(float)
         mean = members @ s / count[:, None]
@@ -45,16 +48,16 @@ class Moments:
 
     @property
     def within(self) -> np.ndarray:
-        """Variance of each class, (K, C); NaN for one without images."""
+        """Variance of each class, (K, C); NaN without images."""
         return np.where(self.count[:, None] > 0, self.m2 / np.maximum(self.count, 1)[:, None], np.nan)
 
     @property
     def means(self) -> np.ndarray:
-        """Mean of each class, (K, C); NaN for one without images."""
+        """Mean of each class, (K, C); NaN without images."""
         return np.where(self.count[:, None] > 0, self.mean, np.nan)
 
     def overall(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mean over all images, variance between the classes, and variance in all, (C,) each."""
+        """Return the mean over all images, the variance between classes and the total variance, (C,) each."""
         share = self.count / self.count.sum()
         mean = share @ self.mean
         between = share @ (self.mean - mean) ** 2
@@ -62,12 +65,13 @@ class Moments:
 
 
 class Histogram:
-    """Counts of each channel's gates in 64 bins over [0, 2^k], the narrowest with k of 0 or more that holds all.
+    """Histogram of each channel's gates: 64 bins over [0, 2^k], with the smallest k >= 0 that covers all gates.
 
-    Where there are negative gates, as tanh makes them, it is [-2^k, 2^k]. Bins of a wider range are pairs of those
-    before, so one that turns out too narrow costs nothing. A bin holds its upper end.
+    With negative gates, as of tanh, the range is [-2^k, 2^k]. Doubling the range merges pairs of bins, so the result is
+    the same as with the wide range from the start. Each bin includes its upper end.
 
-    counts: (C, 64).
+    Attributes:
+        counts: (C, 64) numbers of gates.
     """
 
     def __init__(self, channels: int) -> None:
@@ -75,7 +79,7 @@ class Histogram:
         self.low, self.high = 0.0, 1.0
 
     def add(self, s: np.ndarray) -> None:
-        """Take gates (n, C)."""
+        """Add gates (n, C)."""
         low, high = s.min(), s.max()
         while low < self.low or high > self.high:
             self._widen(negative=low < 0)
@@ -96,16 +100,18 @@ class Histogram:
         self.counts[:, at : at + BINS // 2] = halves
 
     def entropy(self) -> float:
-        """Of a channel, in bits, averaged over channels: 0 where it never moves, at most 6."""
+        """Return the entropy of a channel in bits, mean over channels: from 0 for a constant gate to 6."""
         share = self.counts / self.counts.sum(1, keepdims=True)
-        # An empty bin adds nothing.
+        # 0 log 0 is 0.
         return float((share * np.log2(1 / np.where(share > 0, share, 1))).sum(1).mean())
 
 
 class Extremes:
-    """The images with the largest values, of several rows; of equal values the image with the lower number.
+    """The T images with the largest values in each of S rows; ties go to the lower index.
 
-    values, images: (S, T), largest first; -inf and -1 while there are fewer.
+    Attributes:
+        values: (S, T), largest first; -inf while there are fewer.
+        images: (S, T) their indices; -1 while there are fewer.
     """
 
     def __init__(self, rows: int, top: int) -> None:
@@ -113,7 +119,7 @@ class Extremes:
         self.images = np.full((rows, top), -1)
 
     def add(self, values: np.ndarray, images: np.ndarray) -> None:
-        """Take values (S, n) of images (n,)."""
+        """Add values (S, n) of images (n,)."""
         top = self.values.shape[1]
         values = np.concatenate([self.values, values], 1)
         images = np.concatenate([self.images, np.broadcast_to(images, (len(values), len(images)))], 1)
@@ -122,15 +128,25 @@ class Extremes:
         self.images = np.take_along_axis(images, best, 1)
 
     def read(self, sign: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """Images, and values times the sign; NaN for none."""
+        """Return the images, and their values times `sign`; NaN where there are fewer images."""
         return self.images, np.where(self.images >= 0, sign * self.values, np.nan).astype(np.float32)
 
 
 @dataclass
-class Running:
-    """One unit while the images pass.
+class StreamingUnit:
+    """Statistics of one unit while images are added.
 
-    sampled: (S,) channels whose extremes are kept.  low, high, near_one: (C,) counts of gates.
+    Attributes:
+        name: Name of the unit.
+        kind: Its kind.
+        sampled: (S,) channels whose extremes are kept.
+        moments: Means and variances per class.
+        histogram: Histograms of all channels.
+        openers: Images with the largest gates.
+        closers: Images with the smallest gates.
+        low: (C,) number of gates below LOW.
+        high: (C,) number above HIGH.
+        near_one: (C,) number within NEAR of 1.
     """
 
     name: str
@@ -145,8 +161,8 @@ class Running:
     near_one: np.ndarray
 
     @classmethod
-    def start(cls, name: str, kind: str, *, channels: int, classes: int, sampled: int, top: int) -> Running:
-        """Before the first image."""
+    def start(cls, name: str, kind: str, *, channels: int, classes: int, sampled: int, top: int) -> StreamingUnit:
+        """Create the statistics before the first image."""
         at = sample(channels, sampled)
         return cls(
             name=name,
@@ -160,7 +176,7 @@ class Running:
         )
 
     def add(self, s: np.ndarray, targets: np.ndarray, images: np.ndarray) -> None:
-        """Take gates (n, C) of images of these classes (n,) and numbers (n,)."""
+        """Add gates (n, C) of images of these classes (n,) and indices (n,)."""
         s = s.astype(float)
         self.moments.add(s, targets)
         self.histogram.add(s)
@@ -172,7 +188,7 @@ class Running:
         self.near_one += (abs(s - 1) < NEAR).sum(0)
 
     def read(self) -> UnitGates:
-        """What is known after the last image."""
+        """Return the result after the last image."""
         mean, between, total = self.moments.overall()
         images = self.moments.count.sum()
         openers, opener_values = self.openers.read()
@@ -199,7 +215,7 @@ class Running:
 
 
 def sample(channels: int, count: int) -> np.ndarray:
-    """Channels spread evenly over all of them, both ends included, as section 7.2 samples 50; at most `count`.
+    """Choose at most `count` channels, evenly spaced with both ends, as section 7.2 samples 50.
 
     >>> sample(256, 4).tolist()
     [0, 85, 170, 255]
@@ -207,18 +223,18 @@ def sample(channels: int, count: int) -> np.ndarray:
     return np.unique(np.linspace(0, channels - 1, min(count, channels)).round().astype(np.int64))
 
 
-def linear_cka(maps: list[np.ndarray]) -> np.ndarray:
-    """Linear centred kernel alignment of every two of U matrices (K, C_i): (U, U) in [0, 1] (arXiv:1905.00414, Eq. 4).
+def linear_cka(matrices: list[np.ndarray]) -> np.ndarray:
+    """Return the linear centred kernel alignment of each pair of U matrices (K, C_i): (U, U) in [0, 1].
 
-    `|Y'X|^2 / (|X'X| |Y'Y|)` in Frobenius norms, the columns centred: whether two units tell the K classes apart alike,
-    whatever their widths. Of a matrix whose rows are all equal there is none: NaN. Of two classes everything is alike.
+    `|Y'X|^2 / (|X'X| |Y'Y|)` in Frobenius norms with centred columns (arXiv:1905.00414, Eq. 4). It says how similarly
+    two units of any width distinguish the K classes. NaN for a matrix with equal rows; always 1 for two classes.
     """
     grams = []
-    for x in maps:
+    for x in matrices:
         x = x.astype(float) - x.mean(0, dtype=float)
         x[:, x.std(0) < STILL] = 0
         gram = (x @ x.T).ravel()
-        # Float32 halves what 1,000 classes take; the products below are of unit vectors.
+        # Unit vectors: float32 is exact enough and halves the memory of 1,000 classes.
         grams.append((gram / (np.linalg.norm(gram) or np.nan)).astype(np.float32))
     stack = np.stack(grams)
     return np.clip(stack @ stack.T, 0, 1)

@@ -1,7 +1,7 @@
-"""A network's units as switches: one image's answer and gates, with any of the units off.
+"""Run any network on one image with some of its units switched off.
 
-Off means that the gates are one, so the map goes through unchanged. Units are found as the doctor finds them, by what
-they do in a pass; so they may be anybody's. Letters: K classes, C channels of a unit's map.
+A unit that is off has gates of one: its feature map passes unchanged. Units are found as the doctor finds them.
+Shapes: K classes, C channels of a unit's feature map.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from senet.diagnosis.discovery import Calls, Subject, find, per_channel, watching
+from senet.diagnosis.discovery import CallNames, Candidate, find, per_channel, watch_products
 from senet.errors import ConfigError, unknown
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What a network says to one image.
+    """A network's output for one image.
 
-    logits: (K,).
-    gates: (C,) of each unit by name, in the order in which they ran; of one that is off those that it asked for. The
-        mean over space where a unit has a gate for each place.
+    Attributes:
+        logits: (K,).
+        gates: Name of each unit -> (C,), in the order in which they ran; gates per position are averaged over space. A
+            unit that is off has the gates that it computed, although they were not applied.
     """
 
     logits: Tensor
@@ -38,23 +39,25 @@ class Result:
 
 @dataclass(frozen=True, eq=False)
 class Averages:
-    """Gates over a data set.
+    """Mean gates over a data set.
 
-    of_class: (K, C) for each unit, the mean over the images of each class.  overall: (C,), the mean over all images.
+    Attributes:
+        of_class: Name of each unit -> (K, C), the mean over the images of each class.
+        overall: Name of each unit -> (C,), the mean over all images.
     """
 
     of_class: Mapping[str, np.ndarray]
     overall: Mapping[str, np.ndarray]
 
     def check(self, units: Mapping[str, int], classes: int) -> None:
-        """Raise ConfigError where these are not the averages of a network with such units and so many classes."""
+        """Raise ConfigError unless these are averages of a network with these units (name -> channels) and classes."""
         for name, channels in units.items():
             if name not in self.of_class or name not in self.overall:
-                raise ConfigError(f"gates: has no unit {name!r}; it is another network's")
+                raise ConfigError(f"gates: has no unit {name!r}; expected: averages of this network")
             shapes = self.of_class[name].shape, self.overall[name].shape
             if shapes != ((classes, channels), (channels,)):
                 raise ConfigError(
-                    f"gates: {name} has averages of the shapes {shapes[0]} and {shapes[1]}, and this network's are "
+                    f"gates: averages of {name} have the shapes {shapes[0]} and {shapes[1]}; expected: "
                     f"{(classes, channels)} and {(channels,)}"
                 )
 
@@ -62,11 +65,15 @@ class Averages:
 class Switchboard:
     """Runs a network with any of its units off.
 
-    model: any network of images; it is put into evaluation mode and otherwise left as it is.
-    example: `(1, C, H, W)`, an image of the size that it takes, zeros too, for finding the units.
-    units: the channels of each unit by name, in the order in which they run; a second call's with "#2" behind it.
+    Args:
+        model: Any image classifier. It is set to evaluation mode and not changed otherwise.
+        example: (1, C, H, W), an image of the size that the network takes, for finding the units; zeros will do.
 
-    Raises ConfigError for a network that does not answer with logits, or without a unit that multiplies a map.
+    Attributes:
+        units: Name of each unit -> its channels, in the order in which they run; "#2" is appended for a second call.
+
+    Raises:
+        ConfigError: For a network that does not return logits, or without units that multiply a feature map.
 
     >>> from senet import create_model
     >>> board = Switchboard(create_model("se_resnet20"), torch.zeros(1, 3, 32, 32))
@@ -84,30 +91,31 @@ class Switchboard:
         self.units = {name: len(s) for name, s in self.run(example).gates.items()}
         if not self.units:
             raise ConfigError(
-                "model: has no attention unit that multiplies a map: a plain network, or a kind not known"
+                "model: has no attention unit that multiplies a feature map: a plain network, or an unknown kind"
             )
 
     @torch.no_grad()
     def run(self, image: Tensor, off: Collection[str] = ()) -> Result:
-        """One image `(1, C, H, W)` through the network, the units of these names off.
+        """Run one image `(1, C, H, W)` with the units of these names off.
 
-        With none off the logits are those of `model(image)` to the last bit. Raises ConfigError for an unknown name.
+        With all units on, the logits equal those of `model(image)` to the last bit. Raises ConfigError for unknown
+        names.
         """
         for name in off:
             if name not in self.units:
                 raise unknown("off", name, self.units, kind="units")
         like = next((p for p in self.model.parameters() if p.is_floating_point()), image)
-        calls = Calls()
+        calls = CallNames()
         gates: dict[str, Tensor] = {}
 
-        def see(unit: Subject, _u: Tensor, s: Tensor) -> Tensor | None:
+        def switch(unit: Candidate, _u: Tensor, s: Tensor) -> Tensor | None:
             name = calls.name(unit)
             gates[name] = per_channel(s)[0].mean(1).cpu()
             return s.new_ones(1) if name in off else None
 
-        # Hooks belong to the network, which the threads of a server share.
-        with self._lock, watching(self.model, find(self.model), see):
+        # The threads of a server share the network and its hooks.
+        with self._lock, watch_products(self.model, find(self.model), switch):
             logits = self.model(image.to(like.device, like.dtype))
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 1:
-            raise ConfigError("model: does not answer an image (1, C, H, W) with logits (1, K)")
+            raise ConfigError("model: does not return logits (1, K) for an image (1, C, H, W)")
         return Result(logits[0].cpu(), gates)

@@ -1,1 +1,1 @@
-"""Floor 5, health: is the SE in a network alive and in its place?"""
+"""Find faults of attention units in any network: `senet.doctor`."""

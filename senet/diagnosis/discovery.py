@@ -1,8 +1,10 @@
-"""Units of any network, found by their structure, and what one forward and one backward pass show of them.
+"""Find the attention units of any network by their structure, and record what one forward and backward pass does.
 
-A unit is ours, or two layers C to h to C' that act on one value per channel, h and C' at most C (of any width, or one
-layer alone, where the class's name says what it is), or one 1-D convolution across channels (ECA), whose result
-multiplies a map. That it does is seen in the pass, so the author of the network does not matter.
+A unit is one of ours, or a module of another library that multiplies a feature map by gates it computes with
+- two layers, C to h to C' channels with h <= C and C' <= C, on one value per channel (squeeze and excitation),
+- one 1-D convolution across channels (ECA), or
+- one or two pointwise layers of any width, if its class is called like a unit (`SEModule`, `EffectiveSEModule`).
+The multiplication is observed in the forward pass, so how the network is written does not matter.
 """
 
 from __future__ import annotations
@@ -32,31 +34,41 @@ NAME = re.compile(
     r"_*(\w*squeeze_?(and_?)?excit\w*|(c|e|s|effective_?)?(se|eca)_?(\d?d|layer|module|block|unit|net)*)_*",
     re.IGNORECASE,
 )
-"""What other people call the classes of such units."""
+"""Class names that other libraries use for such units."""
 
 LAYERS = {"convolution", "addmm", "mm", "bmm", "linear"}
 
 
 @dataclass(eq=False)
-class Subject:
-    """A unit, or what may be one, and what is seen of it.
+class Candidate:
+    """A module that is a unit or looks like one, and what the pass shows about it.
 
-    kind: of a unit of ours, or the class of another.
-    sites: its module; the two layers where they stand in a block by themselves.
-    layers: its convolutions and linear layers.  params: its parameters by name.
-    unit: the unit where it is ours.  inserted: whether `insert_` put it there.
-    named: whether its class is called as units are.  squashes: whether it holds a sigmoid.
-
-    given: its input while it runs.  runs: calls.  alive: part of the hidden layer not zero for every image.
-    gate: (N, C, P) of the last call; P is 1 where the gates are one per channel.
-    channels, width: of the map it multiplies, and gates per image.
-    largest, total: the largest absolute value of that map, and of its sums over space.
-    moved: how far a channel's squeeze differs between images, at most.
-    eps: of the map's numbers.
-    tracked: whether its output carries a gradient.  back: whether the one that came was not all zero; None: none came.
-    reached: parameters whose gradient is not all zero.  lost: whether the backward pass met none of its parameters.
-    instead: what becomes of its gates in place of a product.
-    mixes: whether another first image moves what it makes of the other images.
+    Attributes:
+        name: Name of the module in the network.
+        kind: Kind of a unit of ours, or the class name of another one.
+        sites: The unit's module, or its two layers where they are children of a block that applies them itself.
+        layers: Its convolutions and linear layers.
+        params: Its parameters by name.
+        unit: The unit, if it is one of ours.
+        inserted: Whether `insert_` put it there.
+        named: Whether its class is called like a unit.
+        squashes: Whether it contains a sigmoid.
+        given: Its input, while it runs.
+        runs: Calls in the pass.
+        alive: Share of the hidden neurons that are not zero for every image.
+        gate: Gates of the last call, (N, C, P); P is 1 where there is one gate per channel.
+        channels: Channels of the feature map that it multiplies.
+        width: Gates per image.
+        largest: Largest absolute value of that feature map.
+        total: Largest absolute sum over space of one of its channels.
+        moved: Largest difference of a channel's mean between two images.
+        eps: Machine epsilon of the feature map's type.
+        tracked: Whether its output requires a gradient.
+        back: Whether the gradient of its output had a nonzero element; None if none arrived.
+        reached: Names of its parameters with a nonzero gradient.
+        lost: Whether the loss depends on none of its parameters.
+        instead: What happens to its gates if they multiply nothing.
+        mixes: Whether a change of the first image changes its output for the others.
     """
 
     name: str
@@ -68,7 +80,6 @@ class Subject:
     inserted: bool = False
     named: bool = False
     squashes: bool = False
-
     given: Tensor | None = None
     runs: int = 0
     alive: float | None = None
@@ -87,8 +98,8 @@ class Subject:
     mixes: bool = False
 
     def measure(self, u: Tensor, s: Tensor) -> None:
-        """Keep what matters of a product of a map and gates, both (N, C, *)."""
-        # Along an axis where one value is repeated, the step in memory is zero.
+        """Record a product of a feature map `u` and gates `s`, both (N, C, *)."""
+        # A broadcast axis has stride 0.
         self.width = s.shape[1] if s.stride(1) or s.shape[1] == 1 else 1
         self.gate = per_channel(s)
         x = u.detach().float().reshape(*u.shape[:2], -1)
@@ -98,46 +109,49 @@ class Subject:
         self.moved = float((total.amax(0) - total.amin(0)).amax()) / x.shape[2]
 
 
-See = Callable[[Subject, Tensor, Tensor], "Tensor | None"]
-"""Is given a unit, the map and the gates that multiply it; what it returns, if not None, multiplies in their place."""
+OnProduct = Callable[[Candidate, Tensor, Tensor], "Tensor | None"]
+"""Called with a unit, a feature map and the gates that multiply it; a tensor that it returns replaces the gates."""
 
 
 @contextmanager
-def watching(model: nn.Module, subjects: list[Subject], see: See) -> Iterator[None]:
-    """For one forward pass: `see` is shown each product of a map `(N, C, *)` and gates, expanded to the map's shape.
+def watch_products(model: nn.Module, candidates: list[Candidate], on_product: OnProduct) -> Iterator[None]:
+    """Call `on_product` for each product of a feature map (N, C, *) and gates, expanded to its shape, in one pass.
 
-    subjects: those of `find`; the ones that are no units have no products.
+    Args:
+        model: The network that runs inside the context.
+        candidates: What `find` returns for it; those that are not units have no products.
+        on_product: May replace the gates.
     """
-    if not subjects:
+    if not candidates:
         yield
         return
-    watch = Watch(model, subjects, see)
+    watch = Watch(model, candidates, on_product)
     with watch.hooks(), watch:
         yield
 
 
-class Calls:
-    """The names of units in one pass: their modules', with "#2" behind it at the second call."""
+class CallNames:
+    """Names for the calls of units in one pass: the module's name, with "#2" appended at the second call."""
 
     def __init__(self) -> None:
         self.counts = Counter[str]()
 
-    def name(self, unit: Subject) -> str:
-        """That of the call that is going on."""
+    def name(self, unit: Candidate) -> str:
+        """Count a call of this unit and return its name."""
         self.counts[unit.name] += 1
         count = self.counts[unit.name]
         return unit.name if count == 1 else f"{unit.name}#{count}"
 
 
 def per_channel(s: Tensor) -> Tensor:
-    """Gates expanded to a map, `(N, C, *)`, without the repetitions: `(N, C, P)`, where P is 1 for one per channel."""
+    """Undo the broadcasting of gates: (N, C, *) -> (N, C, P); P is 1 where there is one gate per channel."""
     s = s[(slice(None), slice(None), *(slice(None) if step else slice(1) for step in s.stride()[2:]))]
     return s.float().reshape(*s.shape[:2], -1)
 
 
-def find(model: nn.Module) -> list[Subject]:
-    """Everything that is or may be a unit, in the order of the modules; the pass decides."""
-    found: list[Subject] = []
+def find(model: nn.Module) -> list[Candidate]:
+    """List everything that is or may be a unit, in the order of the modules. Only a forward pass tells which are."""
+    found: list[Candidate] = []
     seen: set[nn.Module] = set()
 
     def walk(name: str, module: nn.Module) -> None:
@@ -145,7 +159,7 @@ def find(model: nn.Module) -> list[Subject]:
             return
         seen.add(module)
         label = name or type(module).__name__
-        here = _own(label, module) or _other(label, module)
+        here = _of_ours(label, module) or _of_another_library(label, module)
         if here:
             found.append(here)
             return
@@ -158,17 +172,17 @@ def find(model: nn.Module) -> list[Subject]:
     return found
 
 
-def _own(name: str, module: nn.Module) -> Subject | None:
+def _of_ours(name: str, module: nn.Module) -> Candidate | None:
     inserted = isinstance(module, InsertedUnit)
     unit = module.unit if inserted else module
     if not isinstance(unit, Unit):
         return None
     kind = getattr(getattr(unit, "config", None), "kind", type(unit).__name__)
     layers = tuple(m for m in unit.modules() if isinstance(m, (nn.Linear, _ConvNd)))
-    return Subject(name, kind, (module,), layers, dict(module.named_parameters()), unit=unit, inserted=inserted)
+    return Candidate(name, kind, (module,), layers, dict(module.named_parameters()), unit=unit, inserted=inserted)
 
 
-def _other(name: str, module: nn.Module) -> Subject | None:
+def _of_another_library(name: str, module: nn.Module) -> Candidate | None:
     if any(isinstance(m, Unit) for m in module.modules()):
         return None
     holders = [m for m in module.modules() if next(m.parameters(recurse=False), None) is not None]
@@ -179,17 +193,17 @@ def _other(name: str, module: nn.Module) -> Subject | None:
     elif named:
         fits = len(layers) in (1, 2) and all(map(_is_pointwise, layers))
     else:
-        # A norm in front or behind belongs to what is around the unit.
+        # A norm at either end shows that the module is more than a unit, such as a bottleneck.
         fits = _reduces(layers) and holders[:1] + holders[-1:] == [*layers]
     if not fits:
         return None
     squashes = any(isinstance(m, (nn.Sigmoid, nn.Hardsigmoid)) for m in module.modules())
     params = dict(module.named_parameters())
-    return Subject(name, type(module).__name__, (module,), layers, params, named=named, squashes=squashes)
+    return Candidate(name, type(module).__name__, (module,), layers, params, named=named, squashes=squashes)
 
 
-def _pairs(name: str, module: nn.Module, children: dict[str, nn.Module]) -> Iterator[Subject]:
-    """Two layers side by side among the children of a block whose own forward makes a unit of them."""
+def _pairs(name: str, module: nn.Module, children: dict[str, nn.Module]) -> Iterator[Candidate]:
+    """Find two adjacent layers of a block whose own forward may use them as a unit."""
     if isinstance(module, nn.Sequential):
         return
     layers = [(child, m) for child, m in children.items() if isinstance(m, (nn.Linear, _ConvNd))]
@@ -197,7 +211,7 @@ def _pairs(name: str, module: nn.Module, children: dict[str, nn.Module]) -> Iter
         if _reduces((a, b)):
             params = {f"{child}.{p}": v for child, m in ((first, a), (second, b)) for p, v in m.named_parameters()}
             where = f"{name}.{first}+{second}" if name else f"{first}+{second}"
-            yield Subject(where, type(module).__name__, (a, b), (a, b), params)
+            yield Candidate(where, type(module).__name__, (a, b), (a, b), params)
 
 
 def _is_pointwise(m: nn.Module) -> bool:
@@ -209,7 +223,7 @@ def _is_across(m: nn.Module) -> bool:
 
 
 def _reduces(layers: tuple[nn.Module, ...]) -> bool:
-    """Whether these are two layers C to h to C', h and C' at most C."""
+    """Whether these are two pointwise layers C to h to C' with h <= C and C' <= C."""
     if len(layers) != 2 or not all(map(_is_pointwise, layers)):
         return False
     (c, h), (h2, out) = map(ends, layers)
@@ -217,7 +231,7 @@ def _reduces(layers: tuple[nn.Module, ...]) -> bool:
 
 
 def ends(layer: nn.Module) -> tuple[int, int]:
-    """Inputs and outputs of a layer."""
+    """Return a layer's input and output channels."""
     if isinstance(layer, nn.Linear):
         return layer.in_features, layer.out_features
     assert isinstance(layer, _ConvNd)
@@ -225,26 +239,29 @@ def ends(layer: nn.Module) -> tuple[int, int]:
 
 
 class Watch(TorchDispatchMode):
-    """Sees the products of maps and gates while a network runs.
+    """Observe the products of feature maps and gates while a network runs.
 
-    see: is shown the products; by default the subjects measure them.
-    stopped: what the pass stopped in, if it did, and why.  is_aside: whether what runs is no part of the pass.
+    Attributes:
+        candidates: What is watched; after `run`, only those that are units.
+        on_product: Called for each product; by default the unit records it.
+        stopped: The unit in which the pass failed and why, or None.
+        is_aside: Whether an extra call is running that is not part of the pass.
     """
 
-    def __init__(self, model: nn.Module, subjects: list[Subject], see: See | None = None) -> None:
+    def __init__(self, model: nn.Module, candidates: list[Candidate], on_product: OnProduct | None = None) -> None:
         super().__init__()
-        self.model, self.subjects, self.see = model, subjects, see or Subject.measure
-        # Of `run`; without it nothing runs aside.
+        self.model, self.candidates, self.on_product = model, candidates, on_product or Candidate.measure
+        # Images of `run`; without it there are no extra calls.
         self.count = 0
-        self.stopped: tuple[Subject, str] | None = None
-        self.inside: list[Subject] = []
+        self.stopped: tuple[Candidate, str] | None = None
+        self.inside: list[Candidate] = []
         self.is_aside = False
-        # By the memory they are in: gates with whose they are, kept so that no other tensor takes the place.
-        self.gates: dict[int, tuple[Subject, Tensor]] = {}
+        # Storage address -> the unit and its gates. Keeping the tensor keeps the address from being used again.
+        self.gates: dict[int, tuple[Candidate, Tensor]] = {}
         self.fixed = {_memory(t) for t in (*model.parameters(), *model.buffers())}
 
     def run(self, images: Tensor) -> None:
-        """Forward and backward; afterwards `subjects` are those that are units."""
+        """Run forward and backward, then drop the candidates that are not units."""
         self.count = len(images)
         try:
             with self.hooks(), self:
@@ -256,31 +273,31 @@ class Watch(TorchDispatchMode):
             self.stopped = self.stopped or (units[-1], str(error).splitlines()[0])
         else:
             self.backward(out)
-        self.subjects = [s for s in self.subjects if self.is_unit(s)]
+        self.candidates = [s for s in self.candidates if self.is_unit(s)]
 
-    def is_unit(self, s: Subject) -> bool:
-        """Whether a subject is a unit: its gates multiplied a map, or what it is called or holds leaves no doubt."""
+    def is_unit(self, s: Candidate) -> bool:
+        """Whether a candidate is a unit: its gates multiplied a feature map, or its class or contents tell."""
         stopped = self.stopped is not None and s is self.stopped[0]
         return bool(s.unit or s.named or s.gate is not None or (s.squashes and (not s.runs or s.lost)) or stopped)
 
     def backward(self, out: Any) -> None:
-        """Note which parameters a loss on the outputs reaches."""
+        """Record which parameters get a gradient from a loss on the outputs."""
         params = [p for p in self.model.parameters() if p.requires_grad]
         losses = [_loss(t) for t in tree_leaves(out) if isinstance(t, Tensor) and t.requires_grad]
         if not params or not losses:
             return
         grads = torch.autograd.grad(torch.stack(losses).sum(), params, allow_unused=True)
         met = {id(p): bool(g.any()) for p, g in zip(params, grads, strict=True) if g is not None}
-        for s in self.subjects:
+        for s in self.candidates:
             s.reached = {name for name, p in s.params.items() if met.get(id(p))}
             learning = [id(p) for p in s.params.values() if p.requires_grad]
             s.lost = bool(learning) and met.keys().isdisjoint(learning)
 
     @contextmanager
     def hooks(self) -> Iterator[None]:
-        """Watch the subjects' calls."""
+        """Hook the candidates' modules while the context is open."""
         handles = []
-        for s in self.subjects:
+        for s in self.candidates:
             for site in s.sites:
                 handles.append(site.register_forward_pre_hook(partial(self.enter, s), with_kwargs=True))
                 handles.append(site.register_forward_hook(partial(self.leave, s)))
@@ -294,8 +311,8 @@ class Watch(TorchDispatchMode):
             for handle in handles:
                 handle.remove()
 
-    def enter(self, s: Subject, site: nn.Module, args: Any, kwargs: Any) -> None:
-        """A site begins."""
+    def enter(self, s: Candidate, site: nn.Module, args: Any, kwargs: Any) -> None:
+        """Hook: a unit's module is called."""
         self.inside.append(s)
         s.given = next((t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)), None)
         if len(s.sites) == 1 and s.given is not None and s.given.dim() > 1 and len(s.given) == self.count:
@@ -305,7 +322,7 @@ class Watch(TorchDispatchMode):
 
     @contextmanager
     def aside(self, site: nn.Module) -> Iterator[None]:
-        """Call a module without seeing it, in evaluation mode; an error is for the pass itself to raise."""
+        """Make an unobserved extra call in evaluation mode. Errors are ignored; the pass itself will raise them."""
         self.is_aside = True
         try:
             with suppress(Exception), evaluating(site):
@@ -313,8 +330,8 @@ class Watch(TorchDispatchMode):
         finally:
             self.is_aside = False
 
-    def leave(self, s: Subject, site: nn.Module, _args: Any, out: Any) -> None:
-        """A site ends."""
+    def leave(self, s: Candidate, site: nn.Module, _args: Any, out: Any) -> None:
+        """Hook: a unit's module returns."""
         self.inside.pop()
         s.given = None
         if site is not s.sites[-1]:
@@ -325,15 +342,15 @@ class Watch(TorchDispatchMode):
         if result is not None and s.tracked:
             result.register_hook(partial(_came_back, s))
 
-    def hidden(self, s: Subject, layer: nn.Module, args: Any) -> None:
-        """The second layer begins, with the hidden one as its input."""
+    def hidden(self, s: Candidate, layer: nn.Module, args: Any) -> None:
+        """Hook: the second layer is called; its input is the hidden activation."""
         if self.is_aside:
             return
         h = args[0].detach().movedim(-1 if isinstance(layer, nn.Linear) else 1, 0)
         s.alive = float(h.flatten(1).any(1).float().mean())
 
-    def excited(self, s: Subject, layer: nn.Module, _args: Any, out: Tensor) -> None:
-        """The last layer of another's unit has given one value per channel, or it is not a unit's."""
+    def excited(self, s: Candidate, layer: nn.Module, _args: Any, out: Tensor) -> None:
+        """Hook: the last layer of another library's unit returns; one value per channel is taken for gates."""
         if not self.is_aside and out[0].numel() == (out.shape[-1] if _is_across(layer) else ends(layer)[1]):
             self.gates[_memory(out)] = s, out
 
@@ -345,7 +362,7 @@ class Watch(TorchDispatchMode):
         if op in ("mul", "mul_") and len(tensors) == 2:
             args = self.product(*tensors)
         out = func(*args, **(kwargs or {}))
-        # What is made of gates and constants alone are gates still, but not what another layer makes of them.
+        # A function of gates and constants is still gates, unless it is another layer with weights.
         known = [self.gates[_memory(t)] for t in tensors if _memory(t) in self.gates]
         rest = {_memory(t) for t in tensors} - self.gates.keys() - self.fixed
         first = next((t for t in tree_leaves(out) if isinstance(t, Tensor)), None)
@@ -354,11 +371,11 @@ class Watch(TorchDispatchMode):
         elif known and not rest and op in LAYERS:
             known[0][0].instead = "go into another layer"
         elif known and rest and op in ("add", "add_"):
-            known[0][0].instead = "are added to a map"
+            known[0][0].instead = "are added to a feature map"
         return out
 
     def product(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        """Two tensors are going to be multiplied: note it if they are a map and a unit's gates; return the factors."""
+        """Report a product of a feature map and a unit's gates; return the factors, the gates perhaps replaced."""
         for u, gate in ((a, b), (b, a)):
             s = self.whose(u, gate)
             if s is None or u.dim() < 2:
@@ -366,25 +383,25 @@ class Watch(TorchDispatchMode):
             try:
                 shape = torch.broadcast_shapes(u.shape, gate.shape)
             except RuntimeError:
-                # The product itself will raise.
+                # The multiplication is about to raise.
                 self.stopped, s.given = (s, f"its gates are {tuple(gate.shape)}"), u
                 return a, b
-            # A mask of dropped paths is no map.
-            if shape == u.shape and (other := self.see(s, u, gate.detach().expand(shape))) is not None:
+            # The product with a drop-path mask (N, 1, 1, 1) has the shape of the gates, not of the mask.
+            if shape == u.shape and (other := self.on_product(s, u, gate.detach().expand(shape))) is not None:
                 return (u, other) if u is a else (other, u)
         return a, b
 
-    def whose(self, u: Tensor, gate: Tensor) -> Subject | None:
-        """The subject whose gates multiply `u` here: ours multiplies what it was given."""
+    def whose(self, u: Tensor, gate: Tensor) -> Candidate | None:
+        """The unit whose gates multiply `u`. Inside a unit of ours only a product with its input counts."""
         if self.inside and self.inside[-1].unit is not None:
             s = self.inside[-1]
             return s if s.given is not None and _memory(u) == _memory(s.given) != _memory(gate) else None
-        is_map = _memory(u) not in self.gates and _memory(u) not in self.fixed
-        return self.gates[_memory(gate)][0] if is_map and _memory(gate) in self.gates else None
+        is_feature_map = _memory(u) not in self.gates and _memory(u) not in self.fixed
+        return self.gates[_memory(gate)][0] if is_feature_map and _memory(gate) in self.gates else None
 
 
 def _two_batches(args: Any, kwargs: Any) -> Iterator[tuple[Any, Any]]:
-    """Copies of a module's input, then once more with another first image in its first tensor."""
+    """Yield a copy of a module's input, then a copy with another first image."""
     for is_other in (False, True):
         copies = tree_map_only(Tensor, lambda t: t.detach().clone(), (args, kwargs))
         if is_other:
@@ -394,7 +411,7 @@ def _two_batches(args: Any, kwargs: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _differ(a: Tensor, b: Tensor) -> bool:
-    """Whether two outputs differ in an image other than the first by more than rounding."""
+    """Whether two outputs differ by more than rounding in any image but the first."""
     a, b = a[1:].float(), b[1:].float()
     return bool((a - b).abs().amax() > 1e-3 * a.abs().amax())
 
@@ -403,12 +420,12 @@ def _memory(t: Tensor) -> int:
     return t.untyped_storage().data_ptr()
 
 
-def _came_back(s: Subject, grad: Tensor) -> None:
+def _came_back(s: Candidate, grad: Tensor) -> None:
     s.back = bool(s.back) or bool(grad.any())
 
 
 def _loss(out: Tensor) -> Tensor:
-    """A cross entropy of the outputs over their largest, so that no softmax is saturated."""
+    """Cross entropy of the outputs divided by their largest value, so that the softmax does not saturate."""
     rows = out.float().reshape(len(out), -1) if out.dim() else out.float().reshape(1, 1)
     rows = rows / rows.detach().abs().amax().clamp_min(1e-20)
     if rows.shape[1] == 1:

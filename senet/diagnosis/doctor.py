@@ -1,4 +1,4 @@
-"""Faults of attention units that no loss curve shows: `doctor(model)`."""
+"""`doctor(model)`: find faults of attention units that no loss curve shows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from senet.diagnosis.discovery import Subject, Watch, ends, find
+from senet.diagnosis.discovery import Candidate, Watch, ends, find
 from senet.diagnosis.judge import Judge, saturated, some
 from senet.diagnosis.placement import misplaced
 from senet.diagnosis.report import Report, UnitRow
@@ -21,31 +21,37 @@ from senet.units.unit import Unit
 
 
 def doctor(model: nn.Module, batch: Tensor | None = None) -> Report:
-    """Look for faults in the attention units of any network, with one forward and one backward pass in its own mode.
+    """Find faults in the attention units of a network, by one forward and one backward pass in its current mode.
 
-    model: networks of ours, with or without `insert_`, and anyone else's.
-    batch: `(N, C, H, W)` images, two or more; None: 4 of noise, of the size that the network was designed for.
+    The network may be one of ours, with or without `insert_`, or any other. Kinds of fault:
 
-    The kinds of fault:
+    - `never-run`: the unit is registered but no forward pass calls it.
+    - `not-applied`: it runs but its gates multiply nothing.
+    - `wrong-width`: the number of gates is not the number of channels, or the forward pass fails in the unit.
+    - `mixes-images`: in evaluation mode, another image of the batch changes the gates of this one.
+    - `wrong-branch`: it gates the shortcut of a residual block, the sum, or the input of both branch and shortcut,
+      and its configuration does not ask for that.
+    - `half-overflow`: half precision cannot hold its feature map or the sum of a channel over space, or a gate is not
+      finite.
+    - `saturated`: 99 % of the gates are within 1e-3 of an end of their range.
+    - `constant`: the gates are equal for all images although the squeezed values are not.
+    - `no-gradient`: a classification loss gives one of its parameters no gradient.
 
-    - `never-run`: the unit is registered, and no forward pass calls it.
-    - `not-applied`: it runs, and its gates multiply nothing.
-    - `wrong-width`: its gates are not one for each channel of the map they multiply, or the pass stops in it.
-    - `mixes-images`: another image in the batch moves the gates of this one, in evaluation mode.
-    - `wrong-branch`: in a residual block it gates the shortcut, the sum, or what branch and shortcut both get, and no
-      table of ours says so.
-    - `half-overflow`: half precision cannot hold its map, or a channel's sum over space; or a gate is not a number.
-    - `saturated`: 99 of 100 gates are within 1e-3 of an end of their range.
-    - `constant`: the gates are the same for all images, and the squeeze is not.
-    - `no-gradient`: a loss of classification gives one of its parameters no gradient.
+    A unit in its initial state is a note, not a fault: an inserted one that is still the identity, one next to a norm
+    with scale zero, and one whose hidden layer is zero for all images if the network is untrained (with one hidden
+    channel that happens to half of the units) or the images are noise. Buffers, gradients, modes and random state are
+    unchanged afterwards.
 
-    A unit at its start is a note and no fault: inserted and still the identity; in front of or behind a norm whose
-    scale is zero; or with a hidden layer that is zero for all images, in a network that has seen no training (with one
-    hidden channel chance makes half of all units so), or on noise in one that has. Buffers, gradients, flags and the
-    random state are as before when this returns or raises, and no hook stays.
+    Args:
+        model: The network.
+        batch: Images (N, C, H, W), N of 2 or more. None: 4 images of noise, of the size the network was designed for.
 
-    Raises ConfigError for a batch that is none, a network on the meta device, and where the network does not run for a
-    reason that is in none of its units.
+    Returns:
+        The faults, one row per unit, and notes; `print(report)` shows a table.
+
+    Raises:
+        ConfigError: For a batch of another shape, weights on the meta device, or a network that fails outside its
+            units.
 
     >>> from senet import create_model
     >>> report = doctor(create_model("se_resnet20"), torch.randn(4, 3, 16, 16))
@@ -62,42 +68,44 @@ def doctor(model: nn.Module, batch: Tensor | None = None) -> Report:
     is_new = all(not m.num_batches_tracked for m in norms)
     with _undisturbed(model, like.device):
         watch = Watch(model, find(model))
-        if watch.subjects:
+        if watch.candidates:
             watch.run(images.clone())
     is_frozen = not any(p.requires_grad for p in model.parameters())
     judge = Judge(watch, is_noise=batch is None, is_new=is_new, is_frozen=is_frozen)
-    for s in watch.subjects:
+    for s in watch.candidates:
         judge.look(s)
-    if not watch.subjects:
-        judge.note("no units: a plain network, or units of a kind that is not known here")
+    if not watch.candidates:
+        judge.note("no attention units found: a plain network, or units of an unknown kind")
     elif watch.stopped:
-        judge.note("the pass stopped there: gradients and what comes behind were not looked at; mend it, look again")
+        judge.note(
+            "gradients and later units were not checked, since the forward pass failed there; fix it, then check again"
+        )
     else:
         try:
-            judge.findings += misplaced(model, watch.subjects, images[:1])
+            judge.findings += misplaced(model, watch.candidates, images[:1])
         except ConfigError as error:
-            judge.note(f"whether the units are on the right branch was not looked at: {error}")
+            judge.note(f"positions in residual blocks were not checked: {error}")
     for name, count, missing in _missing(model):
-        judge.note(f"{name}its table says {count} units, {count - len(missing)} are there: not {some(missing)}")
-    if watch.subjects and is_frozen:
-        judge.note("gradients were not looked at: every parameter is frozen")
-    if watch.subjects and is_new and norms and not model.training:
-        judge.note("batch norm's statistics are as new; before training look in training mode, model.train()")
-    rows = tuple(_row(s) for s in watch.subjects)
+        judge.note(f"{name}{count - len(missing)} of the {count} units of its table exist; missing: {some(missing)}")
+    if watch.candidates and is_frozen:
+        judge.note("gradients were not checked: every parameter is frozen")
+    if watch.candidates and is_new and norms and not model.training:
+        judge.note("batch norm has no statistics yet; before training, check in training mode: model.train()")
+    rows = tuple(_row(s) for s in watch.candidates)
     return Report(units=rows, findings=tuple(judge.findings), notes=judge.lines(), batch=said)
 
 
 def _checked(batch: Tensor) -> Tensor:
     if batch.dim() < 3 or len(batch) < 2 or not batch.is_floating_point():
         what = f"{tuple(batch.shape)} of {str(batch.dtype).removeprefix('torch.')}"
-        raise ConfigError(f"batch: {what} is none; expected: (N, C, H, W) images as floats, N of 2 or more")
+        raise ConfigError(f"batch: {what}; expected: float images (N, C, H, W), N of 2 or more")
     if not batch.isfinite().all():
-        raise ConfigError("batch: has values that are infinite or not numbers")
+        raise ConfigError("batch: has values that are infinite or NaN; expected: finite values")
     return batch
 
 
 def _noise(model: nn.Module) -> Tensor:
-    """Four images of the size that a network of ours or of timm's names, else of 224 pixels a side."""
+    """Draw four images of the size that a network of ours or timm's declares, else of 224 x 224 pixels."""
     net, theirs = getattr(model, "net", None), getattr(model, "pretrained_cfg", None)
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
     if isinstance(net, Net):
@@ -107,14 +115,14 @@ def _noise(model: nn.Module) -> Tensor:
     elif first is not None:
         shape = (first.in_channels, 224, 224)
     else:
-        raise ConfigError("batch: the network has no convolution to take its shape from; give one")
+        raise ConfigError("batch: cannot be made up, since the network has no convolution; expected: images")
     return torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
 
 
 @contextmanager
 def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """With gradients, on copies of the buffers and from a random state of its own; then everything is as it was."""
-    # Out of inference mode, which also turns gradients on.
+    """Enable gradients, work on copies of the buffers and from a fixed random state; restore everything afterwards."""
+    # Leaving inference mode also enables gradients.
     with torch.inference_mode(False), untouched(model):
         torch.default_generator.manual_seed(0)
         if device.type == "cuda":
@@ -123,20 +131,20 @@ def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def _missing(model: nn.Module) -> Iterator[tuple[str, int, list[str]]]:
-    """Networks of ours that lack units of their tables: how many the table says, and the names of those missing."""
+    """Yield networks of ours that lack units of their tables: prefix, number of units in the table, missing names."""
     for name, net in model.named_modules():
         if not isinstance(net, (Network, StageMaps)) or net.net.se is None:
             continue
         with torch.device("meta"):
             twin = net.net.build() if isinstance(net, Network) else StageMaps(net.net, net.stages)
-        meant = [path for path, m in twin.named_modules() if isinstance(m, Unit)]
+        in_table = [path for path, m in twin.named_modules() if isinstance(m, Unit)]
         there = dict(net.named_modules())
-        missing = [path for path in meant if path not in there or next(there[path].parameters(), None) is None]
+        missing = [path for path in in_table if path not in there or next(there[path].parameters(), None) is None]
         if missing:
-            yield f"{name}: " * bool(name), len(meant), missing
+            yield f"{name}: " * bool(name), len(in_table), missing
 
 
-def _row(s: Subject) -> UnitRow:
+def _row(s: Candidate) -> UnitRow:
     gate = s.gate if s.gate is not None and bool(s.gate.isfinite().all()) else None
     two = len(s.layers) == 2
     return UnitRow(

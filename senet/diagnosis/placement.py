@@ -1,28 +1,34 @@
-"""Units on the wrong side of a residual sum."""
+"""Find units that gate the wrong part of a residual block."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from senet.diagnosis.discovery import Subject
+from senet.diagnosis.discovery import Candidate
 from senet.diagnosis.report import Finding
 from senet.models.network import Network, StageMaps
 from senet.tracing import Sum, Trace, trace
 from senet.units.unit import Unit
 
 LINEAR = ("add", "sub", "mul", "div", "clone", "_to_copy")
-"""Elementwise operations that do not bend a map."""
+"""Elementwise operations that are linear."""
 
 
-def misplaced(model: nn.Module, subjects: list[Subject], image: Tensor) -> list[Finding]:
-    """Units that gate the shortcut of a residual block, its sum or its input, where no config of ours says so.
+def misplaced(model: nn.Module, candidates: list[Candidate], image: Tensor) -> list[Finding]:
+    """List units that gate a residual block's shortcut, sum or input although their configuration does not say so.
 
-    Raises ConfigError where the network does not run on the image in evaluation mode.
+    Args:
+        model: The network.
+        candidates: Its units.
+        image: (1, C, H, W).
+
+    Raises:
+        ConfigError: If the network does not run on the image in evaluation mode.
     """
-    meant = {u for m in model.modules() if _is_elsewhere(m) for u in m.modules() if isinstance(u, Unit)}
-    checked = [s for s in subjects if s.runs and (s.inserted or s.unit not in meant)]
-    # The layers of units are none of those that tell a branch from a shortcut.
+    elsewhere = {u for m in model.modules() if _is_placed_elsewhere(m) for u in m.modules() if isinstance(u, Unit)}
+    checked = [s for s in candidates if s.runs and (s.inserted or s.unit not in elsewhere)]
+    # Replace units by operations without weights: only the block's own layers tell a branch from a shortcut.
     units = [(s.sites[0], _same) for s in checked if s.unit]
     layers = [(m, _weightless) for s in checked if not s.unit for m in s.layers]
     handles = [m.register_forward_hook(hook) for m, hook in units + layers]
@@ -35,7 +41,7 @@ def misplaced(model: nn.Module, subjects: list[Subject], image: Tensor) -> list[
     sums = [
         (s, t.ancestors(s.branch) | {s.branch}, t.ancestors(s.shortcut) | {s.shortcut})
         for s in t.sums
-        if _is_bent(t, s)
+        if _has_activation(t, s)
     ]
     findings = []
     for s in checked:
@@ -47,11 +53,11 @@ def misplaced(model: nn.Module, subjects: list[Subject], image: Tensor) -> list[
     return findings
 
 
-def _is_elsewhere(m: nn.Module) -> bool:
-    """Whether this is a unit or a network of ours whose config names another place than the standard one."""
+def _is_placed_elsewhere(m: nn.Module) -> bool:
+    """Whether a unit or network of ours is configured with another placement than the standard one."""
     if isinstance(m, Unit):
         return getattr(getattr(m, "config", None), "placement", "standard") != "standard"
-    # Where a table has places of its own, the standard one is its default.
+    # A table with placements of its own has the standard one as its default.
     return isinstance(m, (Network, StageMaps)) and getattr(m.net, "se_at", None) != getattr(type(m.net), "se_at", None)
 
 
@@ -63,26 +69,26 @@ def _weightless(_layer: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Ten
     return torch.zeros(out.shape, dtype=out.dtype, device=out.device) + args[0].sum()
 
 
-def _is_bent(t: Trace, s: Sum) -> bool:
-    """Whether a branch has an activation; without one it is a part of a convolution, as in RepVGG."""
+def _has_activation(t: Trace, s: Sum) -> bool:
+    """Whether the branch has an activation; without one the sum is part of a convolution, as in RepVGG."""
     nodes = [t.nodes[n] for n in t.branch_of(s)]
     return any(node.pointwise and node.op.rstrip("_") not in LINEAR for node in nodes)
 
 
 def _place(t: Trace, unit: str, node: int, sums: list[tuple[Sum, frozenset[int], frozenset[int]]]) -> str | None:
-    """What a unit gates of a residual block, if not the branch; `sums` have the pasts of their two sides."""
+    """Name what a unit gates of a residual block, None for the branch; `sums` come with the ancestors of both sides."""
     for _, branch, shortcut in sums:
         if (node in branch) != (node in shortcut):
             return None if node in branch else "the shortcut"
-    # On the trunk. A block's own unit that is given what the block is given stands before the two part.
+    # On the trunk: a unit inside a block that gets the block's own input feeds both branch and shortcut.
     after = next((s.module for s, branch, _ in sums if node in branch), "")
     given = [{n for call in t.calls.get(name, ())[:1] for n in call.inputs} for name in (unit, after)]
     if unit.startswith(f"{after}.") and set.intersection(*given):
-        return "what both the branch and the shortcut get"
-    # Right behind a sum, or is there a layer or a join in between?
-    past = t.ancestors(node)
-    latest = max((s.out for s, _, _ in sums if s.out in past), default=None)
+        return "the input of both branch and shortcut"
+    # Directly after a sum, or with a layer or a concatenation between?
+    before = t.ancestors(node)
+    latest = max((s.out for s, _, _ in sums if s.out in before), default=None)
     if latest is None:
         return None
-    between = (t.nodes[n] for n in past if n > latest and latest in t.ancestors(n))
+    between = (t.nodes[n] for n in before if n > latest and latest in t.ancestors(n))
     return None if any(n.layer or n.op == "cat" for n in between) else "the sum"

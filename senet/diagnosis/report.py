@@ -1,4 +1,4 @@
-"""What `doctor` found, as values and as a table."""
+"""The result of `doctor`, as values and as a table."""
 
 from __future__ import annotations
 
@@ -20,14 +20,19 @@ Kind = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class UnitRow:
-    """What was seen of one unit; None where there is nothing to say, as of the gates of a unit that did not run.
+    """Observations of one unit; None where there are none, such as the gates of a unit that did not run.
 
-    kind: of a unit of ours, or the class of another.
-    channels: of the map it gates.  hidden: width between its two layers.  runs: calls in one forward pass.
-    mean_gate: over images and channels.
-    over_images, over_channels: standard deviation of a channel's gate, and of an image's gates, on average.
-    saturated: part of the gates within 1e-3 of an end of their range.
-    alive: part of the hidden layer that is not zero for every image.
+    Attributes:
+        name: Name of the unit's module.
+        kind: Kind of a unit of ours, or the class name of another one.
+        channels: Channels of the feature map that it gates.
+        hidden: Width between its two layers.
+        runs: Calls in one forward pass.
+        mean_gate: Mean over images and channels.
+        over_images: Standard deviation over images, mean over channels.
+        over_channels: Standard deviation over channels, mean over images.
+        saturated: Share of the gates within 1e-3 of an end of their range.
+        alive: Share of the hidden neurons that are not zero for every image.
     """
 
     name: str
@@ -44,7 +49,13 @@ class UnitRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """A fault: its kind, the unit's name, and in words what was seen and what to do."""
+    """A fault of one unit.
+
+    Attributes:
+        kind: One of the kinds that `doctor` lists.
+        unit: Name of the unit's module.
+        message: What was observed and how to fix it.
+    """
 
     kind: Kind
     unit: str
@@ -53,10 +64,13 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What `doctor` found; `print(report)` shows it as a table.
+    """The result of `doctor`; `print(report)` shows it as a table.
 
-    units: one row each, in the order of the network's modules.  findings: the faults.
-    notes: what is worth knowing and is no fault.  batch: what the network was run on.
+    Attributes:
+        units: One row per unit, in the order of the network's modules.
+        findings: The faults.
+        notes: Remarks that are not faults.
+        batch: The images it was run on, in words.
     """
 
     units: tuple[UnitRow, ...]
@@ -82,7 +96,7 @@ def _count(n: int, what: str) -> str:
 
 
 def _table(units: tuple[UnitRow, ...]) -> list[str]:
-    """The rows in columns with a line under the head and an empty one at the end."""
+    """Format the rows as aligned columns under a header line, with an empty line at the end."""
     head = (
         "unit",
         "kind",

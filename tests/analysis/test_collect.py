@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from senet import ECAConfig, NoSqueezeConfig, SEConfig, create_model, insert_, optimize
 from senet.analysis.collect import collect_gates
-from senet.analysis.streaming import BINS, Extremes, Histogram, Running, linear_cka, sample
+from senet.analysis.streaming import BINS, Extremes, Histogram, StreamingUnit, linear_cka, sample
 from senet.config import UnitConfig
 from senet.errors import ConfigError, DataError
 from tests.analysis.planted import SLOPES, Batch, Planted, batches, by_hook, images, lively_
@@ -74,7 +74,7 @@ def test_planted_gates_are_recovered() -> None:
 
 
 def test_rounding_tells_nothing_of_the_class() -> None:
-    unit = Running.start("gate", "se", channels=1, classes=2, sampled=1, top=1)
+    unit = StreamingUnit.start("gate", "se", channels=1, classes=2, sampled=1, top=1)
     unit.add(np.array([[0.7], [0.7 + 1e-9]]), np.array([0, 1]), np.array([0, 1]))
     assert unit.read().specificity == 0
     unit.add(np.array([[0.7], [0.7 + 1e-4]]), np.array([0, 1]), np.array([2, 3]))
@@ -283,7 +283,7 @@ def test_what_cannot_be_measured_says_so() -> None:
             collect_gates(Planted(), two, CLASSES, **options)
     with pytest.raises(ConfigError, match="classes: none"):
         collect_gates(Planted(), two, ())
-    with pytest.raises(DataError, match="targets: 0 to 1"):
+    with pytest.raises(DataError, match="targets: 0 to 1; expected: 0 to 0"):
         collect_gates(Planted(), two, ("one",))
     with pytest.raises(DataError, match="none of the images"):
         collect_gates(Planted(), [], CLASSES)
@@ -294,5 +294,5 @@ def test_what_cannot_be_measured_says_so() -> None:
         collect_gates(optimize(Planted().eval(), x), two, CLASSES)
     broken = Planted()
     nn.init.constant_(broken.excite.expand.weight, float("nan"))
-    with warnings.catch_warnings(), pytest.raises(ConfigError, match="gates of excite are not numbers"):
+    with warnings.catch_warnings(), pytest.raises(ConfigError, match="gates of excite are NaN or infinite"):
         collect_gates(broken, two, CLASSES)

@@ -152,7 +152,7 @@ def test_mistakes() -> None:
     image = torch.zeros(1, 3, 32, 32)
     with pytest.raises(ConfigError, match="no attention unit"):
         Switchboard(create_model("resnet20"), image)
-    with pytest.raises(ConfigError, match=r"with logits \(1, K\)"):
+    with pytest.raises(ConfigError, match=r"does not return logits \(1, K\)"):
         Switchboard(create_model("se_resnet20"), torch.zeros(2, 3, 32, 32))
     with pytest.raises(ConfigError, match=r"off: 'features.stage2.block1' is not known \(did you mean"):
         Switchboard(create_model("se_resnet20"), image).run(image, {"features.stage2.block1"})
@@ -165,5 +165,5 @@ def test_averages_of_another_network() -> None:
     Averages(good, overall).check(units, 3)
     with pytest.raises(ConfigError, match=r"has no unit 'c\.se'"):
         Averages(good, overall).check({"c.se": 4}, 3)
-    with pytest.raises(ConfigError, match=r"a\.se has averages of the shapes \(3, 4\)"):
+    with pytest.raises(ConfigError, match=r"averages of a\.se have the shapes \(3, 4\)"):
         Averages(good, overall).check(units, 5)
