@@ -1,6 +1,6 @@
-"""What was measured of a network's gates, as values that can be kept, drawn and shown.
+"""Statistics of a network's gates: typed values, their file and what a page shows of them.
 
-Shapes: U units, K classes, C channels of a unit, S of them sampled, T images named at either end.
+Shapes: U units, K classes, C channels of a unit, S sampled channels, T images kept at either end of a channel.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 
 from senet.errors import DataError, unknown
 from senet.files import write_atomically
+from senet.runs.gates import Ends, GateLine, GatesOnPage, UnitOnPage
 
 FORMAT = 1
 
@@ -26,20 +27,28 @@ BLOCK = re.compile(r"^(?:block|b)?(\d+)(?=\.|$)")
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class UnitGates:
-    """The gates of one unit over all images. A gate per position counts by its mean over space.
+    """The gates of one unit over all images; gates per position are averaged over space first.
 
-    name: of its module; with "#2" behind it at its second call in a pass.  stage: the part of the name that says which
-        stage, or "".  kind: of a unit of ours, or the class of another.
-    mean, deviation: (K, C) of each class, NaN for one without images; deviations divide by the number of images.
-    overall_mean, overall_deviation: (C,) over all images.
-    low, high: (C,) share of the gates below 0.05 and above 0.95.  near_one: (C,) share within 0.05 of 1.
-    specificity: part of the variance that is between classes, averaged over channels; a channel that varies by
-        rounding alone, with a deviation below 1e-6, counts 0.
-    entropy: bits of a channel's histogram over images, averaged over channels.
-    sampled: (S,) the channels that are drawn.
-    openers, closers: (S, T) images with the largest and with the smallest gate, most extreme first; -1 for none.
-    opener_values, closer_values: (S, T) those gates; NaN for none.
-    ablation: top-1 error, percent, with the gates "off", "mean" or "shuffled" (`ablate`); empty where not measured.
+    Attributes:
+        name: Name of its module, with "#2" appended for its second call in a pass.
+        stage: The part of the name that identifies the stage, or "".
+        kind: Kind of a unit of ours, or the class name of another one.
+        mean: (K, C) mean per class, NaN for a class without images.
+        deviation: (K, C) standard deviation per class, dividing by n, NaN for a class without images.
+        overall_mean: (C,) mean over all images.
+        overall_deviation: (C,) standard deviation over all images.
+        low: (C,) share of the gates below 0.05.
+        high: (C,) share above 0.95.
+        near_one: (C,) share within 0.05 of 1.
+        specificity: Share of the variance that is between classes, mean over channels. A channel with a deviation below
+            1e-6, which is rounding, counts as 0.
+        entropy: Entropy of a channel's histogram over images in bits, mean over channels.
+        sampled: (S,) the channels that are drawn.
+        openers: (S, T) images with the largest gates, largest first; -1 where there are fewer images.
+        opener_values: (S, T) their gates; NaN where there are fewer images.
+        closers: (S, T) images with the smallest gates, smallest first.
+        closer_values: (S, T) their gates.
+        ablation: Top-1 error in percent with the gates "off", "mean" or "shuffled" (`ablate`); empty if not measured.
     """
 
     name: str
@@ -68,17 +77,17 @@ class UnitGates:
 
     @property
     def lowest(self) -> np.ndarray:
-        """(S) the least gate of each sampled channel over all images."""
+        """(S,) smallest gate of each sampled channel over all images."""
         return self.closer_values[:, 0]
 
     @property
     def highest(self) -> np.ndarray:
-        """(S) the greatest gate of each sampled channel over all images."""
+        """(S,) largest gate of each sampled channel over all images."""
         return self.opener_values[:, 0]
 
     @property
     def label(self) -> str:
-        """As the paper calls it, "SE_2_3", where the name tells stage and block of a residual network; else the name.
+        """The paper's name, "SE_2_3", if the module's name has stage and block of a residual network; else that name.
 
         >>> label("features.stage2.block3.se"), label("layer4.0.se"), label("blocks.4.0.se")
         ('SE_2_3', 'SE_5_1', 'blocks.4.0.se')
@@ -91,7 +100,7 @@ VALUES = tuple(f.name for f in fields(UnitGates) if f.type != "np.ndarray")
 
 
 def stage_of(name: str) -> str:
-    """The part of a module's name that says which stage it is in, or "".
+    """Return the part of a module's name that identifies the stage, or "".
 
     >>> stage_of("features.stage2.block1.se"), stage_of("blocks.4.0.se"), stage_of("gate")
     ('stage2', 'blocks.4', '')
@@ -101,7 +110,7 @@ def stage_of(name: str) -> str:
 
 
 def label(name: str) -> str:
-    """A unit's name in the paper's figures, from that of its module; see `UnitGates.label`."""
+    """Return the paper's name of a unit, from that of its module; see `UnitGates.label`."""
     stage = stage_of(name)
     block = BLOCK.match(name.partition(f"{stage}.")[2])
     kind = re.fullmatch(r"(layer|stage)(\d+)", stage)
@@ -116,14 +125,18 @@ def label(name: str) -> str:
 class Gates:
     """The gates of all units of a network over a data set.
 
-    units: in the order in which they multiply.
-    classes: names of all K classes.  chosen: numbers of those to draw.
-    images: how many.  per_class: (K,) how many of each class.
-    similarity: (U, U) linear CKA of the units' class means (arXiv:1905.00414); NaN for a unit whose gates are the same
-        for all classes.
-    top1_error: of the network on these images, percent; None where its outputs are no classes of these.
-    ablation: top-1 error with the gates of all units replaced at once; empty where it was not measured.
-    source: where the images come from.  model: what the network is called.
+    Attributes:
+        units: The units in the order in which they run.
+        classes: Names of all K classes.
+        chosen: Indices of the classes to draw.
+        images: Number of images.
+        per_class: (K,) number of images of each class.
+        similarity: (U, U) linear CKA of the units' class means (arXiv:1905.00414); NaN for a unit whose gates are equal
+            for all classes.
+        top1_error: Error of the network on these images in percent; None if its outputs are not these classes.
+        ablation: Top-1 error with the gates of all units replaced at once; empty if not measured.
+        source: Where the images come from.
+        model: Name of the network.
     """
 
     units: tuple[UnitGates, ...]
@@ -138,7 +151,7 @@ class Gates:
     model: str = ""
 
     def unit(self, name: str) -> UnitGates:
-        """A unit by its name or label; ConfigError for none of that name."""
+        """Return a unit by its name or label; ConfigError if there is none."""
         for u in self.units:
             if name in (u.name, u.label):
                 return u
@@ -146,13 +159,13 @@ class Gates:
 
     @property
     def drawn(self) -> tuple[UnitGates, ...]:
-        """What Figure 6 draws: the last unit of each stage, and the last three of the last stage."""
+        """The units of Figure 6: the last of each stage, and the last three of the last stage."""
         last = {u.stage: u for u in self.units}
         end = [u for u in self.units if u.stage == self.units[-1].stage][-3:]
         return tuple(u for u in self.units if u is last[u.stage] or u in end)
 
     def save(self, path: str | Path) -> None:
-        """Write an NPZ file; RunError where that cannot be done."""
+        """Write an NPZ file; RunError if that fails."""
         meta = {
             "format": FORMAT,
             **{
@@ -168,7 +181,7 @@ class Gates:
 
     @classmethod
     def load(cls, path: str | Path) -> Gates:
-        """Read what `save` wrote; DataError for a file that is absent, damaged or something else."""
+        """Read what `save` wrote; DataError for a missing, damaged or different file."""
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 meta = json.loads(str(arrays["senet"]))
@@ -181,81 +194,79 @@ class Gates:
                 meta |= {name: tuple(meta[name]) for name in ("classes", "chosen")}
                 return cls(units=units, per_class=arrays["per_class"], similarity=arrays["similarity"], **meta)
         except FileNotFoundError as error:
-            raise DataError(f"{path}: no such file; senet analyze writes it") from error
+            raise DataError(f"{path}: no such file; create it with senet analyze") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as error:
-            raise DataError(f"{path}: not a file of gates that senet analyze wrote: {error}") from error
+            raise DataError(f"{path}: not a gates.npz of senet analyze: {error}") from error
 
     def page(
         self, thumbnail: Callable[[int], str | None] = lambda _: None, *, strip: int = 4, thumbnails: int = 1200
-    ) -> dict[str, Any]:
-        """Plain JSON values for a report: sampled channels, chosen classes and "all" alone, three decimals.
+    ) -> GatesOnPage:
+        """Return the part that a page shows: sampled channels, chosen classes and "all", with three decimals.
 
-        thumbnail: a data URI of an image by its number, or None.  strip: images at either end of a channel.
-        thumbnails: at most so many different ones, those of the drawn units first.
-
-        A class without images has None for its means. Keys:
-
-        - model, source, images, top1_error, ablation: as the fields.
-        - lines: `[{"name", "images"}]`, "all" and then the chosen classes.
-        - units: of each unit name, label, stage, kind, channels, specificity, entropy, ablation; drawn: whether
-          Figure 6 shows it; gate, low, high, near_one: means over channels; sampled: (S) channel numbers; mean,
-          deviation: (lines, S); openers, closers: (S, strip) of `[image, gate]`.
-        - similarity: (U, U), None where there is none.
-        - thumbnails: `{image number as text: data URI}`.
+        Args:
+            thumbnail: Index of an image -> data URI, or None.
+            strip: Number of images at either end of a channel.
+            thumbnails: Largest number of different images; those of the drawn units come first.
         """
         drawn = self.drawn
         wanted = dict.fromkeys(i for u in sorted(self.units, key=lambda u: u not in drawn) for i in _shown(u, strip))
         uris = {str(i): uri for i in list(wanted)[:thumbnails] if (uri := thumbnail(i)) is not None}
-        return {
-            "model": self.model,
-            "source": self.source,
-            "images": self.images,
-            "top1_error": _plain(self.top1_error),
-            "ablation": _plain(self.ablation),
-            "lines": [
-                {"name": "all", "images": self.images},
-                *({"name": self.classes[k], "images": int(self.per_class[k])} for k in self.chosen),
-            ],
-            "units": [self._unit_page(u, u in drawn, strip) for u in self.units],
-            "similarity": _plain(self.similarity),
-            "thumbnails": uris,
-        }
+        return GatesOnPage(
+            model=self.model,
+            source=self.source,
+            images=self.images,
+            top1_error=_plain(self.top1_error),
+            ablation=_plain(self.ablation),
+            lines=(
+                GateLine(name="all", images=self.images),
+                *(GateLine(name=self.classes[k], images=int(self.per_class[k])) for k in self.chosen),
+            ),
+            units=tuple(self._unit_on_page(u, u in drawn, strip) for u in self.units),
+            similarity=_plain(self.similarity),
+            thumbnails=uris,
+        )
 
-    def _unit_page(self, u: UnitGates, drawn: bool, strip: int) -> dict[str, Any]:
+    def _unit_on_page(self, u: UnitGates, drawn: bool, strip: int) -> UnitOnPage:
         rows, at = list(self.chosen), u.sampled
-        return {
-            **{name: getattr(u, name) for name in ("name", "label", "stage", "kind", "channels")},
-            **{name: _plain(getattr(u, name)) for name in ("specificity", "entropy", "ablation")},
-            "drawn": drawn,
-            "gate": _plain(u.overall_mean.mean()),
-            **{name: _plain(getattr(u, name).mean()) for name in ("low", "high", "near_one")},
-            "sampled": at.tolist(),
-            "mean": _plain(np.vstack([u.overall_mean[at], u.mean[rows][:, at]])),
-            "deviation": _plain(np.vstack([u.overall_deviation[at], u.deviation[rows][:, at]])),
-            "openers": _ends(u.openers, u.opener_values, strip),
-            "closers": _ends(u.closers, u.closer_values, strip),
-        }
+        return UnitOnPage(
+            name=u.name,
+            label=u.label,
+            stage=u.stage,
+            kind=u.kind,
+            channels=u.channels,
+            drawn=drawn,
+            gate=_plain(u.overall_mean.mean()),
+            low=_plain(u.low.mean()),
+            high=_plain(u.high.mean()),
+            near_one=_plain(u.near_one.mean()),
+            specificity=_plain(u.specificity),
+            entropy=_plain(u.entropy),
+            ablation=_plain(u.ablation),
+            sampled=tuple(at.tolist()),
+            mean=_plain(np.vstack([u.overall_mean[at], u.mean[rows][:, at]])),
+            deviation=_plain(np.vstack([u.overall_deviation[at], u.deviation[rows][:, at]])),
+            openers=_ends(u.openers, u.opener_values, strip),
+            closers=_ends(u.closers, u.closer_values, strip),
+        )
 
 
 def _shown(u: UnitGates, strip: int) -> Iterator[int]:
-    """The images at the ends of a unit's channels."""
+    """Yield the images at the ends of a unit's channels."""
     for images in (u.openers, u.closers):
         yield from (i for i in images[:, :strip].ravel().tolist() if i >= 0)
 
 
-def _ends(images: np.ndarray, values: np.ndarray, strip: int) -> list[list[list[Any]]]:
-    return [
-        [[i, _plain(v)] for i, v in zip(row[:strip], of[:strip], strict=True) if i >= 0]
+def _ends(images: np.ndarray, values: np.ndarray, strip: int) -> Ends:
+    return tuple(
+        tuple((i, _plain(v)) for i, v in zip(row[:strip], of[:strip], strict=True) if i >= 0)
         for row, of in zip(images.tolist(), values.tolist(), strict=True)
-    ]
+    )
 
 
 def _plain(value: Any) -> Any:
-    """A value for JSON: three decimals, None for what is not a number."""
+    """Round to three decimals; arrays become tuples, NaN becomes None."""
     if isinstance(value, dict):
         return {name: _plain(v) for name, v in value.items()}
     if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, list):
-        return [_plain(v) for v in value]
+        return tuple(map(_plain, value))
     return None if value is None or not np.isfinite(value) else round(float(value), 3)

@@ -17,6 +17,7 @@ from senet.recipes.registry import recipe_for
 if TYPE_CHECKING:
     from senet.evaluation.accuracy import Answers
     from senet.evaluation.crops import Views
+    from senet.runs.evaluation import Evaluation
 
 DESCRIPTION = """Measure several checkpoints as one classifier: the weighted mean of their probabilities.
 
@@ -53,16 +54,27 @@ def run(argv: list[str]) -> int:
 
     parts = views.by_scale() if views else [None]
     names, answers = _answers(found, parts)
-    told: dict[str, Any] = {"members": names, "views": asdict(views) if views else None}
-    if found["search"]:
-        told |= search(answers, by=found["by"], seed=found["seed"])
-        own = told.pop("members")
-        told = {"members": names, **told, "each": own}
+    best = search(answers, by=found["by"], seed=found["seed"]) if found["search"] else None
+    if best:
+        shares, result, each = best.weights, best.result, best.members
     else:
-        each = [w for w in weights or [1.0] * len(found["CHECKPOINT"]) for _ in parts]
-        mixed = ensemble(answers, each)
-        told |= {"weights": [w / sum(each) for w in each], "result": measure(mixed), "each": [*map(measure, answers)]}
-    print(json.dumps(told, indent=2) if found["json"] else _table(told))
+        votes = [w for w in weights or [1.0] * len(found["CHECKPOINT"]) for _ in parts]
+        shares, result = [w / sum(votes) for w in votes], measure(ensemble(answers, votes))
+        each = [measure(a) for a in answers]
+    if found["json"]:
+        values = {**asdict(best), "members": names} if best else {"members": names}
+        values |= {"weights": shares, "result": asdict(result), "each": [asdict(m) for m in each]}
+        print(json.dumps(values | {"views": asdict(views) if views else None}, indent=2))
+        return 0
+    rows = [_row(name, f"{share:.3f}", m) for name, share, m in zip(names, shares, each, strict=True)]
+    if best:
+        rows.append(_row("all with equal weights", "", best.equal))
+    rows.append(_row("ensemble", "", result))
+    print(show.table([("member", "weight", "top-1 error, %", "top-5 error, %", "loss"), *rows]))
+    if best:
+        print(f"\nsearched on the other half: {summary(best.search)}\nmeasured: {summary(result)}")
+    else:
+        print(f"\n{summary(result)}")
     return 0
 
 
@@ -122,19 +134,5 @@ def _answers(found: dict[str, Any], parts: list[Views] | list[None]) -> tuple[li
     return names, all_answers
 
 
-def _table(told: dict[str, Any]) -> str:
-    """The members and the ensemble, in text."""
-    rows: list[tuple[str, ...]] = [("member", "weight", "top-1 error, %", "top-5 error, %", "loss")]
-
-    def row(name: str, weight: str, m: dict[str, Any]) -> tuple[str, ...]:
-        return name, weight, f"{m['top1_error']:.2f}", f"{m['top5_error']:.2f}", f"{m['loss']:.4f}"
-
-    for name, weight, m in zip(told["members"], told["weights"], told["each"], strict=True):
-        rows.append(row(name, f"{weight:.3f}", m))
-    if "search" in told:
-        rows.append(row("all with equal weights", "", told["equal"]))
-    rows.append(row("ensemble", "", told["result"]))
-    lines = [show.table(rows), summary(told["result"])]
-    if "search" in told:
-        lines[1:] = [f"searched on the other half: {summary(told['search'])}", f"measured: {summary(told['result'])}"]
-    return "\n\n".join([lines[0], "\n".join(lines[1:])])
+def _row(name: str, weight: str, m: Evaluation) -> tuple[str, ...]:
+    return name, weight, f"{m.top1_error:.2f}", f"{m.top5_error:.2f}", f"{m.loss:.4f}"

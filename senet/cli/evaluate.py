@@ -15,6 +15,7 @@ from senet.recipes.registry import recipe_for
 
 if TYPE_CHECKING:
     from senet.evaluation.crops import Views
+    from senet.runs.evaluation import Evaluation
 
 DESCRIPTION = """Measure a checkpoint's top-1 and top-5 error on the held-out images of a data set.
 
@@ -70,10 +71,10 @@ def run(argv: list[str]) -> int:
         meter=meter,
     )
     cost = describe(checkpoint.recipe.model, recipe.data.image_size)
-    spent = {"device": device.type, **meter.read(), "params": cost.params, "macs": cost.macs}
+    spent = {"device": device.type, **asdict(meter.read()), "params": cost.params, "macs": cost.macs}
     if found["json"]:
         about = {"model": checkpoint.recipe.name, "data": data.name, "views": asdict(views) if views else None}
-        print(json.dumps({**about, **measured, "cost": spent}, indent=2))
+        print(json.dumps({**about, **asdict(measured), "cost": spent}, indent=2))
         return 0
     print(data.held_out)
     print(f"{checkpoint.recipe.name}{said(views)}: {summary(measured)}")
@@ -138,13 +139,13 @@ def said(views: Views | None) -> str:
     return f" ({crops}{', mirrored' if views.flip else ''}{scales}{average})"
 
 
-def summary(measured: dict[str, Any]) -> str:
+def summary(measured: Evaluation) -> str:
     """A measurement in one line."""
-    n = len(measured["skipped_images"])
+    n = len(measured.skipped_images)
     skipped = f", {n:,} image{'' if n == 1 else 's'} left out" if n else ""
     return (
-        f"top-1 error {measured['top1_error']:.2f} %, top-5 error {measured['top5_error']:.2f} %, "
-        f"loss {measured['loss']:.4f}, {measured['images']:,} images{skipped}"
+        f"top-1 error {measured.top1_error:.2f} %, top-5 error {measured.top5_error:.2f} %, "
+        f"loss {measured.loss:.4f}, {measured.images:,} images{skipped}"
     )
 
 
@@ -159,29 +160,29 @@ def _spent(spent: dict[str, Any], recipe: DataRecipe, views: Views | None) -> st
     )
 
 
-def _details(measured: dict[str, Any]) -> str:
+def _details(measured: Evaluation) -> str:
     """What stands out; all of it is in the JSON."""
     from senet.weights.ilsvrc import named
 
-    c, t = measured["calibration"], measured["tempered"]
-    rows = [r for r in measured["per_class"] if r["images"]]
-    worst = sorted(rows, key=lambda r: -r["top1_error"])[:WORST]
-    shown = zip(named(r["class"] for r in worst), worst, strict=True)
-    names = named(r["class"] for r in measured["per_class"])
-    cells = [(n, i, j) for i, row in enumerate(measured["confusion"]) for j, n in enumerate(row) if n and i != j]
+    c, t = measured.calibration, measured.tempered
+    rows = [r for r in measured.per_class if r.images]
+    worst = sorted(rows, key=lambda r: -(r.top1_error or 0))[:WORST]
+    shown = zip(named(r.name for r in worst), worst, strict=True)
+    names = named(r.name for r in measured.per_class)
+    cells = [(n, i, j) for i, row in enumerate(measured.confusion) for j, n in enumerate(row) if n and i != j]
     taken = sorted(cells, key=lambda cell: -cell[0])[:WORST]
     lines = [
-        f"calibration error {c['ece']:.4f} expected, {c['mce']:.4f} largest; Brier score {c['brier']:.4f}"
+        f"calibration error {c.ece:.4f} expected, {c.mce:.4f} largest; Brier score {c.brier:.4f}"
         if c
         else "no answer is a number",
-        "worst classes: " + ", ".join(f"{name} {r['top1_error']:.1f} %" for name, r in shown),
+        "worst classes: " + ", ".join(f"{name} {r.top1_error:.1f} %" for name, r in shown),
         "taken for another: " + (", ".join(f"{names[i]} for {names[j]} {n}" for n, i, j in taken) or "none"),
     ]
     if t is not None:
         lines.insert(
             1,
-            f"a temperature of {t['temperature']:.3f}, fitted on {t['fitted_on']:,} images, brings the expected error "
-            f"on the other {t['measured_on']:,} from {t['before']['ece']:.4f} to {t['after']['ece']:.4f}",
+            f"a temperature of {t.temperature:.3f}, fitted on {t.fitted_on:,} images, changes the expected error "
+            f"on the other {t.measured_on:,} from {t.before.ece:.4f} to {t.after.ece:.4f}",
         )
     return "\n".join(lines)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from senet.data import Split
     from senet.recipes.recipe import DataRecipe
     from senet.report.page import Page
+    from senet.runs.evaluation import Evaluation
 
 DESCRIPTION = """Write FOLDER/report.html: what was trained or measured there, to look at.
 
@@ -116,13 +118,13 @@ def thumbnails(split: Split, recipe: DataRecipe) -> Thumbnail:
     return picture
 
 
-def measure_details(folder: Path, *, device: str = "auto", progress: bool = True) -> dict[str, Any]:
+def measure_details(folder: Path, *, device: str = "auto", progress: bool = True) -> Evaluation:
     """Evaluate a run's best.safetensors with details on the run's own data, and keep them as evaluation.json.
 
     Raises ConfigError for a folder that is not a run's, DataError where the images are not at hand.
     """
-    from senet.report.folder import EVALUATION
     from senet.runs.checkpoint import load
+    from senet.runs.evaluation import write_evaluation
     from senet.runs.recipe_file import RECIPE
 
     if not (folder / RECIPE).is_file():
@@ -145,18 +147,19 @@ def measure_details(folder: Path, *, device: str = "auto", progress: bool = True
         device=where,
         progress=progress,
     )
-    measured["epoch"] = checkpoint.measurements["epoch"]
-    write_text(folder / EVALUATION, json.dumps(measured) + "\n")
+    measured = replace(measured, epoch=int(checkpoint.measurements["epoch"]))
+    write_evaluation(folder, measured)
     return measured
 
 
 def _keep_gates(folder: Path, gates: Gates, thumbnail: Thumbnail) -> Any:
-    from senet.report.folder import GATES
+    from senet.config import to_dict
     from senet.report.picture import within
+    from senet.runs.gates import write_gates
 
     page = gates.page(within(thumbnail))
-    write_text(folder / GATES, json.dumps(page, separators=(",", ":")) + "\n")
-    return page
+    write_gates(folder, page)
+    return to_dict(page)
 
 
 def _write(folder: Path, page: Page) -> Path:

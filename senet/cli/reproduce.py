@@ -392,7 +392,7 @@ def _at_crops(folder: Path, crops: tuple[int, ...]) -> dict[str, float]:
         data = running.open_images(replace(recipe.data, image_size=size, resize=size), recipe.train.seed)
         device = pick_device(recipe.train.device, field="train.device")
         measured = evaluate(checkpoint.model, data.val, batch_size=recipe.data.eval_batch_size, device=device)
-        found |= {f"{name}_{size}": measured[name] for name in ("top1_error", "top5_error")}
+        found |= {f"{name}_{size}": getattr(measured, name) for name in ("top1_error", "top5_error")}
         write_text(file, json.dumps(found, indent=2) + "\n")
     return found
 

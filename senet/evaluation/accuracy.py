@@ -1,4 +1,4 @@
-"""What a network gets wrong on a set of images, in all and class by class, and what that costs in time and memory."""
+"""Measure a network's errors on a set of images, in total and per class, and its speed and memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
@@ -20,13 +20,17 @@ from senet.data import Split
 from senet.errors import ConfigError, DataError
 from senet.evaluation.calibration import calibration, tempered
 from senet.evaluation.crops import Viewed, Views
+from senet.runs.evaluation import ClassErrors, Evaluation
 
 
 @dataclass(frozen=True)
 class Answers:
-    """A network's logits for the images of a split: `(n, K)` float32, on the CPU; and the targets, `(n,)` int64.
+    """A network's logits for the images of a split, on the CPU.
 
-    skipped: names of the images that could not be read, and have no row.
+    Attributes:
+        logits: (n, K) float32.
+        targets: (n,) int64.
+        skipped: A line for each image that could not be read, which has no row.
     """
 
     logits: Tensor
@@ -34,19 +38,38 @@ class Answers:
     skipped: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """What an evaluation took.
+
+    Attributes:
+        images_per_second: Median over the batches, without reading, decoding and cropping; None without batches. All
+            views of an image count as one image; their normalisation is included.
+        batches: Number of batches.
+        memory_mib: Peak memory; None where the system does not tell.
+        memory: Which memory that is.
+    """
+
+    images_per_second: float | None
+    batches: int
+    memory_mib: float | None
+    memory: str
+
+
 @dataclass
 class Meter:
-    """The speed and the memory of an evaluation that is given it.
+    """Measures speed and memory of the evaluation that it is passed to.
 
-    rates: images per second of each batch in the network, without fetching, decoding and cropping. All views of an
-        image count as one image, and their normalisation is in the time.
+    Attributes:
+        rates: Images per second of each batch.
+        device: Where the network runs.
     """
 
     rates: list[float] = field(default_factory=list)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def start(self, device: torch.device) -> None:
-        """Forget the peak of before."""
+        """Reset the peak memory of a GPU."""
         self.device = device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -63,27 +86,27 @@ class Meter:
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
-    def read(self) -> dict[str, Any]:
-        """`images_per_second` (median of the batches), `batches`, `memory_mib` (peak), and `memory`: what that is."""
+    def read(self) -> Speed:
+        """Return speed and memory so far."""
         if self.device.type == "cuda":
             peak, what = torch.cuda.max_memory_allocated(self.device) / 2**20, "peak of the GPU memory that torch holds"
         else:
             peak, what = _resident_mib(), "peak of the process's resident memory since it started"
-        return {
-            "images_per_second": median(self.rates) if self.rates else None,
-            "batches": len(self.rates),
-            "memory_mib": peak,
-            "memory": what,
-        }
+        return Speed(
+            images_per_second=median(self.rates) if self.rates else None,
+            batches=len(self.rates),
+            memory_mib=peak,
+            memory=what,
+        )
 
 
 def _resident_mib() -> float | None:
-    """None where the system does not say, as Windows."""
+    """Return the peak resident memory; None where the system does not tell, as on Windows."""
     try:
         import resource
     except ImportError:
         return None
-    # Linux counts in KiB, macOS in bytes.
+    # In KiB on Linux, in bytes on macOS.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
@@ -98,12 +121,10 @@ def run(
     progress: bool = False,
     meter: Meter | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The network's logits `(n, K)` and the targets `(n,)` of each batch of a split, on the device, in order.
+    """Yield the network's logits `(n, K)` and the targets `(n,)` of each batch of a split, on the device, in order.
 
-    views: several views of each image, averaged; None: the split's own, single crop.
-    batch_size: views in one forward pass.
-
-    Raises DataError for a class that the network has no output for, and for an image that cannot be read.
+    Arguments as for `evaluate`. Raises DataError for a class that the network has no output for, and for an image that
+    cannot be read.
     """
     device, meter = torch.device(device), meter or Meter()
     meter.start(device)
@@ -129,7 +150,7 @@ def run(
 
 
 def answers(model: nn.Module, split: Split, **options: Any) -> Answers:
-    """The network's logits for all images of a split. options: those of `run`. DataError where none can be read."""
+    """Return the logits for all images of a split; `options` are those of `run`. DataError if there are no images."""
     found = [(logits.cpu(), targets.cpu()) for logits, targets in run(model, split, **options)]
     if not found:
         raise DataError(f"none of the {len(split):,} images can be read")
@@ -148,17 +169,23 @@ def evaluate(
     device: str | torch.device = "cpu",
     progress: bool = False,
     meter: Meter | None = None,
-) -> dict[str, Any]:
-    """Errors of any classifier, in evaluation mode, over all images of a split.
+) -> Evaluation:
+    """Measure the errors of any classifier on all images of a split, in evaluation mode.
 
-    views: several views of each image, averaged; None: the single crop.
-    details: also what `describe_answers` gives; it needs 4 bytes for each image and class.
-    classes: names of the outputs, for the details; none: their numbers.
-    batch_size: views in one forward pass.
-    meter: is told the time of each batch; `meter.read()` gives speed and memory.
+    Args:
+        model: The network.
+        split: The images.
+        views: Several views of each image, whose answers are averaged; None: the single crop.
+        details: Whether to measure errors per class, confusion and calibration too, which keeps all logits.
+        classes: Names of the outputs, for the details; (): their indices.
+        batch_size: Views in one forward pass.
+        device: Where to compute.
+        progress: Whether to show a progress bar.
+        meter: Measures speed and memory.
 
-    Returns `top1_error`, `top5_error` (percent), `loss` (mean cross entropy, nats), `images` and `skipped_images`.
-    Raises DataError where no image can be read, or for a class that the network has no output for.
+    Raises:
+        DataError: If no image can be read, or for a class that the network has no output for.
+        ConfigError: If `classes` has another length than the outputs.
     """
     tally, kept = Tally(), []
     for logits, targets in run(
@@ -167,30 +194,27 @@ def evaluate(
         tally.add(logits, targets)
         if details:
             kept.append((logits.cpu(), targets.cpu()))
-    measured = tally.read()
-    if not measured["images"]:
+    if not tally.count:
         raise DataError(f"none of the {len(split):,} images can be read")
-    found = measured | {"skipped_images": list(split.skipped)}
+    found = Evaluation(**tally.read(), skipped_images=tuple(split.skipped))
     if not details:
         return found
     logits, targets = (torch.cat(parts) for parts in zip(*kept, strict=True))
-    return found | describe_answers(logits, targets, classes)
+    return _with_details(found, logits, targets, classes)
 
 
-def measure(answers: Answers) -> dict[str, Any]:
-    """What `evaluate` returns, of answers that are there already."""
+def measure(answers: Answers, *, details: bool = False, classes: Sequence[str] = ()) -> Evaluation:
+    """Return what `evaluate` does, from logits that are already computed."""
     tally = Tally()
     tally.add(answers.logits, answers.targets)
-    return tally.read() | {"skipped_images": list(answers.skipped)}
+    found = Evaluation(**tally.read(), skipped_images=answers.skipped)
+    return _with_details(found, answers.logits, answers.targets, classes) if details else found
 
 
-def describe_answers(logits: Tensor, targets: Tensor, classes: Sequence[str] = ()) -> dict[str, Any]:
-    """Where the errors are: logits `(n, K)`, targets `(n,)`.
+def _with_details(found: Evaluation, logits: Tensor, targets: Tensor, classes: Sequence[str]) -> Evaluation:
+    """Add errors per class, confusion and calibration: logits `(n, K)`, targets `(n,)`.
 
-    Returns `per_class`, a row for each class with its `class`, `images`, `top1_error` and `top5_error` (percent, None
-    without images); `confusion`, K x K counts of images whose rows are the truth and columns the answer; `calibration`,
-    and `tempered`, see there; None of no and of less than two images. Logits that are no numbers are errors, and no
-    answers: they are in `per_class` alone. Raises ConfigError where `classes` are not K names.
+    An answer with a NaN is an error of its class, but is neither in the confusion nor in the calibration.
     """
     k = logits.shape[1]
     if classes and len(classes) != k:
@@ -203,27 +227,27 @@ def describe_answers(logits: Tensor, targets: Tensor, classes: Sequence[str] = (
         torch.zeros(k).index_add_(0, targets, v.float()).tolist()
         for v in (torch.ones_like(hits[:, 0]), hits[:, 0], hits.any(1))
     )
-    names = classes or [str(i) for i in range(k)]
     logits, targets = logits[is_answer], targets[is_answer]
-    return {
-        "per_class": [
-            {
-                "class": name,
-                "images": int(n),
-                "top1_error": 100 * (n - a) / n if n else None,
-                "top5_error": 100 * (n - b) / n if n else None,
-            }
-            for name, n, a, b in zip(names, count, top1, top5, strict=True)
-        ],
-        "confusion": confusion.tolist(),
-        "calibration": calibration(logits, targets) if len(targets) else None,
-        "tempered": tempered(logits, targets) if len(targets) > 1 else None,
-    }
+    return replace(
+        found,
+        per_class=tuple(
+            ClassErrors(
+                name=name,
+                images=int(n),
+                top1_error=100 * (n - a) / n if n else None,
+                top5_error=100 * (n - b) / n if n else None,
+            )
+            for name, n, a, b in zip(classes or map(str, range(k)), count, top1, top5, strict=True)
+        ),
+        confusion=tuple(map(tuple, confusion.tolist())),
+        calibration=calibration(logits, targets) if len(targets) else None,
+        tempered=tempered(logits, targets) if len(targets) > 1 else None,
+    )
 
 
 @torch.no_grad()
 def predict(model: nn.Module, images: Tensor, top: int = 5) -> list[list[tuple[int, float]]]:
-    """The `top` classes of each image with their probabilities, most likely first. `(N, C, S, S) -> N lists`."""
+    """Return the `top` classes of each image with their probabilities, most likely first: (N, C, S, S) -> N lists."""
     device = next(model.parameters()).device
     p = model.eval()(images.to(device)).softmax(1)
     best = p.topk(min(top, p.shape[1]), dim=1)

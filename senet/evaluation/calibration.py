@@ -1,12 +1,11 @@
-"""Whether a network is as sure as it is right: calibration errors, and a temperature that lowers them.
+"""Calibration: whether a network's confidence equals its accuracy, and the temperature that improves it.
 
-Shapes: n images, K classes. Probabilities and shares are 0 to 1.
+Shapes: n images, K classes. Probabilities and errors are from 0 to 1.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,24 +13,23 @@ from torch.nn import functional as F
 
 from senet.errors import ConfigError, DataError
 from senet.initialization import stream
+from senet.runs.evaluation import Calibration, CalibrationBin, Tempered
 
 HOTTEST = 100.0
-"""The temperature is sought between its inverse and itself."""
+"""The temperature is searched between 1 / HOTTEST and HOTTEST."""
 
 
-def calibration(logits: Tensor, targets: Tensor, bins: int = 15) -> dict[str, Any]:
-    """Expected calibration error and its relatives: logits `(n, K)`, targets `(n,)`.
+def calibration(logits: Tensor, targets: Tensor, bins: int = 15) -> Calibration:
+    """Measure the expected calibration error and related figures: logits `(n, K)`, targets `(n,)`.
 
-    The answers are sorted by their confidence, the largest probability, into bins of equal width, each without its
-    lower and with its upper end (arXiv:1706.04599, section 2). Returns `ece`, the mean over all images of the
-    difference between their bin's mean confidence and its accuracy; `mce`, the largest such difference of a bin;
-    `brier`, the mean over images of the squared distance, summed over the classes, between the probabilities and the
-    truth (0 to 2); `nll`, the mean cross entropy in nats; and `bins`, each `low`, `high`, `images`, and its
-    `confidence` and `accuracy`, None where it is empty.
+    The answers are sorted by confidence, their largest probability, into bins of equal width, each including its upper
+    end (arXiv:1706.04599, section 2).
 
-    Raises ConfigError for fewer than one bin, DataError for no images.
+    Raises:
+        ConfigError: For fewer than one bin.
+        DataError: If there are no images.
 
-    >>> round(calibration(torch.tensor([[0.0, 9.0], [0.0, 9.0]]), torch.tensor([1, 0]))["ece"], 4)
+    >>> round(calibration(torch.tensor([[0.0, 9.0], [0.0, 9.0]]), torch.tensor([1, 0])).ece, 4)
     0.4999
     """
     if bins < 1:
@@ -50,29 +48,31 @@ def calibration(logits: Tensor, targets: Tensor, bins: int = 15) -> dict[str, An
     full = count > 0
     truth = F.one_hot(targets, logits.shape[1])
     rows = zip(count.long().tolist(), (sure / count).tolist(), (good / count).tolist(), strict=True)
-    return {
-        "ece": float(gap.sum() / len(targets)),
-        "mce": float((gap[full] / count[full]).max()),
-        "brier": float((p - truth).square().sum(1).mean()),
-        "nll": float(F.cross_entropy(logits.double(), targets)),
-        "bins": [
-            {
-                "low": i / bins,
-                "high": (i + 1) / bins,
-                "images": n,
-                "confidence": mean if n else None,
-                "accuracy": share if n else None,
-            }
+    return Calibration(
+        ece=float(gap.sum() / len(targets)),
+        mce=float((gap[full] / count[full]).max()),
+        brier=float((p - truth).square().sum(1).mean()),
+        nll=float(F.cross_entropy(logits.double(), targets)),
+        bins=tuple(
+            CalibrationBin(
+                low=i / bins,
+                high=(i + 1) / bins,
+                images=n,
+                confidence=mean if n else None,
+                accuracy=share if n else None,
+            )
             for i, (n, mean, share) in enumerate(rows)
-        ],
-    }
+        ),
+    )
 
 
 def temperature(logits: Tensor, targets: Tensor) -> float:
-    """The T for which `logits / T` has the least cross entropy (arXiv:1706.04599, section 4.2), 1/100 to 100.
+    """Find the T that minimises the cross entropy of `logits / T` (arXiv:1706.04599, section 4.2), from 1/100 to 100.
 
-    The cross entropy is convex in 1/T, so that its slope is bisected. Fit it on other images than those on which it is
-    judged. Raises DataError for no images.
+    The cross entropy is convex in 1/T, so its slope is bisected. Fit T on other images than those you judge it on.
+
+    Raises:
+        DataError: If there are no images.
 
     >>> logits = torch.tensor([[0.0, 4.0]] * 4)
     >>> round(temperature(logits, torch.tensor([1, 1, 1, 0])) * math.log(3), 4)
@@ -90,22 +90,26 @@ def temperature(logits: Tensor, targets: Tensor) -> float:
     return math.exp(-(low + high) / 2)
 
 
-def tempered(logits: Tensor, targets: Tensor, seed: int = 0) -> dict[str, Any]:
-    """What a temperature does: fitted on one half of the images, judged on the other.
+def tempered(logits: Tensor, targets: Tensor, seed: int = 0) -> Tempered:
+    """Measure what a temperature gains: fitted on a random half of the images, judged on the other half.
 
-    seed: which images are in which half. Returns `temperature`, `fitted_on` and `measured_on` (numbers of images),
-    `before` and `after`: the `ece` and `nll` of that other half. DataError for fewer than 2 images.
+    Args:
+        logits: (n, K).
+        targets: (n,).
+        seed: Chooses the halves.
+
+    Raises:
+        DataError: For fewer than 2 images.
     """
     n = len(targets)
     if n < 2:
         raise DataError(f"{n} image is not enough to fit a temperature on one half and judge it on the other")
-    ours, theirs = torch.randperm(n, generator=stream(seed, "temperature")).split(-(-n // 2))
-    t = temperature(logits[ours], targets[ours])
-    before, after = (calibration(logits[theirs] / d, targets[theirs]) for d in (1.0, t))
-    return {
-        "temperature": t,
-        "fitted_on": len(ours),
-        "measured_on": len(theirs),
-        "before": {name: before[name] for name in ("ece", "nll")},
-        "after": {name: after[name] for name in ("ece", "nll")},
-    }
+    fitted, judged = torch.randperm(n, generator=stream(seed, "temperature")).split(-(-n // 2))
+    t = temperature(logits[fitted], targets[fitted])
+    return Tempered(
+        temperature=t,
+        fitted_on=len(fitted),
+        measured_on=len(judged),
+        before=calibration(logits[judged], targets[judged]),
+        after=calibration(logits[judged] / t, targets[judged]),
+    )

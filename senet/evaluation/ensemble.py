@@ -1,7 +1,7 @@
-"""Several networks, or several views of one, as one classifier: the weighted mean of their probabilities.
+"""Combine networks, or views of one network, to one classifier: the weighted mean of their probabilities.
 
 The paper's 2.251 % top-5 error is of "a small ensemble of SENets", with "multi-scale and multi-crop fusion"
-(arXiv:1709.01507v4, section 5.4); members, scales and weights are not given, so `search` finds them.
+(arXiv:1709.01507v4, section 5.4). It does not give members, scales and weights; `search` finds them.
 
 Shapes: n images, K classes, M members.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,18 +18,45 @@ from torch import Tensor
 from senet.errors import ConfigError, DataError, unknown
 from senet.evaluation.accuracy import Answers, measure
 from senet.initialization import stream
+from senet.runs.evaluation import Evaluation
 
 MEASURES = ("top1_error", "top5_error", "loss")
 _ROUNDS = 200
 
 
+@dataclass(frozen=True, kw_only=True)
+class SearchResult:
+    """The ensemble that `search` found on one half of the images, measured on the other.
+
+    Attributes:
+        weights: One per member; their sum is 1.
+        path: The members in the order in which they were added.
+        refined: Whether the weights are refined, not votes.
+        search: Errors of the ensemble on the half that was searched on.
+        result: Errors of the ensemble on the other half.
+        equal: Errors of all members with equal weights on the other half.
+        members: Errors of each member on the other half.
+    """
+
+    weights: tuple[float, ...]
+    path: tuple[int, ...]
+    refined: bool
+    search: Evaluation
+    result: Evaluation
+    equal: Evaluation
+    members: tuple[Evaluation, ...]
+
+
 def ensemble(members: Sequence[Answers], weights: Sequence[float] | None = None) -> Answers:
-    """The weighted mean of the members' probabilities, as logits whose softmax it is.
+    """Return the weighted mean of the members' probabilities, as logits whose softmax it is.
 
-    weights: one per member, 0 or more; they are divided by their sum. None: all equal.
+    Args:
+        members: Their answers for the same images.
+        weights: One per member, not negative; they are divided by their sum. None: all equal.
 
-    Raises ConfigError for no members and for weights that are too few, too many, negative or all 0; DataError for
-    members that answer for other images or classes than the first, or with what is no number.
+    Raises:
+        ConfigError: For no members, or for weights of another number, negative or all 0.
+        DataError: If a member has other images or classes than the first, or logits that are NaN or infinite.
     """
     first = _check(members)
     shares = _shares(weights, len(members))
@@ -47,22 +74,23 @@ def search(
     steps: int = 20,
     refine: bool = True,
     seed: int = 0,
-) -> dict[str, Any]:
-    """The members and weights that do best on one half of the images, and what they do on the other half.
+) -> SearchResult:
+    """Find the members and weights that do best on one half of the images, and measure them on the other half.
 
-    Greedy forward selection with replacement (Caruana et al., 2004): starting from nothing, `steps` times the member
-    that lowers `by` most is added, one that is in already by one more vote; ties go to the lower loss. The best of the
-    ensembles on the way counts. With `refine`, its weights then go to the least loss on the same half, by expectation
-    maximisation, and are kept where `by` does not rise.
+    Greedy forward selection with replacement (Caruana et al., 2004): `steps` times, add a vote to the member that
+    lowers `by` most, ties by the loss; the best ensemble on the way is taken. With `refine`, its weights are then
+    optimised for the loss on the same half, by expectation maximisation, and kept if `by` does not rise.
 
-    by: "top1_error", "top5_error" or "loss".  seed: which images are in which half.
+    Args:
+        members: Their answers for the same images.
+        by: "top1_error", "top5_error" or "loss".
+        steps: Number of votes.
+        refine: Whether to refine the weights.
+        seed: Chooses the halves.
 
-    Returns `weights` (one per member, their sum 1), `path` (the members in the order added), `refined` (whether the
-    votes were changed); `search` and `result`, what the ensemble measures on the half that was searched on and on the
-    other one; and, on that other one, `equal` (all members alike) and `members` (each by itself).
-
-    Raises ConfigError for no members, an unknown measure or no steps; DataError for members that do not fit, and fewer
-    than 2 images.
+    Raises:
+        ConfigError: For no members, an unknown measure or no steps.
+        DataError: If the members do not fit each other, or for fewer than 2 images.
     """
     if by not in MEASURES:
         raise unknown("by", by, MEASURES)
@@ -72,21 +100,21 @@ def search(
     if n < 2:
         raise DataError(f"{n} image is not enough to search on one half and measure on the other")
     halves = torch.randperm(n, generator=stream(seed, "ensemble search")).split(-(-n // 2))
-    ours, theirs = ([_part(m, half.sort().values) for m in members] for half in halves)
-    path = _greedy(ours, by, steps)
+    searched, judged = ([_part(m, half.sort().values) for m in members] for half in halves)
+    path = _greedy(searched, by, steps)
     weights = [path.count(i) / len(path) for i in range(len(members))]
-    refined = _refine(ours, weights) if refine else weights
-    is_better = _score(ours, refined, by) <= _score(ours, weights, by) and refined != weights
+    refined = _refine(searched, weights) if refine else weights
+    is_better = _score(searched, refined, by) <= _score(searched, weights, by) and refined != weights
     weights = refined if is_better else weights
-    return {
-        "weights": weights,
-        "path": path,
-        "refined": is_better,
-        "search": measure(ensemble(ours, weights)),
-        "result": measure(ensemble(theirs, weights)),
-        "equal": measure(ensemble(theirs)),
-        "members": [measure(m) for m in theirs],
-    }
+    return SearchResult(
+        weights=tuple(weights),
+        path=tuple(path),
+        refined=is_better,
+        search=measure(ensemble(searched, weights)),
+        result=measure(ensemble(judged, weights)),
+        equal=measure(ensemble(judged)),
+        members=tuple(map(measure, judged)),
+    )
 
 
 def _greedy(members: Sequence[Answers], by: str, steps: int) -> list[int]:
@@ -107,7 +135,7 @@ def _greedy(members: Sequence[Answers], by: str, steps: int) -> list[int]:
 
 
 def _refine(members: Sequence[Answers], weights: Sequence[float]) -> list[float]:
-    """Weights of the least cross entropy, from these on; those that are 0 stay 0, and the sum stays 1."""
+    """Minimise the cross entropy from these weights on; zeros stay 0, and the sum stays 1."""
     rows = torch.arange(len(members[0].targets))
     truth = torch.stack([m.logits.double().softmax(1)[rows, m.targets] for m in members], 1).clamp(min=1e-300)
     w = torch.tensor(weights, dtype=torch.float64)
@@ -121,12 +149,12 @@ def _score(members: Sequence[Answers], weights: Sequence[float], by: str) -> tup
 
 
 def _rank(total: Tensor, targets: Tensor, votes: int, by: str) -> tuple[float, float]:
-    """The measure and the loss of probabilities that are a sum over votes: `(n, K)`; smaller is better."""
+    """Return the measure and the loss of probabilities (n, K) that are a sum over votes; smaller is better."""
     truth = total.gather(1, targets[:, None])
     loss = -float((truth.double() / votes).clamp(min=1e-300).log().mean())
     if by == "loss":
         return loss, loss
-    # Where classes are equally likely the truth comes last, so a member that never decides is not right.
+    # Ties count as wrong, so that a member with constant answers is not right.
     place = (total >= truth).sum(1)
     return float((place > (1 if by == "top1_error" else min(5, total.shape[1]))).double().mean()), loss
 
@@ -137,12 +165,12 @@ def _part(member: Answers, indices: Tensor) -> Answers:
 
 def _check(members: Sequence[Answers]) -> Answers:
     if not members:
-        raise ConfigError("members: an ensemble needs one or more")
+        raise ConfigError("members: none; expected: one or more")
     first = members[0]
     for i, other in enumerate(members):
-        # NaN is not below infinity either.
+        # False for NaN too.
         if not (other.logits < math.inf).all():
-            raise DataError(f"member {i} has answers that are not finite numbers; senet doctor says more")
+            raise DataError(f"member {i} has logits that are NaN or infinite; senet doctor says more")
         if other.logits.shape[1] != first.logits.shape[1]:
             raise DataError(f"member {i} has {other.logits.shape[1]} classes and member 0 {first.logits.shape[1]}")
         if not torch.equal(other.targets, first.targets) or other.skipped != first.skipped:
@@ -156,5 +184,5 @@ def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
     if len(weights) != count:
         raise ConfigError(f"weights: {len(weights)} numbers for {count} members")
     if min(weights) < 0 or not all(map(math.isfinite, weights)) or not sum(weights):
-        raise ConfigError(f"weights: {tuple(weights)!r} must be 0 or more, and not all 0")
+        raise ConfigError(f"weights: {tuple(weights)!r}; expected: 0 or more, and not all 0")
     return [w / sum(weights) for w in weights]

@@ -20,6 +20,8 @@ from senet.paper.target import TOP1
 from senet.recipes.recipe import Recipe
 from senet.report.page import Cell, Complexity, Difference, Metrics, Page, Result, Results
 from senet.report.words import count, is_number, wilson
+from senet.runs.evaluation import Evaluation, read_evaluation
+from senet.runs.gates import read_gates
 from senet.runs.recipe_file import RECIPE, read_recipe
 from senet.weights.ilsvrc import named
 
@@ -36,7 +38,7 @@ def page_of(folder: Path) -> Page:
     if (folder / RECIPE).is_file():
         return run_page(folder)
     if (folder / GATES).is_file():
-        return analysis_page(_read(folder / GATES))
+        return analysis_page(to_dict(read_gates(folder)))
     if (folder / "plan.json").is_file():
         raise RunError(
             f"{folder}: this reproduction has no result yet; go on with: senet reproduce --resume {_quoted(folder)}"
@@ -90,13 +92,14 @@ def run_page(folder: Path) -> Page:
     if cost is not None:
         page["complexity"] = cost
     if (folder / EVALUATION).is_file():
-        measured = _read(folder / EVALUATION)
+        measured = read_evaluation(folder)
+        assert measured is not None
         page.update(details_page(measured))
-        of = f" (epoch {measured['epoch']})" if "epoch" in measured else ""
+        of = "" if measured.epoch is None else f" (epoch {measured.epoch})"
         overview.append(("classes and calibration", f"of best.safetensors{of}"))
     kept = next((p for p in (folder / GATES, folder / "analysis" / GATES) if p.is_file()), None)
     if kept is not None:
-        page["gates"] = _read(kept)
+        page["gates"] = to_dict(read_gates(kept.parent))  # type: ignore[typeddict-item]
     return page
 
 
@@ -260,16 +263,18 @@ def _paired(d: dict[str, Any], label: str) -> Difference:
     return found
 
 
-def details_page(measured: dict[str, Any]) -> Page:
-    """What an evaluation with details gives a page: its classes, its confusions, its calibration."""
-    page, rows = Page(), measured.get("per_class") or []
-    names = named(row["class"] for row in rows)
-    if rows:
-        page["per_class"] = [row | {"class": name} for row, name in zip(rows, names, strict=True)]
-    if measured.get("calibration"):
-        page["calibration"] = measured["calibration"]
-    if measured.get("confusion") and rows:
-        page["confusion"] = {"classes": list(names), "matrix": measured["confusion"]}
+def details_page(measured: Evaluation) -> Page:
+    """The parts of a page that an evaluation with details gives: classes, confusion, calibration."""
+    page = Page()
+    names = named(row.name for row in measured.per_class)
+    if measured.per_class:
+        page["per_class"] = [
+            {"class": name, "images": r.images, "top1_error": r.top1_error, "top5_error": r.top5_error}  # type: ignore[typeddict-item]
+            for name, r in zip(names, measured.per_class, strict=True)
+        ]
+        page["confusion"] = {"classes": list(names), "matrix": [list(row) for row in measured.confusion]}
+    if measured.calibration:
+        page["calibration"] = to_dict(measured.calibration)  # type: ignore[typeddict-item]
     return page
 
 

@@ -13,6 +13,7 @@ import torch
 from senet.analysis import plots
 from senet.analysis.collect import collect_gates
 from senet.analysis.statistics import ARRAYS, Gates, label
+from senet.config import to_dict
 from senet.errors import ConfigError, DataError, RunError
 from tests.analysis.planted import Planted, batches, images
 
@@ -70,7 +71,7 @@ def test_what_is_no_file_of_gates_is_refused(gates: Gates, tmp_path: Path) -> No
     gates.save(whole)
     (tmp_path / "cut.npz").write_bytes(whole.read_bytes()[:-200])
     for name in ("text", "empty", "other.npz", "array.npy", "pickle.npz", "cut.npz"):
-        with pytest.raises(DataError, match=f"{name}: not a file of gates"):
+        with pytest.raises(DataError, match=f"{name}: not a gates.npz"):
             Gates.load(tmp_path / name)
     np.savez(tmp_path / "newer.npz", senet=np.array(json.dumps({"format": 2})))
     with pytest.raises(DataError, match="newer senet"):
@@ -86,7 +87,7 @@ def test_page_is_plain_and_small(gates: Gates) -> None:
         asked.append(i)
         return None if i == 0 else f"data:{i}"
 
-    page = json.loads(json.dumps(gates.page(thumbnail, strip=1), allow_nan=False))
+    page = json.loads(json.dumps(to_dict(gates.page(thumbnail, strip=1)), allow_nan=False))
     unit = page["units"][0]
     source = gates.units[0]
     assert [line["name"] for line in page["lines"]] == ["all", "bée", "cat"]
@@ -103,7 +104,7 @@ def test_page_is_plain_and_small(gates: Gates) -> None:
     assert page["thumbnails"] == {"11": "data:11"}
     assert page["units"][1]["label"] == "SE_2_1"
     assert page["ablation"] == {"off": 1.5, "mean": 2.0, "shuffled": 3.0}
-    assert gates.page(lambda i: "data:", thumbnails=1)["thumbnails"].keys() == {"11"}
+    assert gates.page(lambda i: "data:", thumbnails=1).thumbnails.keys() == {"11"}
 
 
 def test_names() -> None:
@@ -148,7 +149,7 @@ def test_pictures_show_the_numbers(gates: Gates, tmp_path: Path) -> None:
     assert [t.get_text() for t in axes.get_xticklabels()] == ["0", "2", "4"]
     wild = replace(sure, opener_values=sure.opener_values + 0.3)
     assert plots.figure7(replace(gates, units=(wild,)), (0, 1)).axes[0].get_ylim()[1] > 1.2
-    with pytest.raises(ConfigError, match="compares two"):
+    with pytest.raises(ConfigError, match="compares two classes"):
         plots.figure7(replace(gates, chosen=(0,)))
     made = plots.draw_all(tmp_path, replace(gates, units=gates.units[:1]), lambda i: np.full((4, 4, 1), i, np.uint8))
     assert [p.stem for p in made] == ["figure6", "figure7", "depth", "ablation", "images_excite"]
@@ -164,7 +165,7 @@ def test_pictures_show_the_numbers(gates: Gates, tmp_path: Path) -> None:
     # What has no similarity is hatched, and says why.
     half = plots.similarity(replace(gates, similarity=np.array([[1, np.nan], [np.nan, np.nan]]))).axes[0]
     assert half.patch.get_hatch()
-    assert "the same for all classes" in half.get_xlabel()
+    assert "equal for all classes" in half.get_xlabel()
     assert not plots.similarity(gates).axes[0].patch.get_hatch()
     # Nothing of an analysis from before stays beside one that has none of it.
     plots.draw_all(tmp_path, replace(gates, chosen=(0,), ablation={}))

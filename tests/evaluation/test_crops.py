@@ -165,4 +165,4 @@ def test_an_image_that_cannot_be_read(tmp_path: Path, model: nn.Module) -> None:
         (line,) = found.skipped
         assert "1.png" in line
         measured = evaluate(model, FileSplit(files, torch.tensor([3, 4, 5]), lenient, None), views=Views(flip=True))
-        assert (measured["images"], len(measured["skipped_images"])) == (2, 1)
+        assert (measured.images, len(measured.skipped_images)) == (2, 1)

@@ -41,7 +41,7 @@ def test_the_mean_of_probabilities(weights: tuple[float, ...] | None) -> None:
                 mixed[c] += weight / sum(w) * powers[c] / sum(powers)
         assert found.logits[i].exp().tolist() == pytest.approx(mixed, abs=1e-6)
         wrong += max(range(6), key=mixed.__getitem__) != TARGETS[i]
-    assert measure(found)["top1_error"] == pytest.approx(100 * wrong / 40)
+    assert measure(found).top1_error == pytest.approx(100 * wrong / 40)
 
 
 def test_one_member_is_itself() -> None:
@@ -67,40 +67,40 @@ def test_the_search_finds_the_planted_pair() -> None:
     wrong = [5 * truth.roll(s, 1) + noise(s, n) for s in (1, 2)]
     members = [Answers(t, targets) for t in (wrong[0], knows[0], wrong[1], knows[1])]
     found = search(members, seed=3)
-    a, b, c, d = found["weights"]
+    a, b, c, d = found.weights
     assert a == c == 0
     assert 0.3 < b < 0.7
     assert b + d == pytest.approx(1)
-    assert found["result"]["top1_error"] == found["search"]["top1_error"] == 0
-    assert [m["top1_error"] > 30 for m in found["members"]] == [True] * 4
-    assert found["equal"]["top1_error"] > 30
+    assert found.result.top1_error == found.search.top1_error == 0
+    assert [m.top1_error > 30 for m in found.members] == [True] * 4
+    assert found.equal.top1_error > 30
 
 
 @pytest.mark.parametrize("by", ["top1_error", "top5_error", "loss"])
 def test_one_half_is_searched_and_the_other_measured(by: str) -> None:
     members = [Answers(noise(s, 41), torch.arange(41) % 6) for s in range(5)]
     found = search(members, by=by, seed=1)
-    whole = measure(ensemble(members, found["weights"]))
-    parts = found["search"], found["result"]
-    assert [p["images"] for p in parts] == [21, 20]
+    whole = measure(ensemble(members, found.weights))
+    parts = found.search, found.result
+    assert [p.images for p in parts] == [21, 20]
     # The halves share no image and leave none out.
-    assert sum(p[by] * p["images"] for p in parts) == pytest.approx(whole[by] * 41)
+    assert sum(getattr(p, by) * p.images for p in parts) == pytest.approx(getattr(whole, by) * 41)
     # No single member does better on the half that was searched.
     for i, member in enumerate(members):
-        alone = measure(member)[by] * 41 - found["members"][i][by] * 20
-        assert found["search"][by] * 21 <= alone + 1e-4
+        alone = getattr(measure(member), by) * 41 - getattr(found.members[i], by) * 20
+        assert getattr(found.search, by) * 21 <= alone + 1e-4
     assert found == search(members, by=by, seed=1)
-    assert found["members"] != search(members, by=by, seed=2)["members"]
+    assert found.members != search(members, by=by, seed=2).members
 
 
 def test_more_steps_never_do_worse_on_the_half_that_is_searched() -> None:
     members = [Answers(noise(s, 60), torch.arange(60) % 6) for s in range(3)]
     found = [search(members, steps=s, refine=False) for s in range(1, 9)]
-    errors = [f["search"]["top1_error"] for f in found]
+    errors = [f.search.top1_error for f in found]
     assert errors == sorted(errors, reverse=True)
     # An ensemble on the way was the best one.
-    assert len(found[-1]["path"]) < 8
-    assert found[-1]["weights"] == [found[-1]["path"].count(i) / len(found[-1]["path"]) for i in range(3)]
+    assert len(found[-1].path) < 8
+    assert found[-1].weights == tuple(found[-1].path.count(i) / len(found[-1].path) for i in range(3))
 
 
 def test_weights_are_refined_to_the_least_loss() -> None:
@@ -110,28 +110,28 @@ def test_weights_are_refined_to_the_least_loss() -> None:
     sure = nn.functional.one_hot(right.long(), 2) * 60.0
     members = [Answers(t, torch.ones(n, dtype=torch.int64)) for t in (sure, sure.flip(1))]
     found = search(members, by="loss", steps=2)
-    here = (150 - (100 - found["members"][0]["top1_error"])) / 100
-    assert found["path"] == [0, 1]
-    assert found["refined"]
-    assert found["weights"] == pytest.approx([here, 1 - here], abs=1e-6)
-    assert search(members, by="loss", steps=2, refine=False)["weights"] == [0.5, 0.5]
+    here = (150 - (100 - found.members[0].top1_error)) / 100
+    assert found.path == (0, 1)
+    assert found.refined
+    assert found.weights == pytest.approx([here, 1 - here], abs=1e-6)
+    assert search(members, by="loss", steps=2, refine=False).weights == (0.5, 0.5)
 
 
 def test_a_member_that_never_decides_is_not_right() -> None:
     flat = Answers(torch.zeros(40, 6), TARGETS)
-    assert search([flat, *MEMBERS], steps=1, refine=False)["path"] != [0]
+    assert search([flat, *MEMBERS], steps=1, refine=False).path != (0,)
 
 
-def test_members_and_weights_that_cannot_be() -> None:
-    with pytest.raises(ConfigError, match="members: an ensemble needs one or more"):
+def test_wrong_members_and_weights() -> None:
+    with pytest.raises(ConfigError, match="members: none; expected: one or more"):
         ensemble([])
     with pytest.raises(ConfigError, match="members: "):
         search([])
     for weights, message in (
         ((1, 1), "weights: 2 numbers for 3 members"),
-        ((1, -1, 1), "must be 0 or more"),
+        ((1, -1, 1), "expected: 0 or more"),
         ((0, 0, 0), "not all 0"),
-        ((1, math.nan, 1), "must be 0 or more"),
+        ((1, math.nan, 1), "expected: 0 or more"),
     ):
         with pytest.raises(ConfigError, match=message):
             ensemble(MEMBERS, weights)
@@ -141,9 +141,9 @@ def test_members_and_weights_that_cannot_be() -> None:
         ensemble([MEMBERS[0], Answers(noise(1), TARGETS.flip(0))])
     with pytest.raises(DataError, match="member 1 answers for other images"):
         ensemble([MEMBERS[0], Answers(noise(1), TARGETS, ("a.png: gone",))])
-    # Of numbers that are none every class would look right.
+    # With NaN every class would look right.
     for bad in (math.nan, math.inf):
-        with pytest.raises(DataError, match="member 1 has answers that are not finite numbers"):
+        with pytest.raises(DataError, match="member 1 has logits that are NaN or infinite"):
             search([MEMBERS[0], Answers(torch.full((40, 6), bad), TARGETS)])
     with pytest.raises(ConfigError, match="by: 'top2' is not known"):
         search(MEMBERS, by="top2")

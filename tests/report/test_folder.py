@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 
+from senet.config import from_dict
 from senet.errors import RunError
 from senet.models.registry import get_net
 from senet.recipes.registry import recipe_for
 from senet.report.folder import analysis_page, page_of, read_metrics
 from senet.report.html import build
+from senet.runs.evaluation import Evaluation, write_evaluation
+from senet.runs.gates import GatesOnPage, write_gates
 from senet.runs.recipe_file import write_recipe_file
 from tests.report.pages import full, history
 
@@ -74,10 +77,13 @@ def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
 def test_a_run_with_its_evaluation_and_gates(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     planted: Any = full()
-    details = {"per_class": planted["per_class"], "confusion": planted["confusion"]["matrix"], "epoch": 2}
-    (folder / "evaluation.json").write_text(json.dumps(details | {"calibration": planted["calibration"]}))
+    rows = [{**{k: v for k, v in row.items() if k != "class"}, "name": row["class"]} for row in planted["per_class"]]
+    errors = {"top1_error": 5.0, "top5_error": 0.25, "loss": 0.1, "images": 300, "epoch": 2}
+    details = errors | {"per_class": rows, "confusion": planted["confusion"]["matrix"]}
+    evaluation = from_dict(Evaluation, details | {"calibration": planted["calibration"]})
+    write_evaluation(folder, evaluation)
     (folder / "analysis").mkdir()
-    (folder / "analysis" / "gates.json").write_text(json.dumps(planted["gates"]))
+    write_gates(folder / "analysis", from_dict(GatesOnPage, planted["gates"]))
     page: Any = page_of(folder)
     assert page["confusion"] == planted["confusion"]
     assert page["calibration"]["ece"] == 0.0312
@@ -85,8 +91,8 @@ def test_a_run_with_its_evaluation_and_gates(tmp_path: Path) -> None:
     assert values(page)["classes and calibration"] == "of best.safetensors (epoch 2)"
     assert 'data-draw="gates"' in build(page)
     # ImageNet's classes in words, as the gates have them; the file keeps the data set's names.
-    rows = [row | {"class": "n01440764" if i == 0 else row["class"]} for i, row in enumerate(planted["per_class"])]
-    (folder / "evaluation.json").write_text(json.dumps(details | {"per_class": rows}))
+    first = replace(evaluation.per_class[0], name="n01440764")
+    write_evaluation(folder, replace(evaluation, per_class=(first, *evaluation.per_class[1:])))
     named: Any = page_of(folder)
     assert named["per_class"][0]["class"] == named["confusion"]["classes"][0] == "tench"
     assert named["per_class"][1]["class"] == planted["per_class"][1]["class"]
@@ -214,7 +220,7 @@ def test_an_analysis(tmp_path: Path) -> None:
     page: Any = analysis_page(gates)
     assert page["subtitle"] == "3 units over 200 images. planted images"
     assert page["result"]["value"] == 12.5
-    (tmp_path / "gates.json").write_text(json.dumps(gates))
+    write_gates(tmp_path, from_dict(GatesOnPage, gates))
     assert page_of(tmp_path) == page
 
 
