@@ -59,7 +59,8 @@ def run(argv: list[str]) -> int:
         shares, result, each = best.weights, best.result, best.members
     else:
         votes = [w for w in weights or [1.0] * len(found["CHECKPOINT"]) for _ in parts]
-        shares, result = [w / sum(votes) for w in votes], measure(ensemble(answers, votes))
+        result = measure(ensemble(answers, votes))
+        shares = [w / sum(votes) for w in votes]
         each = [measure(a) for a in answers]
     if found["json"]:
         values = {**asdict(best), "members": names} if best else {"members": names}

@@ -34,7 +34,7 @@ def test_details_and_cost(senet: Call, trained: Path) -> None:
     found = json.loads(out)
     assert status == 0
     assert sum(map(sum, found["confusion"])) == sum(c["images"] for c in found["per_class"]) == 359
-    assert [c["class"] for c in found["per_class"]] == list("0123456789")
+    assert [c["name"] for c in found["per_class"]] == list("0123456789")
     assert found["views"] is None
     assert found["cost"]["params"] == sum(p.numel() for p in load(trained).model.parameters())
     assert found["cost"]["images_per_second"] > 0
@@ -139,7 +139,7 @@ def test_ensemble(senet: Call, trained: Path, other: Path, capsys: pytest.Captur
     [
         (["--weights", "1,2,3"], "--weights: 3 numbers for 2 checkpoints"),
         (["--weights", "1,two"], "--weights: '1,two' is not numbers"),
-        (["--weights=-1,1"], "weights: .* must be 0 or more"),
+        (["--weights=-1,1"], "weights: .* expected: 0 or more"),
         (["--weights", "1,1", "--search"], "--weights: has no effect with --search"),
         (["--seed", "1"], "--seed: has no effect without --search"),
         (["--by", "loss"], "--by: has no effect without --search"),
