@@ -1,4 +1,4 @@
-"""Counting what a classifier got wrong, in one place for training and evaluation."""
+"""Count the errors of a classifier, for training and evaluation."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch import Tensor
 
 
 class Tally:
-    """Sums over batches: cross entropy, top-1 and top-5 errors; an answer with a NaN is wrong.
+    """Sums cross entropy, top-1 and top-5 errors over batches; an answer with a NaN counts as wrong.
 
-    Nothing is copied off the device until `read`.
+    Nothing is copied from the device until `read`.
 
     >>> tally = Tally()
     >>> tally.add(torch.tensor([[2.0, 1.0], [2.0, 1.0]]), torch.tensor([0, 1]))
@@ -24,18 +24,18 @@ class Tally:
 
     @torch.no_grad()
     def add(self, logits: Tensor, targets: Tensor) -> None:
-        """Count one batch: logits `(n, classes)`, targets `(n,)`."""
+        """Add a batch: logits `(n, classes)`, targets `(n,)`."""
         logits = logits.float()
         loss = F.cross_entropy(logits, targets, reduction="sum")
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices
-        # What is no number is first among the best, and no answer.
+        # topk ranks NaN first, so a NaN answer must be excluded.
         hits = (best == targets[:, None]) & ~logits.isnan().any(1, keepdim=True)
         sums = torch.stack([loss.double(), hits[:, :1].sum().double(), hits.sum().double()])
         self.sums = sums if self.sums is None else self.sums + sums
         self.count += len(targets)
 
     def read(self) -> dict[str, float]:
-        """`loss` (mean cross entropy, nats), `top1_error`, `top5_error` (percent), `images`. NaN for no images."""
+        """Return `loss` (mean, nats), `top1_error`, `top5_error` (percent) and `images`; NaN without images."""
         if self.sums is None:
             return {"loss": float("nan"), "top1_error": float("nan"), "top5_error": float("nan"), "images": 0}
         loss, top1, top5 = self.sums.tolist()

@@ -1,4 +1,4 @@
-"""Floor 6, data: images and labels, in batches that are a function of (seed, epoch, sample) alone.
+"""Images and labels, in batches that are a function of (seed, epoch, index) alone.
 
     data = open_data(DataRecipe(name="digits"), seed=0)
     order = data.train.order(batch_size=128)
@@ -8,7 +8,7 @@
         for batch in loader:
             images, targets = data.train.prepare(batch, device)
 
-The loader only carries indices and decoded files; the augmentation runs in `prepare`, on whole batches on the device.
+The loader only transports indices and decoded files. `prepare` augments whole batches on the device.
 """
 
 from __future__ import annotations

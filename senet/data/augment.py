@@ -1,4 +1,4 @@
-"""Training augmentation of whole batches, on the device they are on; chance is drawn beforehand, on the CPU.
+"""Training augmentation of whole batches on their device, with random numbers drawn before, on the CPU.
 
 Sources: pad, crop and flip: arXiv:1709.01507v4, section 5.1 (CIFAR); random area and aspect ratio: section 5.1, after
 GoogLeNet (arXiv:1409.4842); cutout: arXiv:1708.04552.
@@ -21,19 +21,20 @@ from senet.initialization import stream
 from senet.recipes.recipe import DataRecipe
 
 _TRIES = 10
-# Numbers below this are hashed to numbers below it: their products still fit 64 bits with a sign.
+# Range of the hash; products of two such numbers fit int64.
 _HASHES = 2**31
 
 
 class Draws(NamedTuple):
-    """What chance decides for n images; `None` for what the recipe does not do.
+    """The random numbers of n images; None for augmentations that the recipe does not use.
 
-    flip: (n,) bool, mirrored or not.
-    shift: (n, 2) int64, rows and columns by which the window moves, -crop_padding to crop_padding.
-    hole: (n, 2) int64, row and column of cutout's centre.
-    box: (n, 4) int64, top, left, height and width of the part that is scaled to S x S.
-    angle: (n,) float32, degrees, anticlockwise.
-    noise: (n,) int64, the seed of the jitter.
+    Attributes:
+        flip: (n,) bool, whether to mirror.
+        shift: (n, 2) int64, rows and columns of the shifted window, -crop_padding to crop_padding.
+        hole: (n, 2) int64, row and column of the centre of cutout.
+        box: (n, 4) int64, top, left, height and width of the crop that is scaled to S x S.
+        angle: (n,) float32, degrees, counterclockwise.
+        noise: (n,) int64, seed of the jitter.
     """
 
     flip: Tensor | None = None
@@ -44,18 +45,18 @@ class Draws(NamedTuple):
     noise: Tensor | None = None
 
     def at(self, indices: Tensor) -> Draws:
-        """The draws of some images: `indices` (m,) int64."""
+        """Select images: `indices` (m,) int64."""
         return Draws(*(t if t is None else t[indices] for t in self))
 
     def to(self, device: torch.device) -> Draws:
-        """The draws on a device."""
+        """Move to a device."""
         return Draws(*(t if t is None else t.to(device) for t in self))
 
 
 def draw(recipe: DataRecipe, seed: int, epoch: int, n: int) -> Draws:
-    """The draws of all `n` images of an epoch, on the CPU, without boxes: row i is a function of (seed, epoch, i).
+    """Draw the random numbers of all `n` images of an epoch, without boxes; row i is a function of (seed, epoch, i).
 
-    Switching one augmentation on or off does not change the draws of another.
+    Switching one augmentation on or off does not change the others.
     """
     u = torch.rand((n, 5), generator=stream(seed, "augment", epoch), dtype=torch.float64)
     turn = torch.rand(n, generator=stream(seed, "rotate", epoch), dtype=torch.float64)
@@ -70,10 +71,10 @@ def draw(recipe: DataRecipe, seed: int, epoch: int, n: int) -> Draws:
 
 
 def draw_boxes(recipe: DataRecipe, height: int, width: int, n: int, generator: torch.Generator) -> Tensor:
-    """Random crops of n images of one size, `crop="resized"`: (n, 4) int64 top, left, height, width.
+    """Draw random crops for n images of one size, `crop="resized"`: (n, 4) int64 top, left, height, width.
 
-    The rule of torchvision's RandomResizedCrop: area uniform in `crop_scale`, logarithm of the aspect ratio (width over
-    height) uniform in `crop_ratio`, the first of 10 tries that fits; else the largest central crop within `crop_ratio`.
+    As torchvision's RandomResizedCrop: the area is uniform in `crop_scale`, the logarithm of the aspect ratio (width
+    over height) uniform in `crop_ratio`; the first of 10 tries that fits, else the largest central crop.
     """
     u = torch.rand((n, 2 * _TRIES + 2), generator=generator, dtype=torch.float64).numpy()
     (small, large), (narrow, wide) = recipe.crop_scale, recipe.crop_ratio
@@ -90,10 +91,10 @@ def draw_boxes(recipe: DataRecipe, height: int, width: int, n: int, generator: t
 
 
 def augment(images: Tensor, draws: Draws, recipe: DataRecipe) -> Tensor:
-    """Crop, mirror, normalise, turn, jitter, blank: `(n, C, S, S)` uint8, channels_last -> `(n, C, S, S)` float32.
+    """Crop, mirror, normalise, rotate, jitter, cut out: `(n, C, S, S)` uint8, channels_last -> `(n, C, S, S)` float32.
 
-    Padding and cutout fill with 0 *after* normalisation, which is the mean colour: so do the originals that the paper
-    takes its CIFAR protocol from (fb.resnet.torch; the cutout authors' code). So does turning here. Cutout's square is
+    Padding, cutout and rotation fill with 0 after normalisation, the mean colour, as in the sources of the paper's
+    CIFAR protocol (fb.resnet.torch, the code of cutout). Cutout's square is
     [centre - side // 2, centre - side // 2 + side), clipped at the border. Jitter does not clip.
     """
     n, _, size, _ = images.shape
@@ -108,7 +109,7 @@ def augment(images: Tensor, draws: Draws, recipe: DataRecipe) -> Tensor:
     else:
         x = normalise(images if draws.flip is None else _pick(images, rows, columns), recipe)
     if draws.angle is not None:
-        x = _turn(x, draws.angle)
+        x = _rotate(x, draws.angle)
     if draws.noise is not None:
         _, std = moments(recipe.mean, recipe.std, x.device)
         x = x + (2 * _uniform(draws.noise, x) - 1) * (recipe.jitter / std)
@@ -122,24 +123,24 @@ def augment(images: Tensor, draws: Draws, recipe: DataRecipe) -> Tensor:
 
 
 def _square(rows: Tensor, columns: Tensor) -> Tensor:
-    """(n, S) and (n, S) bool -> (n, 1, S, S): both."""
+    """Outer product of rows and columns: (n, S) and (n, S) bool -> (n, 1, S, S)."""
     return (rows[:, :, None] & columns[:, None, :])[:, None]
 
 
 def _pick(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Pixels at whole places, (n, S) rows and (n, S) columns of each image: `(n, C, S, S) -> (n, C, S, S)`."""
+    """Index the (n, S) rows and (n, S) columns of each image: `(n, C, S, S) -> (n, C, S, S)`."""
     n, channels, size, _ = images.shape
     each = torch.arange(n, device=images.device)[:, None, None]
-    # One flat index is 4 times faster on a CPU than indexing images, rows and columns.
+    # On a CPU one flat index is 4 times faster than three.
     places = (each * size + rows[:, :, None]) * size + columns[:, None, :]
     flat = images.permute(0, 2, 3, 1).reshape(-1, channels)
     return flat.index_select(0, places.flatten()).view(n, size, size, channels).permute(0, 3, 1, 2)
 
 
 def _resample(images: Tensor, rows: Tensor, columns: Tensor, box: Tensor) -> Tensor:
-    """The box of each image scaled to S x S, bilinear, edge pixels repeated: `(n, C, S, S) -> (n, C, S, S)` float32.
+    """Scale the box of each image to S x S, bilinear with repeated edges: `(n, C, S, S) -> (n, C, S, S)` float32.
 
-    A box is never larger than the image, so nothing shrinks and there is nothing to antialias.
+    Boxes are never larger than the image, so no antialiasing is needed.
     """
     size = images.shape[-1]
     grid = []
@@ -151,11 +152,11 @@ def _resample(images: Tensor, rows: Tensor, columns: Tensor, box: Tensor) -> Ten
     return F.grid_sample(images.float(), where, padding_mode="border", align_corners=True)
 
 
-def _turn(x: Tensor, angle: Tensor) -> Tensor:
-    """Each image turned about its centre by its angle, bilinear, 0 outside: `(n, C, S, S)`, (n,) -> `(n, C, S, S)`."""
+def _rotate(x: Tensor, angle: Tensor) -> Tensor:
+    """Rotate each image about its centre, bilinear, 0 outside: `(n, C, S, S)`, (n,) degrees -> `(n, C, S, S)`."""
     size = x.shape[-1]
     sin, cos = (t.view(-1, 1, 1) for t in (angle.deg2rad().sin(), angle.deg2rad().cos()))
-    # From the centre to the border is 1; rows count downwards.
+    # Coordinates from -1 to 1; rows go down.
     places = (torch.arange(size, device=x.device) * 2 - (size - 1)) / max(size - 1, 1)
     rows, columns = places[:, None], places[None, :]
     where = torch.stack([columns * cos - rows * sin, columns * sin + rows * cos], dim=-1)
@@ -163,9 +164,9 @@ def _turn(x: Tensor, angle: Tensor) -> Tensor:
 
 
 def _uniform(seeds: Tensor, like: Tensor) -> Tensor:
-    """Numbers in [0, 1], (n, C, S, S) float32, each a function of its image's seed and its place in the image alone.
+    """Return numbers in [0, 1], (n, C, S, S) float32, each a function of its image's seed and its position.
 
-    A hash, not a generator: it is the same on every device, and no image waits for another.
+    A hash instead of a generator gives equal numbers on all devices and in all batches.
     """
     places = torch.arange(like.shape[1:].numel(), device=like.device)
     mixed = _mix_(_mix_(places)[None] ^ seeds[:, None])
@@ -173,7 +174,7 @@ def _uniform(seeds: Tensor, like: Tensor) -> Tensor:
 
 
 def _mix_(h: Tensor) -> Tensor:
-    """A hash of whole numbers below 2^31, one to one, in place: xor with the upper bits, times an odd number, twice."""
+    """Hash integers below 2^31 one to one, in place: twice, xor with the upper bits and multiply by an odd number."""
     for shift, factor in ((16, 0x45D9F3B), (15, 0x2C1B3C6D)):
         h ^= h >> shift
         h *= factor

@@ -1,4 +1,4 @@
-"""One image: from a file to pixels, with the evaluation transform; and pixels to what a network takes.
+"""Read an image, apply the evaluation transform, and normalise.
 
 Shapes: n images, C channels (1 grey, 3 RGB), S = recipe.image_size pixels a side.
 """
@@ -21,25 +21,26 @@ from senet.errors import ConfigError, DataError
 from senet.recipes.recipe import DataRecipe
 
 BUILT_IN = ("digits", "cifar10", "cifar100")
-"""Data sets known by name; their images are always in memory."""
+"""Data sets with a name; their images are always in memory."""
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""What a file name must end in to be taken for an image; capitals do not matter."""
+"""Endings of image files, in lower or upper case."""
 
-# Images that one thread decodes before it takes the next ones.
+# Images per task of a thread.
 _CHUNK = 64
-# Bytes of a file below which decoding is mostly Python, where threads only wait for each other.
+# For files smaller than this (bytes), decoding is mostly Python and threads do not help.
 _SMALL = 4000
 
 
 def load_image(source: str | Path | Image.Image, recipe: DataRecipe) -> Tensor:
-    """One image as evaluation sees it: `(C, S, S)` uint8.
+    """Read one image with the evaluation transform (arXiv:1709.01507v4, section 5.1): `(C, S, S)` uint8.
 
-    The shorter side (with `keep_aspect=False` each side) goes to `recipe.resize`, antialiased, and the centre is cut
-    out; where the recipe keeps images in memory it goes to S itself. The paper's evaluation: arXiv:1709.01507v4,
-    section 5.1.
+    The shorter side (both sides with `keep_aspect=False`) is scaled to `recipe.resize`, antialiased, and the centre
+    cropped. If the recipe keeps images in memory, it is scaled to S.
 
-    Raises DataError for a file that is not an image, and ConfigError where `recipe.resize` is smaller than S.
+    Raises:
+        DataError: For a file that is not an image.
+        ConfigError: If `recipe.resize` is smaller than S.
 
     >>> load_image(Image.new("RGB", (640, 480)), DataRecipe(image_size=224, mean=(0.0,) * 3, std=(1.0,) * 3)).shape
     torch.Size([3, 224, 224])
@@ -49,9 +50,9 @@ def load_image(source: str | Path | Image.Image, recipe: DataRecipe) -> Tensor:
 
 
 def normalise(images: Tensor, recipe: DataRecipe) -> Tensor:
-    """`(x - mean) / std` of each channel, in pixel values 0 to 255: `(*, C, H, W) -> (*, C, H, W)` float32.
+    """Normalise pixel values 0 to 255: `(x - mean) / std` per channel, `(*, C, H, W) -> (*, C, H, W)` float32.
 
-    The memory format stays what it is.
+    The memory format does not change.
 
     >>> normalise(torch.tensor([[[0, 255]]], dtype=torch.uint8), DataRecipe(mean=(127.5,), std=(127.5,)))
     tensor([[[-1.,  1.]]])
@@ -62,29 +63,30 @@ def normalise(images: Tensor, recipe: DataRecipe) -> Tensor:
 
 @cache
 def moments(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Of each channel, (C, 1, 1) float32 on a device."""
-    # Made once per device: a copy to a GPU in every step would make it wait.
+    """Return mean and standard deviation, (C, 1, 1) float32 each, on a device."""
+    # Cached: a copy to a GPU in every step would synchronise.
     return tuple(torch.tensor(v, device=device).view(-1, 1, 1) for v in (mean, std))  # type: ignore[return-value]
 
 
 def evaluation_side(recipe: DataRecipe) -> int:
-    """Pixels of the shorter side before the central crop. Raises ConfigError where the crop would not fit."""
+    """Return the shorter side in pixels before the centre crop. ConfigError if the crop does not fit."""
     if recipe.is_in_memory or recipe.name in BUILT_IN:
         return recipe.image_size
     if recipe.shorter_side < recipe.image_size:
         raise ConfigError(
-            f"data.resize: {recipe.resize} is smaller than the crop, data.image_size={recipe.image_size}; "
-            f"expected: 0 or {recipe.image_size} or more"
+            f"data.resize: {recipe.resize} is smaller than data.image_size={recipe.image_size}; "
+            f"expected: 0, or {recipe.image_size} or more"
         )
     return recipe.shorter_side
 
 
 def read(source: str | Path | Image.Image, channels: int) -> Image.Image:
-    """The decoded image, grey (1 channel) or RGB (3), turned upright as its EXIF data say.
+    """Decode an image as grey (1 channel) or RGB (3), upright according to its EXIF data.
 
-    Transparency is dropped; 16-bit pixels keep their upper 8 bits; of an animation, the first frame.
+    Transparency is dropped, 16-bit pixels keep their upper 8 bits, animations their first frame.
 
-    Raises DataError with the file's name where any part of it cannot be decoded.
+    Raises:
+        DataError: If any part of the file cannot be decoded.
     """
     try:
         if isinstance(source, Image.Image):
@@ -93,39 +95,51 @@ def read(source: str | Path | Image.Image, channels: int) -> Image.Image:
             return _converted(image, channels)
     except FileNotFoundError as error:
         raise DataError(f"{source}: no such file") from error
-    # PIL's readers raise OSError, SyntaxError, ValueError, struct.error and others for damaged files.
+    # For damaged files PIL raises OSError, SyntaxError, ValueError, struct.error and others.
     except Exception as error:
         name = getattr(source, "filename", source)
         raise DataError(f"{name}: cannot be read as an image ({error})") from error
 
 
 def _converted(image: Image.Image, channels: int) -> Image.Image:
-    # Opening reads the header alone; only loading finds a file that ends too early.
+    # Opening only reads the header; loading finds truncated files.
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "F":
-        raise ValueError("its pixels are 32-bit floats, which have no agreed range")
+        raise ValueError("its pixels are 32-bit floats, whose range is unknown")
     if image.mode.startswith("I"):
-        # PIL would cut 16-bit values off at 255.
+        # PIL would clip 16-bit values at 255.
         image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
     mode = "L" if channels == 1 else "RGB"
     return image if image.mode == mode else image.convert(mode)
 
 
-def fit(image: Image.Image, side: int, recipe: DataRecipe) -> Image.Image:
-    """The shorter side scaled to `side` pixels (antialiased), then the central square of the recipe's size.
+def scaled(image: Image.Image, size: int | tuple[int, int], recipe: DataRecipe) -> Image.Image:
+    """Scale an image, antialiased.
 
-    With `keep_aspect=False` both sides are scaled to `side`. An image that already has the size stays untouched.
+    Args:
+        image: The image.
+        size: Shorter side in pixels (both sides with `keep_aspect=False`), or height and width. The longer side is
+            rounded down.
+        recipe: For `keep_aspect` and `interpolation`.
     """
-    size = recipe.image_size
     width, height = image.size
     shorter = min(width, height)
-    if not recipe.keep_aspect:
-        width = height = side
-    elif shorter != side:
-        width, height = int(side * width / shorter), int(side * height / shorter)
-    if (width, height) != image.size:
-        image = image.resize((width, height), Image.Resampling[recipe.interpolation.upper()])
+    if not isinstance(size, int):
+        height, width = size
+    elif not recipe.keep_aspect:
+        height = width = size
+    elif shorter != size:
+        width, height = int(size * width / shorter), int(size * height / shorter)
+    if (width, height) == image.size:
+        return image
+    return image.resize((width, height), Image.Resampling[recipe.interpolation.upper()])
+
+
+def fit(image: Image.Image, side: int, recipe: DataRecipe) -> Image.Image:
+    """Scale the shorter side to `side` pixels and crop the central square of the recipe's size."""
+    image, size = scaled(image, side, recipe), recipe.image_size
+    width, height = image.size
     if (width, height) == (size, size):
         return image
     left, top = round((width - size) / 2), round((height - size) / 2)
@@ -133,21 +147,26 @@ def fit(image: Image.Image, side: int, recipe: DataRecipe) -> Image.Image:
 
 
 def pixels(image: Image.Image) -> np.ndarray:
-    """A grey or RGB image as a `(H, W, C)` uint8 array that owns its memory."""
+    """Convert a grey or RGB image to an `(H, W, C)` uint8 array that owns its memory."""
     return np.array(image).reshape(image.height, image.width, -1)
 
 
 def read_all(
     sources: Sequence[str | Image.Image], recipe: DataRecipe, *, bar: str | None = None
 ) -> tuple[Tensor, list[int], list[str]]:
-    """Many images by the evaluation transform, decoded in threads.
+    """Read many images with the evaluation transform, in threads.
 
-    bar: the words before a progress bar; `None` for no bar.
+    Args:
+        sources: Paths or images.
+        recipe: The preparation.
+        bar: Label of a progress bar; None for no bar.
 
-    Gives the images, `(n, C, S, S)` uint8 in channels_last memory format; which of `sources` they are; and a line
-    "file: reason" for each one left out, as `recipe.on_bad_image="skip"` allows.
+    Returns:
+        The images, `(n, C, S, S)` uint8, channels_last; their indices in `sources`; and a line "file: reason" for each
+        image skipped with `recipe.on_bad_image="skip"`.
 
-    Raises DataError for a bad image with `on_bad_image="error"`, and where every one is bad.
+    Raises:
+        DataError: For an unreadable image with `on_bad_image="error"`, or if all are unreadable.
     """
     size = recipe.image_size
     store = np.empty((len(sources), size, size, recipe.channels), np.uint8)
@@ -170,7 +189,7 @@ def read_all(
 
 
 def cpus() -> int:
-    """Processors that this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,4 +1,4 @@
-"""Where images come from: the digits in the package, CIFAR, or a folder."""
+"""Open a data set: the digits in the package, CIFAR, or a folder of images."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from senet.recipes.recipe import DataRecipe
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10
 
-_FOLDERS = "expected train/ and val/ (or test/) with one folder per class each, or one folder per class"
-# Seconds without an answer after which a download counts as failed.
+_FOLDERS = "expected: train/ and val/ (or test/) with one folder per class each, or one folder per class"
+# A download fails after this time without data.
 _TIMEOUT_S = 30
-# Classes; of either set 50,000 training and 10,000 test images (Krizhevsky, 2009).
+# Number of classes; both have 50,000 training and 10,000 test images (Krizhevsky, 2009).
 _CIFAR = {"cifar10": 10, "cifar100": 100}
 
 
@@ -39,8 +39,14 @@ _CIFAR = {"cifar10": 10, "cifar100": 100}
 class Data:
     """Training and validation images of one data set.
 
-    classes: names, by number.  channels: 1 grey, 3 RGB.
-    source: where the images come from, in a line.  held_out: what the validation images alone are, in a few words.
+    Attributes:
+        name: Name of the data set.
+        classes: Names of the classes.
+        channels: 1 for grey images, 3 for RGB.
+        train: The training images.
+        val: The validation images.
+        source: Where the images come from, in one line.
+        held_out: What the validation images are, in a few words.
     """
 
     name: str
@@ -53,14 +59,17 @@ class Data:
 
 
 def open_data(recipe: DataRecipe, seed: int, *, progress: bool = False) -> Data:
-    """The images that a recipe names.
+    """Open the data set of a recipe.
 
-    seed: of the order and the augmentation of the training images; which images are held out depends on
-        `recipe.split_seed` alone.
-    progress: show a bar while images are read into memory.
+    Args:
+        recipe: The data set, its preparation and augmentation.
+        seed: For the order and the augmentation of the training images. Which images are held out depends on
+            `recipe.split_seed` only.
+        progress: Whether to show a bar while images are read into memory.
 
-    Raises DataError, in one line that says what is expected, where images, folders or labels cannot be used or CIFAR
-    cannot be downloaded; ConfigError for options that contradict each other.
+    Raises:
+        DataError: If images, folders or labels cannot be used, or CIFAR cannot be downloaded.
+        ConfigError: For options that exclude each other.
 
     >>> data = open_data(DataRecipe(name="digits"), seed=0)
     >>> len(data.train), len(data.val), data.classes[:3]
@@ -69,13 +78,19 @@ def open_data(recipe: DataRecipe, seed: int, *, progress: bool = False) -> Data:
     if recipe.name not in BUILT_IN:
         return _open_folder(recipe, seed, progress)
     if recipe.in_memory == "no":
-        raise ConfigError(f"data.in_memory: 'no' has no effect on {recipe.name!r}, always in memory; use 'auto'")
+        raise ConfigError(f"data.in_memory: 'no' has no effect on {recipe.name!r}; expected: auto, yes")
     return _open_digits(recipe, seed) if recipe.name == "digits" else _open_cifar(recipe, seed, progress)
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How many classes there are, and images to train with and to validate with."""
+    """The size of a data set.
+
+    Attributes:
+        classes: Number of classes.
+        train: Number of training images.
+        val: Number of validation images.
+    """
 
     classes: int
     train: int
@@ -83,9 +98,9 @@ class Counts:
 
 
 def count_data(recipe: DataRecipe) -> Counts:
-    """The counts of what `open_data` would open; no image is read, and nothing downloaded.
+    """Count what `open_data` would open, without reading images or downloading.
 
-    Raises what `open_data` raises for folders.
+    Raises the errors of `open_data` for folders.
 
     >>> count_data(DataRecipe(name="cifar100", train_fraction=0.1))
     Counts(classes=100, train=5000, val=10000)
@@ -94,7 +109,7 @@ def count_data(recipe: DataRecipe) -> Counts:
         classes = _CIFAR[recipe.name]
         targets = torch.arange(classes).repeat_interleave(50_000 // classes)
         return Counts(classes, len(train_part(targets, recipe)), 10_000)
-    # Without what does not change the counts.
+    # Drop the options that could raise errors but do not change the counts.
     plain = replace(recipe, crop="none", cutout=0, batch_size=1, eval_batch_size=1)
     if recipe.name not in BUILT_IN:
         plain = replace(plain, in_memory="no", resize=0)
@@ -106,7 +121,7 @@ def _open_digits(recipe: DataRecipe, seed: int) -> Data:
     with (files("senet.data") / "digits.npz").open("rb") as file, np.load(file) as arrays:
         images, targets = torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["targets"]).long()
     size = (recipe.image_size, recipe.image_size)
-    # 0 to 16 becomes 0 to 255.
+    # The file has values from 0 to 16.
     grey = F.interpolate(images[:, None] * (255 / 16), size, mode="bilinear", antialias=True).round().byte()
     grey = grey.expand(-1, recipe.channels, -1, -1)
     classes = tuple("0123456789")
@@ -129,7 +144,7 @@ def _open_cifar(recipe: DataRecipe, seed: int, progress: bool) -> Data:
     cls = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[recipe.name]
     root = Path(recipe.root).expanduser()
     try:
-        with _patience():
+        with _cifar_download():
             train, val = cls(root, train=True, download=True), cls(root, train=False)
     except (OSError, RuntimeError, HTTPException) as error:
         raise _no_cifar(recipe.name, root, cls, error) from error
@@ -157,8 +172,8 @@ def _cifar_split(part: CIFAR10, recipe: DataRecipe, seed: int | None, bar: str |
 
 
 @contextmanager
-def _patience() -> Iterator[None]:
-    """A download that gives up, and no warnings about how torchvision unpacks CIFAR's old files."""
+def _cifar_download() -> Iterator[None]:
+    """Set a timeout, and silence warnings about torchvision's way of unpacking CIFAR."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_TIMEOUT_S)
     try:
@@ -173,8 +188,8 @@ def _no_cifar(name: str, root: Path, cls: type[CIFAR10], error: Exception) -> Da
     archive = root / cls.filename
     if archive.is_file():
         return DataError(
-            f"{archive} is damaged: it is not the {cls.filename} whose checksum is known, and a new one could not be "
-            f"downloaded ({error}); replace it with the one from {cls.url}, or delete it and try again"
+            f"{archive} is damaged (wrong checksum) and could not be downloaded again ({error}); replace it by the "
+            f"file from {cls.url}, or delete it and try again"
         )
     return DataError(
         f"{name} is not in {root} and could not be downloaded ({error}); put {cls.filename} from {cls.url} there, "
@@ -186,11 +201,11 @@ def _open_folder(recipe: DataRecipe, seed: int, progress: bool) -> Data:
     folder = Path(recipe.name).expanduser()
     if not folder.exists():
         raise DataError(
-            f"data.name: {recipe.name!r} is not known and no such folder; "
+            f"data.name: {recipe.name!r} is neither a known data set nor a folder; "
             f"expected: {', '.join(BUILT_IN)}, or the path of an image folder"
         )
     if not folder.is_dir():
-        raise DataError(f"{folder}: is a file, not a folder; {_FOLDERS}")
+        raise DataError(f"{folder}: is a file; {_FOLDERS}")
     train, val = folder / "train", next((folder / v for v in ("val", "test") if (folder / v).is_dir()), None)
     if train.is_dir() and val is not None:
         where, held = f"train/, {val.name}/", f"images in {val}"
@@ -229,29 +244,29 @@ def _split(names: Sequence[str], targets: Tensor, recipe: DataRecipe, seed: int 
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    """Sorted by name, so that classes have the same numbers on every machine; hidden ones do not count."""
+    """List the folders that are not hidden, sorted, so that classes have the same numbers on every machine."""
     return sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
 
 
 def _list(folder: Path) -> tuple[tuple[str, ...], list[str], Tensor]:
-    """Of a folder of class folders: class names, files sorted by class and name, and the class of each, (n,) int64.
+    """List a folder of class folders: class names, files sorted by class and name, and their classes (n,) int64.
 
-    Raises DataError for no or one class, or a class without images.
+    Raises DataError for fewer than two classes, or a class without images.
     """
     folders = _subfolders(folder)
     if not folders:
         raise DataError(f"{folder}: no class folders; {_FOLDERS}")
     if len(folders) == 1:
-        raise DataError(f"{folder}: only one class folder, {folders[0].name!r}, and a classifier needs two; {_FOLDERS}")
+        raise DataError(f"{folder}: has only one class folder, {folders[0].name!r}; {_FOLDERS}")
     names: list[str] = []
     counts = []
     for one in folders:
-        # Hidden files are often copies of something else, such as macOS's "._cat.jpg".
+        # Hidden files are often not images, such as "._cat.jpg" of macOS.
         with os.scandir(one) as entries:
             inside = [e.name for e in entries if not e.name.startswith(".") and not e.is_dir()]
         found = sorted(name for name in inside if name.lower().endswith(EXTENSIONS))
         if not found:
-            raise DataError(f"{one}: no image in this class folder; expected files ending in {', '.join(EXTENSIONS)}")
+            raise DataError(f"{one}: has no images; expected: files ending in {', '.join(EXTENSIONS)}")
         names += (os.path.join(one, name) for name in found)
         counts.append(len(found))
     targets = torch.arange(len(folders)).repeat_interleave(torch.tensor(counts))
@@ -265,44 +280,48 @@ def _check_same(train: Path, train_classes: Sequence[str], val: Path, val_classe
     ):
         if names:
             some = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
-            raise DataError(f"{one}: has class folders that {other} lacks ({some}); expected the same ones in both")
+            raise DataError(f"{one}: has class folders that {other} lacks ({some}); expected: the same in both")
 
 
 def hold_out(
     targets: Tensor, classes: Sequence[str], recipe: DataRecipe, folder: Path | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Indices of the training and of the validation images, each rising: `val_fraction` of every class is held out.
+    """Split a data set: hold out `val_fraction` of every class, at least one image and not all.
 
-    Of each class at least one image goes to either side; which ones is a function of `split_seed`.
+    The choice is a function of `recipe.split_seed`.
 
-    Raises DataError for a class of fewer than 2 images.
+    Returns:
+        Sorted indices of the training and of the validation images.
+
+    Raises:
+        DataError: For a class of fewer than 2 images.
     """
     held = torch.zeros(len(targets), dtype=torch.bool)
     for number, name in enumerate(classes):
-        mine = (targets == number).nonzero()[:, 0]
-        if len(mine) < 2:
-            raise DataError(f"{folder}: class {name!r} has {len(mine)} image; expected 2 or more, to hold one out")
-        count = min(max(round(len(mine) * recipe.val_fraction), 1), len(mine) - 1)
-        shuffled = torch.randperm(len(mine), generator=stream(recipe.split_seed, "hold out", number))
-        held[mine[shuffled[:count]]] = True
+        members = (targets == number).nonzero()[:, 0]
+        if len(members) < 2:
+            raise DataError(f"{folder}: class {name!r} has {len(members)} image; expected: 2 or more, to hold one out")
+        count = min(max(round(len(members) * recipe.val_fraction), 1), len(members) - 1)
+        shuffled = torch.randperm(len(members), generator=stream(recipe.split_seed, "hold out", number))
+        held[members[shuffled[:count]]] = True
     return (~held).nonzero()[:, 0], held.nonzero()[:, 0]
 
 
 def train_part(targets: Tensor, recipe: DataRecipe) -> Tensor:
-    """Indices, rising, of the training images that are used: `train_fraction` of every class, at least one image.
+    """Choose the training images: sorted indices of `train_fraction` of every class, at least one image.
 
-    Which ones is a function of `split_seed`; those of a smaller part are among those of a larger one.
+    The choice is a function of `recipe.split_seed`; a smaller part is a subset of a larger one.
     """
     if recipe.train_fraction == 1:
         return torch.arange(len(targets))
     used = torch.zeros(len(targets), dtype=torch.bool)
     for number in targets.unique().tolist():
-        mine = (targets == number).nonzero()[:, 0]
-        shuffled = torch.randperm(len(mine), generator=stream(recipe.split_seed, "train part", number))
-        used[mine[shuffled[: max(round(len(mine) * recipe.train_fraction), 1)]]] = True
+        members = (targets == number).nonzero()[:, 0]
+        shuffled = torch.randperm(len(members), generator=stream(recipe.split_seed, "train part", number))
+        used[members[shuffled[: max(round(len(members) * recipe.train_fraction), 1)]]] = True
     return used.nonzero()[:, 0]
 
 
 def _share(used: Sized, train: Sized) -> str:
-    """The end of a data set's line where not all its training images are used."""
+    """Return the end of `Data.source`: how many of the training images are used, if not all."""
     return "" if len(used) == len(train) else f"; {len(used):,} of {len(train):,} training images"

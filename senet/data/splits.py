@@ -1,6 +1,6 @@
-"""The training or the validation images: data sets whose items are whole batches.
+"""Training or validation images as data sets whose items are whole batches.
 
-A key is (epoch, indices). It carries the epoch, so a loader's worker processes need no state and a resumed run skips.
+A key is (epoch, indices). Since it has the epoch, worker processes need no state, and a resumed run skips keys.
 
 Shapes: n images in a batch, C channels, S = recipe.image_size pixels a side.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from senet.data.augment import Draws, augment, draw, draw_boxes
-from senet.data.images import cpus, evaluation_side, fit, normalise, pixels, read
+from senet.data.images import cpus, evaluation_side, fit, normalise, pixels, read, scaled
 from senet.errors import DataError
 from senet.initialization import stream
 from senet.recipes.recipe import DataRecipe
@@ -30,11 +30,13 @@ Key = tuple[int, Sequence[int] | Tensor]
 
 
 class Batch(NamedTuple):
-    """What a loader hands over; `Split.prepare` makes it what a network takes.
+    """What a loader returns; the input of `Split.prepare`.
 
-    indices: (n,) int64, which images.
-    images: (n, C, S, S) uint8; `None` where they are in memory and need not travel.
-    skipped: a line "file: reason" for each image of the batch that could not be read.
+    Attributes:
+        epoch: The epoch.
+        indices: (n,) int64.
+        images: (n, C, S, S) uint8; None if the images are in memory.
+        skipped: A line "file: reason" for each image of the batch that could not be read.
     """
 
     epoch: int
@@ -44,11 +46,14 @@ class Batch(NamedTuple):
 
 
 class Order(Sampler[Key]):
-    """The keys of an epoch, one per batch; the last batch may be smaller.
+    """Yields the keys of an epoch, one per batch; the last batch may be smaller.
 
-    seed: shuffles by a permutation that is a function of (seed, epoch) alone; `None` for no shuffling.
+    The epoch is its only state. A run is resumed by `set_epoch` and skipping keys.
 
-    The epoch is its only state: a run resumes by `set_epoch` and skipping.
+    Args:
+        n: Number of images.
+        batch_size: Images in a batch.
+        seed: The order is a permutation that depends on (seed, epoch) only; None for no shuffling.
 
     >>> list(Order(5, batch_size=2, seed=None))
     [(0, [0, 1]), (0, [2, 3]), (0, [4])]
@@ -58,7 +63,7 @@ class Order(Sampler[Key]):
         self.n, self.batch_size, self.seed, self.epoch = n, batch_size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch, from 0, whose keys come next."""
+        """Choose the epoch, from 0."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -70,27 +75,28 @@ class Order(Sampler[Key]):
             indices = torch.arange(self.n)
         else:
             indices = torch.randperm(self.n, generator=stream(self.seed, "order", epoch))
-        # Lists: a tensor sent to a worker process would take a file descriptor.
+        # Lists, since each tensor sent to a worker process takes a file descriptor.
         return ((epoch, part.tolist()) for part in indices.split(self.batch_size))
 
 
 class Split(Dataset[Batch], ABC):
-    """Images and their classes, fed as
+    """Images and their classes, for
     `DataLoader(split, sampler=split.order(128), batch_size=None, num_workers=split.workers)`.
 
-    targets: (len(self),) int64, the class of each image.
-    seed: of the order and the augmentation; `None` is evaluation: in order, nothing augmented.
-    skipped: a line "file: reason" for each image left out so far: at opening, or in the batches prepared.
+    Random numbers are a function of (seed, epoch, index) only: not of the batch size, the workers, the device or the
+    global random state.
 
-    Every draw is a function of (seed, epoch, index) alone: not of the batch size, the workers, the device or any global
-    random state, which stays untouched.
+    Attributes:
+        targets: (len(self),) int64, the class of each image.
+        recipe: Preparation and augmentation.
+        seed: For order and augmentation; None for evaluation, in order and without augmentation.
+        skipped: A line "file: reason" for each image skipped so far, when opening or in prepared batches.
+        workers: Recommended number of loader processes.
+        side: Shorter side in pixels before evaluation takes the centre crop.
     """
 
     workers: int = 0
-    """Loader processes that pay off."""
-
     side: int
-    """Pixels of an image's shorter side before evaluation cuts out the centre."""
 
     def __init__(self, targets: Tensor, recipe: DataRecipe, seed: int | None, skipped: Sequence[str] = ()) -> None:
         self.targets, self.recipe, self.seed, self.skipped = targets, recipe, seed, list(skipped)
@@ -101,49 +107,53 @@ class Split(Dataset[Batch], ABC):
         return len(self.targets)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Copies on a GPU stay out of worker processes.
+        # Worker processes do not need the copies on a GPU.
         return {**self.__dict__, "_held": {}}
 
     def order(self, batch_size: int) -> Order:
-        """The keys of an epoch: shuffled for training, in order for evaluation."""
+        """Return the keys of an epoch: shuffled for training, in order for evaluation."""
         return Order(len(self), batch_size, self.seed)
 
     def draws(self, epoch: int) -> Draws:
-        """What chance decides in `prepare` for each of the images in that epoch, on the CPU. Training only."""
+        """Return the random numbers of `prepare` for all images of an epoch, on the CPU. For training only."""
         assert self.seed is not None
         return draw(self.recipe, self.seed, epoch, len(self))._replace(box=self._boxes(epoch))
 
     @abstractmethod
     def _boxes(self, epoch: int) -> Tensor | None:
-        """What `prepare` cuts from each image, `crop="resized"`: (len(self), 4) top, left, height, width."""
+        """Return the boxes that `prepare` crops with `crop="resized"`: (len(self), 4) top, left, height, width."""
 
     @abstractmethod
     def __getitem__(self, key: Key) -> Batch:
-        """The batch of a key; runs in the loader's worker process."""
+        """Return the batch of a key; runs in a worker process."""
 
     @abstractmethod
     def _pixels(self, batch: Batch, indices: Tensor) -> Tensor:
-        """(n, C, S, S) uint8, channels_last, on the device that `indices` is on."""
+        """Return (n, C, S, S) uint8, channels_last, on the device of `indices`."""
 
     @abstractmethod
     def whole(self, index: int) -> Image.Image:
-        """One image, upright, not yet scaled or cropped. Raises DataError where it cannot be read."""
+        """Return one image, upright, neither scaled nor cropped. DataError if it cannot be read."""
 
     def at_sizes(self, index: int, sizes: Sequence[int | tuple[int, int]]) -> list[Tensor]:
-        """One image, uncropped, at several sizes: uint8 `(C, h, w)` each, antialiased where it shrinks.
+        """Return one image at several sizes, uncropped and antialiased: uint8 `(C, h, w)` each.
 
-        sizes: pixels of the shorter side (of each side with `keep_aspect=False`), or height and width.
-        Raises DataError where it cannot be read.
+        Args:
+            index: Which image.
+            sizes: Shorter side in pixels (both sides with `keep_aspect=False`), or height and width.
+
+        Raises:
+            DataError: If it cannot be read.
 
         >>> split = TensorSplit(torch.zeros(1, 1, 32, 32, dtype=torch.uint8), torch.zeros(1), DataRecipe(), seed=None)
         >>> [t.shape for t in split.at_sizes(0, [36, (8, 16)])]
         [torch.Size([1, 36, 36]), torch.Size([1, 8, 16])]
         """
         image = self.whole(index)
-        return [torch.from_numpy(pixels(_scaled(image, size, self.recipe))).permute(2, 0, 1) for size in sizes]
+        return [torch.from_numpy(pixels(scaled(image, size, self.recipe))).permute(2, 0, 1) for size in sizes]
 
     def fingerprint(self) -> str:
-        """A name for these images as evaluation sees them: others, or the same prepared otherwise, have another."""
+        """Hash the images and their preparation in evaluation."""
         r = self.recipe
         made = (self.side, r.image_size, r.keep_aspect, r.interpolation, r.mean, r.std)
         digest = blake2b(repr(made).encode() + self.targets.numpy().tobytes(), digest_size=16)
@@ -152,15 +162,17 @@ class Split(Dataset[Batch], ABC):
 
     @abstractmethod
     def _digest(self, digest: blake2b) -> None:
-        """Add the images to a digest."""
+        """Add the images to a hash."""
 
     def prepare(self, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
-        """What the network takes: images `(n, C, S, S)` float32, `(x - mean) / std`, channels_last; targets (n,) int64.
+        """Normalise a batch on the device, and augment it in training.
 
-        Runs in the main process, on the device; in training it augments.
+        Returns:
+            Images `(n, C, S, S)` float32, `(x - mean) / std`, channels_last, and targets `(n,)` int64. n may be 0.
 
-        Raises DataError for an image that could not be read: here, not in the worker process, so that the message stays
-        one line. With `on_bad_image="skip"` it is left out instead, and n may be 0.
+        Raises:
+            DataError: For an image that could not be read, unless `on_bad_image="skip"`. It is raised here, in the main
+                process, since an error in a worker process becomes a traceback of many lines.
         """
         if batch.skipped and self.recipe.on_bad_image == "error":
             raise DataError(batch.skipped[0])
@@ -176,18 +188,23 @@ class Split(Dataset[Batch], ABC):
         return x.contiguous(memory_format=torch.channels_last), targets
 
     def _hold(self, name: str, key: Any, make: Any) -> Any:
-        """`make()`, kept until `key` changes."""
+        """Return `make()`, cached until `key` changes."""
         if name not in self._held or self._held[name][0] != key:
             self._held[name] = key, make()
         return self._held[name][1]
 
 
 class TensorSplit(Split):
-    """Images that live in memory, and on the device once `prepare` has seen it: nothing but indices travels.
+    """Images in memory, copied to the device at the first `prepare`; the loader only transports indices.
 
-    images: (len(self), C, S, S) uint8.
+    `crop="resized"` crops from these S x S images, not from larger originals.
 
-    `crop="resized"` cuts from these S x S images, not from the larger files they were made of.
+    Args:
+        images: (n, C, S, S) uint8.
+        targets: (n,) int64.
+        recipe: Preparation and augmentation.
+        seed: As for `Split`.
+        skipped: As for `Split`.
 
     >>> split = TensorSplit(torch.zeros(5, 1, 32, 32, dtype=torch.uint8), torch.arange(5), DataRecipe(), seed=0)
     >>> images, targets = split.prepare(split[0, [3, 1]], torch.device("cpu"))
@@ -203,7 +220,7 @@ class TensorSplit(Split):
         self.side = recipe.image_size
 
     def whole(self, index: int) -> Image.Image:
-        """One image, as it is in memory."""
+        """Return one image as it is in memory."""
         return Image.fromarray(self.images[index].permute(1, 2, 0).squeeze(2).numpy())
 
     def _digest(self, digest: blake2b) -> None:
@@ -216,44 +233,49 @@ class TensorSplit(Split):
         return draw_boxes(recipe, size, size, len(self), stream(self.seed, "box", epoch))
 
     def __getitem__(self, key: Key) -> Batch:
-        """The key itself."""
+        """Return the indices of a key."""
         epoch, indices = key
         return Batch(epoch, torch.as_tensor(indices), None, [])
 
     def _pixels(self, batch: Batch, indices: Tensor) -> Tensor:
         store = self._hold("images", indices.device, lambda: self.images.to(indices.device))
-        # Rows of the (len, S, S, C) view: whole images are copied, and stay channels_last.
+        # Indexing the (len, S, S, C) view keeps channels_last.
         return store.permute(0, 2, 3, 1)[indices].permute(0, 3, 1, 2)
 
 
 class FileSplit(Split):
-    """Images that worker processes decode when their turn comes.
+    """Images in files, decoded by worker processes when needed.
 
-    files: their names. An image that cannot be read is found when its turn comes.
+    In training, `crop="resized"` crops from the whole image. Otherwise the shorter side is scaled to `recipe.resize`
+    and the centre cropped, and `crop="pad"` works on the result.
 
-    Training with `crop="resized"` cuts from the whole file; else, and in evaluation, the shorter side goes to
-    `recipe.resize` and the centre is cut out, and `crop="pad"` works on that.
+    Args:
+        files: Their paths. Unreadable ones are noticed when they are needed.
+        targets: (n,) int64.
+        recipe: Preparation and augmentation.
+        seed: As for `Split`.
 
-    Raises ConfigError where `recipe.resize` is smaller than the image size.
+    Raises:
+        ConfigError: If `recipe.resize` is smaller than the image size.
     """
 
     def __init__(self, files: Sequence[str], targets: Tensor, recipe: DataRecipe, seed: int | None) -> None:
         super().__init__(targets, recipe, seed)
         self.files, self.side = files, evaluation_side(recipe)
-        # More than there are processors only wait for each other, and torch warns of them.
+        # torch warns of more workers than processors.
         self.workers = min(recipe.workers, cpus())
 
     def whole(self, index: int) -> Image.Image:
-        """One image, decoded."""
+        """Return one decoded image."""
         return read(self.files[index], self.recipe.channels)
 
     def _digest(self, digest: blake2b) -> None:
-        # Name, size and time of change: reading all files would take as long as the evaluation that this may save.
+        # Reading the files would take as long as the evaluation that the hash may save.
         for name in self.files:
             digest.update(f"{name}\0{_stamp(name)}\0".encode())
 
     def __getitem__(self, key: Key) -> Batch:
-        """The decoded and cropped images of a key."""
+        """Decode and crop the images of a key."""
         epoch, indices = key
         size, channels = self.recipe.image_size, self.recipe.channels
         store = np.empty((len(indices), size, size, channels), np.uint8)
@@ -269,7 +291,7 @@ class FileSplit(Split):
         return Batch(epoch, torch.tensor(kept, dtype=torch.int64), images, skipped)
 
     def _boxes(self, epoch: int) -> Tensor | None:
-        # The worker process has cut them: a box needs the size of its file.
+        # The worker process crops, since a box depends on the size of the image.
         return None
 
     def _crop(self, image: Image.Image, epoch: int, index: int) -> Image.Image:
@@ -286,26 +308,8 @@ class FileSplit(Split):
         return batch.images.to(indices.device, non_blocking=True)
 
 
-def _scaled(image: Image.Image, size: int | tuple[int, int], recipe: DataRecipe) -> Image.Image:
-    """The image with a shorter side of `size` pixels (each side with `keep_aspect=False`), or of this height and width.
-
-    The longer side is rounded down, as in `fit`.
-    """
-    width, height = image.size
-    shorter = min(width, height)
-    if not isinstance(size, int):
-        height, width = size
-    elif not recipe.keep_aspect:
-        height = width = size
-    elif shorter != size:
-        width, height = int(size * width / shorter), int(size * height / shorter)
-    if (width, height) == image.size:
-        return image
-    return image.resize((width, height), Image.Resampling[recipe.interpolation.upper()])
-
-
 def _stamp(file: str) -> tuple[int, int]:
-    """Bytes and time of change; zeros for a file that has gone, which `on_bad_image` may allow."""
+    """Return size and time of change of a file; zeros if it is missing, which `on_bad_image` may allow."""
     try:
         found = os.stat(file)
     except OSError:

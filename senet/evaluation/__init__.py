@@ -1,1 +1,1 @@
-"""Floor 6, evaluation: what a trained network gets wrong, and what it says of single images."""
+"""Evaluate trained networks: errors, calibration, crops, ensembles, single images."""

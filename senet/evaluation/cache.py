@@ -1,7 +1,7 @@
-"""Logits on disk: what a network says of a set of images is computed once.
+"""Cache logits on disk.
 
-A file is named by everything that its numbers depend on, the weights' and the images' own content among it, so a file
-of other weights, images or views is never found.
+The name of a file is a hash of all that the logits depend on, including the contents of weights and images. So logits
+of other weights, images or views are never found.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ VERSION = 1
 
 
 def weights_digest(model: nn.Module) -> str:
-    """A name for a network's function: its layers, and every tensor's name, type, shape and values."""
+    """Hash a network: its layers, and name, type, shape and values of each tensor."""
     digest = blake2b(f"{model!r}\0{getattr(model, 'net', '')!r}".encode(), digest_size=16)
     for name, t in model.state_dict().items():
         digest.update(f"\0{name}\0{t.dtype}\0{tuple(t.shape)}\0".encode())
@@ -36,7 +36,7 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def about(model: nn.Module, images: str, views: Views | None, device: str | torch.device) -> dict[str, Any]:
-    """What the logits of a network depend on, as plain values. images: the split's `fingerprint()`."""
+    """Return all that the logits of a network depend on. `images` is the split's `fingerprint()`."""
     return {
         "version": VERSION,
         "weights": weights_digest(model),
@@ -49,10 +49,9 @@ def about(model: nn.Module, images: str, views: Views | None, device: str | torc
 
 
 def cached(folder: Path, key: dict[str, Any], make: Callable[[], Answers]) -> Answers:
-    """The answers of this key: from the folder where they are there, else made and kept there, bit for bit the same.
+    """Return the answers for a key of `about`: from the folder, bit for bit, or from `make`, which are then stored.
 
-    key: of `about`. A file that is damaged or of another key is made anew.
-    Raises RunError where the folder or file cannot be written.
+    Damaged files are replaced. Raises RunError if the folder or file cannot be written.
     """
     text = json.dumps(key, sort_keys=True)
     path = folder / f"{blake2b(text.encode(), digest_size=16).hexdigest()}.npz"

@@ -1,4 +1,4 @@
-"""Several views of each image, whose answers are averaged: crops, mirrors, scales.
+"""Average a network's answers over several views of an image: crops, mirrors, scales.
 
 Shapes: n images of a batch, V views of each, m views of one shape, C channels, S pixels a side, K classes.
 """
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from senet.data import Split
+from senet.data import Split, normalise
 from senet.errors import ConfigError, DataError, unknown
 
 CROPS = (1, 10, 12)
@@ -21,18 +21,19 @@ CROPS = (1, 10, 12)
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
-    """Which views of an image a network sees, and how its answers become one.
+    """The views of an image, and what is averaged over them.
 
-    crops: of S x S pixels at each scale. 1: the centre. 10: the corners and the centre, and their mirrors
-        (arXiv:1512.03385, section 4.1). 12: these, and the whole image squeezed to S x S and its mirror, as GoogLeNet
-        does with each of its squares (arXiv:1409.4842, section 7).
-    flip: also mirror the views; with 10 and 12 crops the mirrors are there already.
-    scales: shorter sides in pixels to which the image is scaled; none: the one of the single crop.
-    whole: the whole image at each scale instead of crops, which a network without hidden layers in its head takes at
-        any size.
-    average: of "probabilities", or of "logits".
+    Attributes:
+        crops: Crops of S x S pixels at each scale. 1: the centre. 10: corners, centre and their mirrors
+            (arXiv:1512.03385, section 4.1). 12: these, and the whole image resized to S x S and its mirror, as in
+            GoogLeNet (arXiv:1409.4842, section 7).
+        flip: Whether to add mirrors; 10 and 12 crops have them already.
+        scales: Shorter sides in pixels; (): that of the single crop.
+        whole: Whether to use the whole image at each scale instead of crops. The network must accept any size.
+        average: "probabilities" or "logits".
 
-    Raises ConfigError for other crops, sides below 1, a side twice, and options that exclude each other.
+    Raises:
+        ConfigError: For another number of crops, sides below 1 or repeated, and options that exclude each other.
 
     >>> Views(crops=10, scales=(256, 320)).count
     20
@@ -50,23 +51,23 @@ class Views:
         if self.average not in ("probabilities", "logits"):
             raise unknown("average", self.average, ("probabilities", "logits"))
         if self.flip and self.crops > 1:
-            raise ConfigError(f"flip: has no effect with crops={self.crops}, which hold the mirrors already")
+            raise ConfigError(f"flip: has no effect with crops={self.crops}, which include the mirrors")
         if self.whole and self.crops > 1:
             raise ConfigError(f"whole: excludes crops={self.crops}")
         if min(self.scales, default=1) < 1 or len(set(self.scales)) < len(self.scales):
-            raise ConfigError(f"scales: {self.scales!r} are not different numbers of pixels, 1 or more")
+            raise ConfigError(f"scales: {self.scales!r}; expected: different numbers of pixels, 1 or more")
 
     @property
     def count(self) -> int:
-        """V, the views of an image."""
+        """V, the number of views of an image."""
         return self.crops * (2 if self.flip else 1) * max(len(self.scales), 1)
 
     def by_scale(self) -> list[Views]:
-        """The same views, those of each scale by themselves."""
+        """Split into one `Views` per scale."""
         return [replace(self, scales=(side,)) for side in self.scales] or [self]
 
     def sides(self, images: Split) -> tuple[int, ...]:
-        """The shorter sides to scale to. Raises ConfigError where crops do not fit, or lie on each other."""
+        """Return the shorter sides. ConfigError if crops do not fit, or are all the same."""
         size, sides = images.recipe.image_size, self.scales or (images.side,)
         if self.whole:
             return sides
@@ -74,13 +75,13 @@ class Views:
             raise ConfigError(f"scales: {min(sides)} is smaller than the crop, image_size={size}")
         if self.crops > 1 and set(sides) == {size}:
             raise ConfigError(
-                f"scales: at a shorter side of {size} corners and centre of {size} pixels lie on each other; give a "
-                f"larger one, such as {round(size * 8 / 7)}"
+                f"scales: at a shorter side of {size} all crops of {size} pixels are the same; expected: a larger one, "
+                f"such as {round(size * 8 / 7)}"
             )
         return sides
 
     def cut(self, images: Split, index: int) -> list[Tensor]:
-        """The V views of one image: uint8 `(C, h, w)` each. Raises DataError where it cannot be read."""
+        """Return the V views of one image, uint8 `(C, h, w)` each. DataError if it cannot be read."""
         size, sides = images.recipe.image_size, self.sides(images)
         scaled = images.at_sizes(index, [*sides, (size, size)] if self.crops == 12 else sides)
         squeezed = [scaled.pop()] if self.crops == 12 else []
@@ -93,7 +94,7 @@ class Views:
         return views
 
     def merge(self, logits: Tensor) -> Tensor:
-        """One answer from the views', `(n, V, K) -> (n, K)`: logits whose softmax is the averaged probabilities."""
+        """Average over the views, `(n, V, K) -> (n, K)`: logits whose softmax is the mean of the probabilities."""
         if logits.shape[1] == 1:
             return logits[:, 0]
         if self.average == "logits":
@@ -116,7 +117,10 @@ def _corners(image: Tensor, size: int) -> list[Tensor]:
 class Group(NamedTuple):
     """The views of one shape in a batch.
 
-    pictures: (m, C, h, w) uint8.  rows, columns: (m,) int64, of which image and which of its views.
+    Attributes:
+        pictures: (m, C, h, w) uint8.
+        rows: (m,) int64, the image of each.
+        columns: (m,) int64, which view of it.
     """
 
     pictures: Tensor
@@ -125,7 +129,13 @@ class Group(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What a loader hands over. indices: (n,) int64.  skipped: a line for each image that could not be read."""
+    """What a loader returns.
+
+    Attributes:
+        indices: (n,) int64.
+        groups: The views by shape.
+        skipped: A line for each image that could not be read.
+    """
 
     indices: Tensor
     groups: list[Group]
@@ -133,7 +143,7 @@ class Batch(NamedTuple):
 
 
 class Viewed(Dataset[Batch]):
-    """Images as batches of their views. Raises ConfigError where the views do not fit the images."""
+    """A data set of batches of views. ConfigError if the views do not fit the images."""
 
     def __init__(self, images: Split, views: Views) -> None:
         views.sides(images)
@@ -143,12 +153,12 @@ class Viewed(Dataset[Batch]):
         return len(self.images)
 
     def order(self, batch_size: int) -> list[list[int]]:
-        """The keys, in order: indices of as many images as have together at most `batch_size` views, at least one."""
+        """Return the keys in order: indices of images with at most `batch_size` views together, at least one image."""
         n = max(1, batch_size // self.views.count)
         return [part.tolist() for part in torch.arange(len(self)).split(n)]
 
     def __getitem__(self, key: list[int]) -> Batch:
-        """The views of these images; runs in a worker process."""
+        """Cut the views of these images; runs in a worker process."""
         kept: list[int] = []
         skipped: list[str] = []
         shapes: dict[torch.Size, list[tuple[Tensor, int, int]]] = {}
@@ -168,13 +178,13 @@ class Viewed(Dataset[Batch]):
         return Batch(torch.tensor(kept, dtype=torch.int64), groups, skipped)
 
     def check(self, batch: Batch) -> None:
-        """Note images that could not be read; DataError where the recipe does not let them be left out."""
+        """Record images that could not be read; DataError unless the recipe allows skipping them."""
         if batch.skipped and self.images.recipe.on_bad_image == "error":
             raise DataError(batch.skipped[0])
         self.images.skipped.extend(line for line in batch.skipped if line not in self.images.skipped)
 
     def answer(self, model: nn.Module, batch: Batch, batch_size: int, device: torch.device) -> Tensor:
-        """The network's answers to a batch's images, the views averaged: `(n, K)` float32."""
+        """Return the network's answers, averaged over the views: `(n, K)` float32."""
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
         for group in batch.groups:
             for picture, row, column in zip(*(t.split(batch_size) for t in group), strict=True):
@@ -186,6 +196,4 @@ class Viewed(Dataset[Batch]):
         return self.views.merge(logits)
 
     def _normalise(self, pictures: Tensor) -> Tensor:
-        recipe = self.images.recipe
-        mean, std = (torch.tensor(v, device=pictures.device).view(-1, 1, 1) for v in (recipe.mean, recipe.std))
-        return pictures.float().sub(mean).div_(std).contiguous(memory_format=torch.channels_last)
+        return normalise(pictures, self.images.recipe).contiguous(memory_format=torch.channels_last)

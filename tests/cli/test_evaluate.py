@@ -170,7 +170,7 @@ def test_members_of_other_classes(trained: Path, tmp_path: Path, monkeypatch: py
     ("words", "message"),
     [
         (["--crops", "11"], "--crops: invalid choice: '11'"),
-        (["--crops", "10"], "lie on each other; give a larger one, such as 9"),
+        (["--crops", "10"], "are the same; expected: a larger one, such as 9"),
         (["--crops", "10", "--flip"], "flip: has no effect with crops=10"),
         (["--scales", "7"], "scales: 7 is smaller than the crop, image_size=8"),
         (["--scales", "12,"], "--scales: '12,' is not numbers of pixels"),
