@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from senet.cli import options
 from senet.cli.line import Line
-from senet.cli.report import thumbnails, write_analysis
 from senet.cli.show import table
 from senet.cli.theirs import elsewhere, theirs
 from senet.errors import ConfigError, RunError, unknown
@@ -62,6 +61,9 @@ def run(argv: list[str]) -> int:
     from senet.analysis.plots import draw_all
     from senet.data import open_data
     from senet.device import pick_device
+    from senet.report.folder import write_page
+    from senet.report.pictures import thumbnails
+    from senet.runs.gates import write_gates
     from senet.weights.ilsvrc import named
 
     device = pick_device(found["device"], field="--device")
@@ -93,7 +95,8 @@ def run(argv: list[str]) -> int:
         gates = ablate(model, load(data.val, keys, device, bar=bars[1]), gates, judged)
     gates.save(folder / "gates.npz")
     pictures = draw_all(folder, gates, lambda i: pixels(data.val, recipe.data, i).permute(1, 2, 0).numpy())
-    report = write_analysis(folder, gates, thumbnails(data.val, recipe.data))
+    write_gates(folder, gates.page(thumbnails(data.val, recipe.data)))
+    report = write_page(folder)
     if found["json"]:
         print(json.dumps(_values(gates) | {"gates": str(folder / "gates.npz"), "report": str(report)}, indent=2))
     else:

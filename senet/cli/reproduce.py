@@ -11,7 +11,6 @@ from typing import Any
 
 from senet.cli import analyze, options, running, show
 from senet.cli.line import Line
-from senet.cli.report import write_reproduction
 from senet.errors import ConfigError, DataError, RunError
 from senet.files import LOCK, held
 from senet.paper import plan as plans
@@ -333,6 +332,7 @@ def _print_plan(ready: list[Plan], folder: Path, notes: list[str]) -> None:
 
 
 def _train(folder: Path, ready: list[Plan], *, jobs: int, as_json: bool) -> int:
+    from senet.report.folder import write_page
     from senet.runs.folder import read_summary
     from senet.training.queue import run_all
     from senet.training.reproduction import read_plans, write
@@ -360,7 +360,7 @@ def _train(folder: Path, ready: list[Plan], *, jobs: int, as_json: bool) -> int:
         for plan in ready:
             if plan.target.shows == "gates":
                 _gates(folder, plan, done.summaries)
-        page = write_reproduction(folder)
+        page = write_page(folder)
     if as_json:
         print(json.dumps({"folder": str(folder), "report": str(page), "targets": results}, indent=2))
     else:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from senet.cli import show
-from senet.cli.report import write_comparison, write_run
 from senet.errors import ConfigError
 from senet.files import free_name
 from senet.recipes.recipe import DataRecipe, Recipe
@@ -28,6 +27,7 @@ def folder_for(out: str, name: str) -> Path:
 
 def run_one(recipe: Recipe, folder: Path, *, as_json: bool, resume: bool = False) -> int:
     """Train one network, say what came out."""
+    from senet.report.folder import write_page
     from senet.training.run import train
 
     with progress(as_json):
@@ -35,7 +35,7 @@ def run_one(recipe: Recipe, folder: Path, *, as_json: bool, resume: bool = False
         data = open_images(recipe.data, recipe.train.seed)
         print(data.source)
         summary = train(recipe, data, folder, resume=resume).summary
-        report = write_run(folder)
+        report = write_page(folder)
     if as_json:
         print(json.dumps(summary | {"folder": str(folder), "report": str(report)}, indent=2))
     else:
@@ -47,6 +47,7 @@ def run_many(
     recipes: list[Recipe], seeds: int, folder: Path, *, as_json: bool, jobs: int = 1, resume: bool = False
 ) -> int:
     """Train networks alike, print the comparison; `jobs`: runs side by side."""
+    from senet.report.folder import write_page
     from senet.runs.folder import SUMMARY
     from senet.training.compare import compare, plan
 
@@ -60,7 +61,7 @@ def run_many(
         elif jobs > 1:
             fetch(r.data for r in recipes)
         found = compare(recipes, seeds, open_images, folder, jobs=jobs, resume=resume, announce=show.announce, say=say)
-        report = write_comparison(folder)
+        report = write_page(folder)
     if as_json:
         print(json.dumps(found | {"folder": str(folder), "report": str(report)}, indent=2))
     else:

@@ -16,6 +16,7 @@ from typing import Any
 
 from senet.config import to_dict
 from senet.errors import ConfigError, RunError
+from senet.files import write_text
 from senet.paper.target import TOP1
 from senet.recipes.recipe import Recipe
 from senet.report.page import Cell, Complexity, Difference, Metrics, Page, Result, Results
@@ -27,6 +28,19 @@ from senet.weights.ilsvrc import named
 
 REPORT = "report.html"
 EVALUATION, GATES = "evaluation.json", "gates.json"
+
+
+def write_page(folder: Path) -> Path:
+    """Write report.html into a folder of any kind and return its path.
+
+    Raises:
+        RunError: See `page_of`; or the file cannot be written.
+    """
+    from senet.report.html import build
+
+    path = folder / REPORT
+    write_text(path, build(page_of(folder)))
+    return path
 
 
 def page_of(folder: Path) -> Page:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from senet.cli.report import thumbnails, write_analysis
+from senet.report.folder import write_page
+from senet.report.pictures import thumbnails
 from senet.runs.checkpoint import load
+from senet.runs.gates import write_gates
 
 
 @pytest.fixture
@@ -57,7 +59,8 @@ def test_a_run_shows_gates_that_were_analyzed(senet: Callable, copied: Path) -> 
     batches = load(data.val, mixed(data.val, 2, 20), torch.device("cpu"))
     gates = collect_gates(checkpoint.model, batches, data.classes, chosen=[0, 1], sampled=4)
     (copied / "analysis").mkdir()
-    written = write_analysis(copied / "analysis", gates, thumbnails(data.val, recipe.data))
+    write_gates(copied / "analysis", gates.page(thumbnails(data.val, recipe.data)))
+    written = write_page(copied / "analysis")
     assert written == copied / "analysis" / "report.html"
     kept = json.loads((copied / "analysis" / "gates.json").read_text())
     named = {str(i) for u in kept["units"] for ends in (u["openers"], u["closers"]) for row in ends for i, _ in row}

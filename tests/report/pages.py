@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from PIL import Image
+
 from senet.report.page import Page, Unit
-from senet.report.picture import data_uri
+from senet.report.pictures import data_uri
 
 UNITS = ("SE_2_1", "SE_2_2", "SE_3_1")
 CLASSES = ("goldfish", "pug")
@@ -66,7 +68,7 @@ def full() -> Page:
         "lines": [{"name": "all", "images": 200}, *({"name": name, "images": 100} for name in CLASSES)],
         "units": [unit(u) for u in range(len(UNITS))],
         "similarity": [[1.0, 0.5, 0.1], [0.5, 1.0, 0.4], [0.1, 0.4, None]],
-        "thumbnails": {str(i): data_uri(2, 2, bytes(range(i, i + 12))) for i in range(8)},
+        "thumbnails": {str(i): data_uri(Image.new("RGB", (2, 2), (30 * i, 90, 0))) for i in range(8)},
     }
     return {
         "title": "resnet8 and se_resnet8",
