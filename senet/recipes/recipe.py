@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from senet.config import check_at_least, check_types
+from senet.device import Device
 from senet.errors import ConfigError
 from senet.models.net import Net
 
@@ -200,7 +201,7 @@ class TrainRecipe:
     compile: bool = False
     fused: Literal["auto", "yes", "no"] = "auto"
     freeze_bn_epochs: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     threads: int = 0
     limit_batches: int = 0
     save_batches: int = 0

@@ -206,7 +206,7 @@ def test_what_this_machine_cannot_do_is_refused(recipe: Recipe, open_small: Any,
     with pytest.raises(ConfigError, match=r"train.precision: 'fp16' needs a GPU"):
         train(changed(recipe, precision="fp16", device="cpu"), open_small(recipe), tmp_path / "a")
     if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match=r"train.device: 'cuda' is asked for and torch finds no GPU"):
+        with pytest.raises(ConfigError, match=r"train.device: 'cuda' needs a GPU, and torch finds none"):
             train(changed(recipe, device="cuda"), open_small(recipe), tmp_path / "a")
     assert not (tmp_path / "a").exists()
 
