@@ -15,7 +15,5 @@ def test_names() -> None:
     with pytest.raises(ConfigError, match="device: 'mps' is not supported; expected: auto, cpu, cuda"):
         pick_device("mps")
     if not torch.cuda.is_available():
-        with pytest.raises(
-            ConfigError, match="--device: 'cuda' needs a GPU, and torch finds none"
-        ):
+        with pytest.raises(ConfigError, match="--device: 'cuda' needs a GPU, and torch finds none"):
             pick_device("cuda", field="--device")

@@ -1,9 +1,10 @@
-"""The machine: its name, its versions, its load, and its two physical limits."""
+"""The machine: hardware, versions, load, and its limits for copying and multiplying."""
 
 from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from time import perf_counter
@@ -17,14 +18,19 @@ LIBRARIES = ("senet", "torch", "torchvision", "timm", "triton")
 
 
 class Limits(NamedTuple):
-    """What the machine does at best: copying, bytes read and written; and multiplying matrices."""
+    """The best rates of the machine.
+
+    Attributes:
+        bytes_per_s: Bytes read and written by a large copy.
+        flops_per_s: Operations of a matrix product.
+    """
 
     bytes_per_s: float
     flops_per_s: float
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """Hardware, versions (None: not installed) and the date."""
+    """Return hardware, versions (None if not installed) and the date."""
     is_cuda = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if is_cuda else "cpu",
@@ -41,7 +47,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
 
 def load() -> float | None:
-    """The load average over the last minute; None where the system has none."""
+    """Return the load average of the last minute; None if the system has none."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
@@ -53,9 +59,12 @@ def _version(name: str) -> str | None:
 
 
 def measure_limits(device: torch.device, dtype: torch.dtype, *, mib: int = 256) -> Limits:
-    """The best of several copies and matrix products, in the type that is timed, with the threads that are set.
+    """Measure the best of several copies and matrix products, with the current number of threads.
 
-    mib: of each of the two buffers; larger than the caches.
+    Args:
+        device: Where.
+        dtype: Type of the matrices.
+        mib: Size of each of two buffers; larger than the caches.
     """
     source = torch.ones(mib << 20, dtype=torch.uint8, device=device)
     target = torch.zeros_like(source)
@@ -67,17 +76,19 @@ def measure_limits(device: torch.device, dtype: torch.dtype, *, mib: int = 256) 
     )
 
 
-def _best_seconds(run: Any, device: torch.device, repeats: int = 7) -> float:
+def _best_seconds(run: Callable[[], Any], device: torch.device, repeats: int = 7) -> float:
     return min(seconds_per_call(run, 1, device) for _ in range(repeats))
 
 
-def seconds_per_call(run: Any, calls: int, device: torch.device) -> float:
-    """The mean over `calls` calls, one after another: by the wall clock, on a GPU between two of its events."""
+def seconds_per_call(
+    run: Callable[[], Any], calls: int, device: torch.device, clock: Callable[[], float] = perf_counter
+) -> float:
+    """Return the mean time of `calls` consecutive calls, by `clock` on a CPU, between two events on a GPU."""
     if device.type != "cuda":
-        start = perf_counter()
+        start = clock()
         for _ in range(calls):
             run()
-        return (perf_counter() - start) / calls
+        return (clock() - start) / calls
     first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize(device)
     first.record()

@@ -1,4 +1,4 @@
-"""Timing that can be trusted: all sides in one process, checked first, interleaved in shuffled rounds."""
+"""Time several implementations in one process: check their answers, then time them in shuffled rounds."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import ceil
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
@@ -19,22 +20,24 @@ from senet.bench.result import Case, Row, ratio_of, spread
 from senet.errors import ConfigError, RunError, unknown
 
 Answer = Tensor | tuple[Tensor, ...]
-"""What a timed call returns."""
+"""The result of a timed call."""
 
 
 SENSITIVE = 4
-"""Where rounding moves an answer by much, another right one may be as many times as far from it as it is from exact."""
+"""Two correct answers may differ by this many times the rounding error of the first, where that is large."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
     """One side of a comparison.
 
-    make: builds it and returns the call that is timed. What either of them raises is reported in the side's row.
-    like: an earlier subject whose first answer this one's must equal; None: its answer is its own.
-    tolerance: of the relative L2 distance, one for each tensor of the answer.
-    exact: gives the answer in float64; those like this one may then be `SENSITIVE` times as far as its own rounding.
-    layers: bytes and operations of each layer of a call, the least that there is to do; () where nobody counted.
+    Attributes:
+        name: Its name.
+        make: Builds it and returns the call to time. Errors of either are reported in its row.
+        like: Name of an earlier side whose first answer this one's must equal; None for an answer of its own.
+        tolerance: Largest relative L2 distance for each tensor of the answer.
+        exact: Computes the answer in float64; sides like this one may then differ by `SENSITIVE` times its rounding.
+        layers: Bytes and operations that each layer must at least move and compute; () if unknown.
     """
 
     name: str
@@ -47,7 +50,7 @@ class Subject:
 
 @dataclass
 class _Side:
-    """A subject as it is being measured."""
+    """A subject while it is measured."""
 
     subject: Subject
     run: Callable[[], Answer] | None = None
@@ -60,7 +63,7 @@ class _Side:
 
 
 class _Answer(NamedTuple):
-    """What a side said, in float64, and how to have it exact."""
+    """A side's answer in float64, and how to compute it exactly."""
 
     parts: list[Tensor]
     exact: Callable[[], Answer] | None
@@ -68,12 +71,12 @@ class _Answer(NamedTuple):
 
 def _parts(answer: Answer) -> list[Tensor]:
     parts = answer if isinstance(answer, tuple) else (answer,)
-    # Copies: a side may write its next answer over this one.
+    # Copies, since a side may overwrite its answer in the next call.
     return [part.detach().to("cpu", torch.float64, copy=True) for part in parts]
 
 
 def _distances(mine: list[Tensor], wanted: list[Tensor]) -> tuple[float, ...]:
-    """The relative L2 distance of each part."""
+    """Return the relative L2 distance of each tensor."""
     return tuple(float((a - b).norm() / b.norm()) for a, b in zip(mine, wanted, strict=True))
 
 
@@ -88,17 +91,27 @@ def measure(
     limits: Limits | None = None,
     labels: Any = None,
     progress: bool = False,
+    clock: Callable[[], float] = perf_counter,
 ) -> Case:
-    """Build all sides, check their answers, then time them in `repeats` rounds, each in an order of its own.
+    """Build all sides, check their answers, then time them in `repeats` rounds of random order.
 
-    ratios: pairs of names, top and bottom, beside those of every side to the first.
-    warmup: calls before the first round, after the one whose answer is checked.
-    min_seconds: a sample is as many calls as take this long.
-    device: by default the CPU.  limits: the machine's, for `Row.limit_ms`.
-    labels: kept in the result.  progress: shown on standard error.
+    A side that raises an error is reported and skipped. After Ctrl-C the result has the finished rounds.
 
-    A side that raises is reported and left out; Ctrl-C leaves what was measured. Raises RunError where an answer is
-    not the one it should be, before any round, and ConfigError for names that are not there, or no rounds.
+    Args:
+        subjects: The sides; ratios of all to the first are computed.
+        ratios: Further pairs of names, numerator and denominator.
+        repeats: Number of rounds.
+        warmup: Calls before the first round, after the one whose answer is checked.
+        min_seconds: A sample consists of as many calls as take this long.
+        device: The CPU by default.
+        limits: The machine's limits, for `Row.limit_ms`.
+        labels: Stored in the result.
+        progress: Whether to show a bar on standard error.
+        clock: Returns seconds; not used on a GPU.
+
+    Raises:
+        RunError: If an answer is wrong; nothing is timed then.
+        ConfigError: For unknown names or no rounds.
 
     >>> x = torch.ones(2)
     >>> twice = Subject(name="x + x", make=lambda: lambda: x + x)
@@ -117,7 +130,7 @@ def measure(
             answers: dict[str, _Answer] = {}
             for side in sides:
                 bar.set_description(side.subject.name)
-                _prepare(side, answers, warmup, min_seconds, device)
+                _prepare(side, answers, warmup, min_seconds, device, clock)
                 bar.update()
             bar.set_description("rounds")
             order = random.Random(0)
@@ -125,7 +138,7 @@ def measure(
                 running = [side for side in sides if side.failure is None]
                 for side in order.sample(running, len(running)):
                     with _reported(side):
-                        side.samples.append(1000 * seconds_per_call(side.run, side.calls, device))
+                        side.samples.append(1000 * seconds_per_call(side.run, side.calls, device, clock))
                 bar.update()
     except KeyboardInterrupt:
         is_interrupted = True
@@ -151,12 +164,12 @@ def _check_names(subjects: Sequence[Subject], ratios: Sequence[tuple[str, str]])
     names: list[str] = []
     for subject in subjects:
         if subject.name in names:
-            raise ConfigError(f"subjects: two are called {subject.name!r}")
+            raise ConfigError(f"subjects: {subject.name!r} is there twice; expected: different names")
         if subject.like is not None and subject.like not in names:
             raise unknown(f"like of {subject.name!r}", subject.like, names, kind="subjects before it")
         names.append(subject.name)
     if not names:
-        raise ConfigError("subjects: there is none to measure")
+        raise ConfigError("subjects: none; expected: one or more")
     for name in (name for pair in ratios for name in pair):
         if name not in names:
             raise unknown("ratios", name, names, kind="subjects")
@@ -164,7 +177,7 @@ def _check_names(subjects: Sequence[Subject], ratios: Sequence[tuple[str, str]])
 
 @contextmanager
 def _reported(side: _Side) -> Iterator[None]:
-    """What a side raises ends that side alone, and is kept for its row."""
+    """Record an error of a side; the others continue."""
     try:
         yield
     except Exception as error:
@@ -172,8 +185,15 @@ def _reported(side: _Side) -> Iterator[None]:
         side.failure, side.run = f"{type(error).__name__}: {reason}", None
 
 
-def _prepare(side: _Side, answers: dict[str, _Answer], warmup: int, min_seconds: float, device: torch.device) -> None:
-    """Build, check and warm up one side, and count its memory; `answers`: of the sides before it, by name."""
+def _prepare(
+    side: _Side,
+    answers: dict[str, _Answer],
+    warmup: int,
+    min_seconds: float,
+    device: torch.device,
+    clock: Callable[[], float],
+) -> None:
+    """Build, check and warm up one side, and measure its memory; `answers` has those of earlier sides by name."""
     is_cuda = device.type == "cuda"
     held = torch.cuda.memory_allocated(device) if is_cuda else 0
     with _reported(side):
@@ -186,7 +206,7 @@ def _prepare(side: _Side, answers: dict[str, _Answer], warmup: int, min_seconds:
         for _ in range(warmup):
             side.run()
         # A GPU's clock can read zero.
-        once = max(seconds_per_call(side.run, 1, device), 1e-6)
+        once = max(seconds_per_call(side.run, 1, device, clock), 1e-6)
         side.calls = max(1, ceil(min_seconds / once))
         if is_cuda:
             torch.cuda.reset_peak_memory_stats(device)
@@ -195,9 +215,9 @@ def _prepare(side: _Side, answers: dict[str, _Answer], warmup: int, min_seconds:
 
 
 def _deviation(subject: Subject, answers: Mapping[str, _Answer]) -> tuple[tuple[float, ...], tuple[float, ...] | None]:
-    """The relative L2 distances allowed and found from the answer that a side should have.
+    """Return the allowed and the measured distances of a side's answer from that of `like`.
 
-    None found where there is nothing to compare with. RunError where one is too large, or not a number.
+    The latter is None without an answer to compare with. RunError if a distance is too large or NaN.
     """
     tolerance, wanted = subject.tolerance, answers.get(subject.like or "")
     if wanted is None:
@@ -216,7 +236,7 @@ def _deviation(subject: Subject, answers: Mapping[str, _Answer]) -> tuple[tuple[
 
 
 def _are_within(found: tuple[float, ...], allowed: tuple[float, ...]) -> bool:
-    # Not `any(f > a)`, which is false of nan.
+    # Not `any(f > a)`, which is False for NaN.
     return all(f <= a for f, a in zip(found, allowed, strict=True))
 
 

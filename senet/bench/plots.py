@@ -1,4 +1,4 @@
-"""What something costs against what changes, as a picture."""
+"""Plot costs against a quantity such as the image size."""
 
 from __future__ import annotations
 
@@ -13,10 +13,17 @@ COLOURS = ("#d1495b", "#00798c", "#edae49", "#5b6c7d", "#30638e", "#6a4c93")
 
 
 def plot_cost(path: Path, curves: Mapping[str, Sequence[tuple[float, Ratio]]], *, x: str, y: str, title: str) -> None:
-    """Draw ratios against a quantity to a PNG, each with its 95 % interval; one that was not measured leaves a gap.
+    """Draw ratios with their 95 % intervals as a PNG; missing ratios leave a gap.
 
-    curves: name -> places on the horizontal axis and ratios there.  x, y: the axes' names.
-    Raises RunError where the file cannot be written.
+    Args:
+        path: The file.
+        curves: Name -> (x, ratio) pairs.
+        x: Label of the horizontal axis.
+        y: Label of the vertical axis.
+        title: The title.
+
+    Raises:
+        RunError: If the file cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -32,7 +39,7 @@ def plot_cost(path: Path, curves: Mapping[str, Sequence[tuple[float, Ratio]]], *
         if not found:
             continue
         at, middle, low, high = zip(*found, strict=True)
-        # Beside each other, so that no interval hides another.
+        # Shifted, so that no interval hides another.
         beside = [place * 2 ** (0.02 * (i - (len(curves) - 1) / 2)) for place in at]
         reach = ([m - w for m, w in zip(middle, low, strict=True)], [w - m for m, w in zip(middle, high, strict=True)])
         axes.errorbar(

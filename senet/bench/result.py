@@ -1,4 +1,4 @@
-"""What a benchmark found, as plain values: written as JSON, read back, and the same numbers everywhere."""
+"""The result of a benchmark and its JSON file."""
 
 from __future__ import annotations
 
@@ -15,21 +15,29 @@ from senet.errors import RunError
 from senet.files import write_text
 
 RESAMPLES = 1000
-"""Of the rounds, for an interval."""
+"""Bootstrap samples for an interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One side. What was not measured is None.
+    """The result of one side; None for what was not measured.
 
-    samples_ms: of each round, milliseconds per call.  calls: in each sample, one after another.
-    median_ms, low_ms, high_ms: the median and the quartiles.  mad_ms: the median distance from the median.
-    like: the side whose answer this one's had to equal; None: its answer is its own.
-    tolerance, deviation: the relative L2 distance of the two answers, allowed and found, for each of their tensors.
-    memory_mib: the device's peak for this side alone, weights included, as its allocator counts.
-    bytes, flops: the least that a call must move and compute, convolutions done directly; the sums over its layers.
-    limit_ms: what these take at the machine's copy and matmul rates, layer by layer the slower of the two.
-    failure: why there are no times.
+    Attributes:
+        name: Its name.
+        samples_ms: Milliseconds per call in each round.
+        calls: Consecutive calls in a sample.
+        median_ms: Median of the samples.
+        low_ms: Lower quartile.
+        high_ms: Upper quartile.
+        mad_ms: Median absolute deviation.
+        like: The side whose answer this one's had to equal; None for an answer of its own.
+        tolerance: Allowed relative L2 distance from it for each tensor of the answer.
+        deviation: Measured relative L2 distance.
+        memory_mib: Peak device memory of this side alone, with its weights, by torch's allocator.
+        bytes: Bytes that a call must at least move, summed over its layers.
+        flops: Operations that a call must at least do, with direct convolutions.
+        limit_ms: Time for these at the machine's limits, the slower of both for each layer.
+        failure: Why there are no times.
     """
 
     name: str
@@ -51,9 +59,14 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """The median of one side over that of another, with a 95 % interval; None where one of them has no times.
+    """The ratio of two medians with its 95 % interval; None if one of the sides has no times.
 
-    low, high: percentiles over resampled rounds, both sides of a round drawn together.
+    Attributes:
+        top: Name of the numerator.
+        bottom: Name of the denominator.
+        value: The ratio.
+        low: 2.5th percentile of a bootstrap over rounds, with both sides of a round together.
+        high: 97.5th percentile.
     """
 
     top: str
@@ -65,11 +78,16 @@ class Ratio:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """Sides measured together.
+    """Sides that were measured together.
 
-    labels: what sets this case apart, such as its batch size.  base: the side that `ratios` to all others begin with.
-    load_before, load_after: processes that ran or waited, on average over a minute.
-    is_interrupted: whether it was stopped before the last round.
+    Attributes:
+        labels: What distinguishes this case, such as its batch size.
+        base: Name of the first side, the denominator of the first ratios.
+        rows: The sides.
+        ratios: Ratios of all sides to the base, then the others asked for.
+        load_before: Load average before.
+        load_after: Load average after.
+        is_interrupted: Whether it was stopped before the last round.
     """
 
     labels: Any
@@ -81,11 +99,11 @@ class Case:
     is_interrupted: bool = False
 
     def row(self, name: str) -> Row:
-        """A side by its name."""
+        """Return a side by its name."""
         return next(row for row in self.rows if row.name == name)
 
     def ratio(self, top: str, bottom: str) -> Ratio:
-        """One side over another."""
+        """Return the ratio of two sides."""
         return next(r for r in self.ratios if (r.top, r.bottom) == (top, bottom))
 
 
@@ -93,8 +111,13 @@ class Case:
 class Bench:
     """A benchmark.
 
-    machine, settings: hardware and versions, and what was asked for.
-    copy_gb_s: bytes read and written by a large copy, in 1e9 a second.  matmul_tflop_s: 1e12 a second.
+    Attributes:
+        title: What was measured.
+        machine: Hardware and versions.
+        settings: The options.
+        copy_gb_s: Bytes read and written by a large copy, 1e9 per second.
+        matmul_tflop_s: Operations of a matrix product, 1e12 per second.
+        cases: The results.
     """
 
     title: str
@@ -106,7 +129,7 @@ class Bench:
 
 
 def spread(samples: Sequence[float]) -> dict[str, float]:
-    """Median, quartiles and median distance from the median, by the names of `Row`.
+    """Return median, quartiles and median absolute deviation, under the names of `Row`.
 
     >>> spread([3.0, 1.0, 2.0, 10.0, 4.0])
     {'median_ms': 3.0, 'low_ms': 2.0, 'high_ms': 4.0, 'mad_ms': 1.0}
@@ -117,7 +140,7 @@ def spread(samples: Sequence[float]) -> dict[str, float]:
 
 
 def ratio_of(top: Row, bottom: Row) -> Ratio:
-    """The ratio of two sides over the rounds that both ran."""
+    """Compute the ratio of two sides over the rounds that both ran."""
     if top.median_ms is None or bottom.median_ms is None:
         return Ratio(top=top.name, bottom=bottom.name)
     pairs = list(zip(top.samples_ms, bottom.samples_ms, strict=False))
@@ -132,14 +155,14 @@ def ratio_of(top: Row, bottom: Row) -> Ratio:
 
 
 def write_bench(path: Path, bench: Bench) -> None:
-    """Write JSON; RunError where it cannot be written."""
+    """Write JSON; RunError if that fails."""
     write_text(path, json.dumps(to_dict(bench), indent=1) + "\n")
 
 
 def read_bench(path: Path) -> Bench:
-    """What `write_bench` wrote; RunError where there is no such file, ConfigError where it is no benchmark."""
+    """Read what `write_bench` wrote; RunError if it cannot be read, ConfigError if it is not a benchmark."""
     try:
         data = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise RunError(f"{path}: no benchmark can be read there: {error}") from error
+        raise RunError(f"{path}: cannot be read as a benchmark: {error}") from error
     return from_dict(Bench, data)

@@ -1,14 +1,14 @@
-"""A benchmark as Markdown, for the documentation and the terminal."""
+"""Format a benchmark as Markdown."""
 
 from __future__ import annotations
 
 from senet.bench.result import Bench, Case, Ratio, Row
 
-HEAD = ("", "ms", "quartiles", "beside the first", "95 % interval", "memory, MiB", "of the limit", "answer")
+HEAD = ("", "ms", "quartiles", "ratio to the first", "95 % interval", "memory, MiB", "of the limit", "answer")
 
 
 def markdown(bench: Bench) -> str:
-    """Hardware, then for each case a table and its ratios. The first side of a table is the 1.00 of its ratios."""
+    """Format the hardware and, for each case, a table with ratios to its first row."""
     m = bench.machine
     versions = ", ".join(f"{name} {m[name]}" for name in ("torch", "torchvision", "timm", "triton") if m[name])
     lines = [
@@ -52,7 +52,7 @@ def _cells(case: Case, row: Row) -> tuple[str, ...]:
         ratio = case.ratio(row.name, case.base)
         value = "" if ratio.value is None else f"{ratio.value:.3f}"
         interval = "" if ratio.value is None else f"{ratio.low:.3f} to {ratio.high:.3f}"
-    answer = "its own" if row.like is None else f"not checked: no {row.like}"
+    answer = "reference" if row.like is None else f"not checked: no {row.like}"
     if row.deviation is not None:
         answer = f"{', '.join(f'{d:.0e}' for d in row.deviation)} from {row.like}"
     return (

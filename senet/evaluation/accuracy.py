@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from statistics import median
@@ -63,10 +63,12 @@ class Meter:
     Attributes:
         rates: Images per second of each batch.
         device: Where the network runs.
+        clock: Returns seconds.
     """
 
     rates: list[float] = field(default_factory=list)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    clock: Callable[[], float] = time.perf_counter
 
     def start(self, device: torch.device) -> None:
         """Reset the peak memory of a GPU."""
@@ -84,7 +86,7 @@ class Meter:
     def _now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return time.perf_counter()
+        return self.clock()
 
     def read(self) -> Speed:
         """Return speed and memory so far."""

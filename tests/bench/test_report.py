@@ -54,7 +54,7 @@ def test_json_there_and_back(bench: Bench, tmp_path: Path) -> None:
     assert written["cases"][0]["rows"][0]["samples_ms"] == [10.0, 11.0, 12.0]
     assert set(written["machine"]) >= {"cpu", "cores", "threads", "torch", "timm", "triton", "python", "date"}
     path.write_text("{")
-    with pytest.raises(RunError, match="no benchmark can be read there"):
+    with pytest.raises(RunError, match="cannot be read as a benchmark"):
         read_bench(path)
     path.write_text("{}")
     with pytest.raises(ConfigError, match="the field 'title' is missing"):
@@ -65,7 +65,7 @@ def test_the_tables_figures_are_those_of_the_json(bench: Bench) -> None:
     text = markdown(bench)
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
     table = {cells[0]: cells[1:] for cells in lines}
-    assert table["plain"] == ["11.000", "10.500 to 11.500", "1", "", "not measured", "50 %", "its own"]
+    assert table["plain"] == ["11.000", "10.500 to 11.500", "1", "", "not measured", "50 %", "reference"]
     assert table["SE"] == [
         *("12.100", "11.550 to 12.650", "1.100", "1.100 to 1.100", "1,234", "", "2e-06 from plain"),
     ]
