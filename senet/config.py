@@ -7,7 +7,9 @@ imports torch, so a command line can refuse a wrong value before a library is lo
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import re
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -173,43 +175,111 @@ def from_dict(cls: type[C], data: Any, *, path: str = "") -> C:
         raise ConfigError(_join(path, str(error))) from None
 
 
-def override(config: C, assignment: str) -> C:
-    """A copy of a config with one field set, from text such as `"model.se.reduction=8"`.
+def override(config: C, *assignments: str) -> C:
+    """A copy of a config with fields set from texts such as `"model.se.reduction=8"`.
 
-    The value is read as JSON where it is JSON, else as a string.
+    Each text is read as the field's type: `true` or `false`, numbers, `0.5,0.75` or `[0.5, 0.75]` for a tuple, `none`
+    for None, and a unit by its kind, `model.se=eca`. All fields are set at once, so that those which only fit together
+    can be changed together.
+
+    Raises:
+        ConfigError: an unknown field or a wrong value, naming the path, the value and what was expected.
 
     >>> from senet import SEConfig
     >>> override(SEConfig(), "reduction=8").reduction
     8
     """
-    import json
+    tree: dict[str, Any] = {}
+    for assignment in assignments:
+        path, sep, text = assignment.partition("=")
+        if not sep:
+            raise ConfigError(f"{assignment!r} is not an assignment such as 'train.epochs=10'")
+        *outer, last = path.split(".")
+        node = tree
+        for name in outer:
+            node = node.setdefault(name, {})
+        node[last] = text
+    return _set(config, tree, "")
 
-    path, sep, text = assignment.partition("=")
-    if not sep:
-        raise ConfigError(f"{assignment!r} is not an assignment such as 'train.epochs=10'")
+
+def _set(config: Any, tree: dict[str, Any], path: str) -> Any:
+    types_, new = field_types(type(config)), {}
+    for name, value in tree.items():
+        here = _join(path, name)
+        if name not in types_:
+            raise no_field(here, types_)
+        if isinstance(value, dict):
+            inner = getattr(config, name)
+            if not dataclasses.is_dataclass(inner):
+                raise ConfigError(f"{here}: is {inner!r} and has no fields; cannot set {next(iter(value))!r}")
+            new[name] = _set(inner, value, here)
+        else:
+            new[name] = _read(types_[name], _from_text(types_[name], value, here), here)
     try:
-        value = json.loads(text)
-    except ValueError:
-        value = text
-    return _set(config, path.split("."), value, "")
-
-
-def _set(config: Any, names: list[str], value: Any, path: str) -> Any:
-    name, rest, here = names[0], names[1:], _join(path, names[0])
-    types_ = field_types(type(config))
-    if name not in types_:
-        raise no_field(here, types_)
-    if rest:
-        inner = getattr(config, name)
-        if not dataclasses.is_dataclass(inner):
-            raise ConfigError(f"{here}: is {inner!r} and has no fields; cannot set {'.'.join(rest)!r}")
-        new = _set(inner, rest, value, here)
-    else:
-        new = _read(types_[name], value, here)
-    try:
-        return dataclasses.replace(config, **{name: new})
+        return dataclasses.replace(config, **new)
     except ConfigError as error:
+        # The config that refuses may already have named a field further in.
         raise ConfigError(_join(path, str(error))) from None
+
+
+def _from_text(hint: Any, text: str, path: str) -> Any:
+    """The plain value that a text means for a type."""
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is Any or text.startswith(("{", "[{")):
+        # A whole config, or rows of a table.
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+    if origin in (Union, types.UnionType):
+        if text.lower() in ("none", "null") and type(None) in args:
+            return None
+        (inner,) = [a for a in args if a is not type(None)]
+        return _from_text(inner, text, path)
+    if origin is tuple:
+        items = [item.strip() for item in text.strip("[]() ").split(",")]
+        return [
+            _from_text(args[min(i, len(args) - 1) if args[-1] is not Ellipsis else 0], item, path)
+            for i, item in enumerate(items)
+            if item
+        ]
+    if origin is Literal:
+        return next((value for value in args if str(value) == text), text)
+    if isinstance(hint, type) and issubclass(hint, Kind):
+        if text not in list(hint.known()):
+            raise unknown(path, text, ["none", *hint.known()])
+        return {hint.key: text}
+    if hint is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    for number in (int, float):
+        if hint is number or hint is float:
+            try:
+                return number(text)
+            except ValueError:
+                continue
+    return text
+
+
+@cache
+def field_docs(cls: type[Any]) -> dict[str, str]:
+    """What the docstring of a class says of each field, by the field's name.
+
+    Read from its section `Attributes:`, or from lines `name: text`, `a, b: text`.
+    """
+    docs: dict[str, str] = {}
+    for part in reversed(cls.__mro__):
+        text = re.sub(r"\n {4}", "\n", part.__doc__ or "")
+        _, has_section, section = text.partition("\nAttributes:\n")
+        if has_section:
+            section = re.split(r"\n(?=\S)", section)[0]
+            pieces = re.split(r"(?:^|\n) {4}(?=\w+: )", section)
+        else:
+            pieces = re.split(r"(?:\n|  )(?=(?:\w+, )*\w+: )", re.sub(r"\n +", "\n", text))
+        for piece in pieces[1:]:
+            names, _, rest = piece.partition(": ")
+            for name in names.split(", "):
+                docs[name] = " ".join(rest.split("\n\n")[0].split())
+    return docs
 
 
 def no_field(path: str, fields: Any) -> ConfigError:

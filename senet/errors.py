@@ -10,7 +10,7 @@ SenetError
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -45,6 +45,18 @@ class MissingExtraError(SenetError, ImportError):
         super().__init__(f"{what} need an extra: pip install 'senet[{extra}]'")
 
 
+MOST = 12
+"""Expected values that an error lists; of more, it says how many there are."""
+
+
+def nearest(value: object, names: Sequence[str]) -> str:
+    """The name that somebody most likely meant: the first that begins with the value, else the most similar; or ""."""
+    word = str(value).lower()
+    longer = [name for name in names if word and name.lower().startswith(word)]
+    near = longer or get_close_matches(str(value), names, n=1)
+    return near[0] if near else ""
+
+
 def unknown(
     field: str,
     value: object,
@@ -54,15 +66,21 @@ def unknown(
     says: str = "{!r} is not known",
     listing: str = "",
 ) -> ConfigError:
-    """The error for a value outside a list: names the field, the value, a near miss and what is expected.
+    """The error for a value outside a list: names the field, the value, the nearest name and what is expected.
 
-    kind: what the expected values are called.  says: what is wrong, with a place for the value.
-    listing: what lists the expected values, where they are too many for a line.
+    Args:
+        field: name of the field or option.
+        value: the wrong value.
+        expected: the values that it could have.
+        kind: what the expected values are called.
+        says: what is wrong, with a place for the value.
+        listing: where the expected values are listed, in place of the list.
 
     >>> print(unknown("gate", "sigmoyd", ("sigmoid", "tanh")))
     gate: 'sigmoyd' is not known (did you mean 'sigmoid'?); expected: sigmoid, tanh
     """
     names = [str(v) for v in expected]
-    near = get_close_matches(str(value), names, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return ConfigError(f"{field}: {says.format(value)}{hint}; {kind}: {listing or ', '.join(names)}")
+    near = nearest(value, names)
+    hint = f" (did you mean {near!r}?)" if near else ""
+    listed = ", ".join(names if len(names) <= MOST else [*names[:MOST], f"... ({len(names)} in all)"])
+    return ConfigError(f"{field}: {says.format(value)}{hint}; {kind}: {listing or listed}")

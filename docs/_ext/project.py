@@ -25,8 +25,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 import senet
-from senet.cli.options import field_docs
-from senet.config import field_types
+from senet.config import field_docs, field_types
 
 log = logging.getLogger(__name__)
 

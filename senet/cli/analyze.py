@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from senet.cli import options
-from senet.cli.line import Line
+from senet.cli.parse import Parser, data_fields, with_data
 from senet.cli.show import table
 from senet.cli.theirs import elsewhere, theirs
 from senet.errors import ConfigError, RunError, unknown
 from senet.files import free_name
 from senet.recipes.recipe import Recipe
-from senet.recipes.registry import recipe_for
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,28 +28,26 @@ saturation by depth, similarity of units, and the images that open and close cha
 
 def run(argv: list[str]) -> int:
     """The command."""
-    parser = options.Parser("analyze", "CHECKPOINT", DESCRIPTION)
-    parser.add_argument("CHECKPOINT", help="a run folder, a .safetensors of senet, timm:NAME or torchvision:NAME")
+    parser = Parser("analyze", "CHECKPOINT", DESCRIPTION, base=data_fields)
+    parser.word("CHECKPOINT", help="a run folder, a .safetensors of senet, timm:NAME or torchvision:NAME")
     parser.option("classes", default="", metavar="A,B,...", help="classes to draw; by default the first four")
     parser.option("channels", type=int, default=50, help="channels of each unit to draw, evenly spread")
     parser.option("images", type=int, default=0, help="images of each class; 0 for all")
-    parser.option("ablate", action="store_true", help="also the error with gates replaced: 3 passes for each unit")
-    parser.option("pretrained", action="store_true", help="the weights that timm or torchvision released")
+    parser.switch("ablate", help="also the error with gates replaced: 3 passes for each unit")
+    parser.switch("pretrained", help="the weights that timm or torchvision released")
     parser.option("out", default="", metavar="FOLDER", help="by default RUN/analysis, else analysis/NAME")
-    parser.option("device", default="auto", choices=["auto", "cpu", "cuda"], help="where to compute")
-    parser.option("json", action="store_true", help="print JSON")
-    shown = options.DataOnly(recipe_for("digits").data)
-    options.add_fields(parser, shown)
-    found = parser.read(Line.of(argv).argv, shown)
+    parser.option("device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute")
+    parser.switch("json", help="print JSON")
+    found = parser.read(argv)
     for name, least in (("channels", 1), ("images", 0)):
         if found[name] < least:
             raise ConfigError(f"--{name}: {found[name]} is too small; expected: {least} or more")
     other = elsewhere(found["CHECKPOINT"], found["pretrained"])
-    if other and "data.name" not in found["named"]:
+    if other and "data.name" not in found.named:
         raise ConfigError(f"--data: {found['CHECKPOINT']} has no data of its own; name a data set or an image folder")
 
     model, recipe, outputs = theirs(*other, found["pretrained"]) if other else _own(found["CHECKPOINT"])
-    recipe = options.with_data(recipe, found)
+    recipe = with_data(recipe, found)
 
     import torch
 

@@ -12,8 +12,7 @@ from tempfile import TemporaryDirectory
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from senet.cli import options
-from senet.cli.line import Line
+from senet.cli.parse import Parser
 from senet.cli.theirs import elsewhere, theirs
 from senet.errors import ConfigError, DataError
 from senet.recipes.recipe import DataRecipe
@@ -38,16 +37,16 @@ EXAMPLES = 10
 
 def run(argv: list[str]) -> int:
     """The command."""
-    parser = options.Parser("app", "CHECKPOINT", DESCRIPTION)
-    parser.add_argument("CHECKPOINT", help="a run folder, a .safetensors of senet, a last.ckpt, or LIBRARY:NAME")
+    parser = Parser("app", "CHECKPOINT", DESCRIPTION)
+    parser.word("CHECKPOINT", help="a run folder, a .safetensors of senet, a last.ckpt, or LIBRARY:NAME")
     parser.option("gates", default="", help="averages to compare with, a gates.npz of senet analyze")
     parser.option("examples", default="", help="folder of images to pick from")
-    parser.option("pretrained", action="store_true", help="download the weights of another library's network")
-    parser.option("device", default="auto", choices=["auto", "cpu", "cuda"], help="where to compute")
+    parser.switch("pretrained", help="download the weights of another library's network")
+    parser.option("device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute")
     parser.option("host", default=HERE[0], help="address to serve at; 0.0.0.0 is for everyone on the network")
     parser.option("port", type=int, default=0, help="port to serve at; 0: the first free one from 7860")
-    parser.option("browser", action="store_true", help="open the page in the browser")
-    found = parser.read(Line.of(argv).argv)
+    parser.switch("browser", help="open the page in the browser")
+    found = parser.read(argv)
     if not 0 <= found["port"] < 65536:
         raise ConfigError(f"--port: {found['port']} is none; expected: 0 to 65535")
     other = elsewhere(found["CHECKPOINT"], found["pretrained"])

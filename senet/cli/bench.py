@@ -12,8 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from senet.cli import options
-from senet.cli.line import Line
+from senet.cli.parse import Parser
 from senet.cli.subjects import OTHERS, TREATMENTS, Plan, Side, ratios, subjects, treatments
 from senet.config import to_dict
 from senet.errors import ConfigError, unknown
@@ -112,8 +111,8 @@ def run(argv: list[str]) -> int:
 
 def _read(argv: list[str]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """The options, and the networks, batches and sizes whose combinations are measured; ConfigError for mistakes."""
-    parser = options.Parser("bench", "inference|training", DESCRIPTION)
-    parser.add_argument("WHAT", nargs="?", default="", help=f"what is timed: {' or '.join(TREATMENTS)}")
+    parser = Parser("bench", "inference|training", DESCRIPTION)
+    parser.word("WHAT", count="?", help=f"what is timed: {' or '.join(TREATMENTS)}")
     parser.option("models", default="se_resnet50", metavar="NAMES", help="networks with units, each beside its twin")
     parser.option("batch", default="1,8", metavar="SIZES", help="images in a batch")
     parser.option("size", default="", metavar="PIXELS", help="of a side; by default the network's own")
@@ -121,24 +120,24 @@ def _read(argv: list[str]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     parser.option("modes", default="eager,compiled", metavar="MODES", help=f"some of: {', '.join(MODES)}")
     parser.option("against", default="", metavar="NAMES", help="timm, torchvision, none; by default what is installed")
     parser.option("function", default="same", metavar="WHICH", help=FUNCTION_HELP)
-    parser.option("device", default="auto", choices=["auto", "cpu", "cuda"], help="where to compute")
+    parser.option("device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute")
     parser.option("threads", type=int, default=0, help="of the CPU; 0 for torch's own number")
     parser.option("precision", default="fp32", metavar="TYPE", help=", ".join(PRECISIONS))
     parser.option("repeats", type=int, default=30, help="rounds")
     parser.option("min_ms", type=float, default=20.0, metavar="MS", help="a sample is as many calls as take this long")
     parser.option("out", default="", metavar="FILE.json", help="write all that was measured, after each case")
     parser.option("plot", default="", metavar="FILE.png", help="draw SE's cost against what is swept")
-    parser.option("json", action="store_true", help="print JSON")
-    line = Line.of(argv)
-    found = parser.read(line.argv)
+    parser.switch("json", help="print JSON")
+    line = parser.read(argv)
+    found = line.values
     if found["WHAT"] not in TREATMENTS:
         raise unknown("bench", found["WHAT"], TREATMENTS, kind="what can be timed")
     if found["sweep"]:
         if found["sweep"] not in SWEEPS:
             raise unknown("--sweep", found["sweep"], SWEEPS)
         option, many = SWEEPS[found["sweep"]]
-        found["batch"] = line.value("batch") or "1"
-        found[option] = line.value(option) or many
+        found["batch"] = found["batch"] if "batch" in line.given else "1"
+        found[option] = found[option] if option in line.given else many
     for name, legal in (("precision", PRECISIONS), ("function", FUNCTIONS)):
         if found[name] not in legal:
             raise unknown(f"--{name}", found[name], legal)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from senet.cli import options, running, show
-from senet.cli.line import Line, common_options, with_changes
+from senet.cli import running, show
+from senet.cli.parse import Line, Parser, leaves
+from senet.cli.training_options import COMMON, chosen_recipe, common_options, resume_folder
+from senet.config import override
 from senet.errors import ConfigError
+from senet.recipes.effects import check_effects
+from senet.recipes.recipe import Recipe
+from senet.recipes.registry import labelled
 
 DESCRIPTION = """Train networks under identical conditions and compare their errors.
 
@@ -16,35 +21,57 @@ network, the paired difference with its 95 % confidence interval (Student's t). 
 `senet train`; fields of the attention unit (--se.reduction 8) go to every network that has one."""
 
 
+EXAMPLES = (
+    "senet compare resnet20 se_resnet20 --seeds 3",
+    "senet compare resnet18 se_resnet18 --data photos --epochs 20 --jobs 2",
+    "senet compare --resume runs/compare-resnet20-se_resnet20-digits",
+)
+
+
 def run(argv: list[str]) -> int:
     """The command."""
-    line = Line.of(argv)
-    folder = None if line.asks_help else line.resume_folder("jobs")
-    if folder is not None:
-        return running.go_on(folder, as_json="--json" in line.options, jobs=line.count("jobs"))
-    if len(line.words) < 2 and not line.asks_help:
-        raise ConfigError("name two or more networks, for example: senet compare resnet20 se_resnet20 --seeds 3")
-    first, *others = [line.recipe(word) for word in line.words or [""]]
+    parser = Parser("compare", "MODEL MODEL...", DESCRIPTION, base=_shown, examples=EXAMPLES, common=COMMON)
+    parser.word("MODEL", help="names of the networks, see: senet models", count="*")
+    parser.option("seeds", type=int, default=3, metavar="N", help="number of seeds, from train.seed up")
+    parser.option("jobs", type=int, default=0, low=0, metavar="N", help="runs side by side; 0: one per GPU, or one")
+    common_options(parser)
+    line = parser.read(argv)
+    if "resume" in line.given:
+        folder = resume_folder(line, "jobs")
+        if "jobs" in line.given and line["jobs"] < 1:
+            raise ConfigError(f"--jobs: {line['jobs']} is too small; expected: 1 or more")
+        return running.go_on(folder, as_json=line["json"], jobs=line["jobs"])
+    check_effects(line.config, line.named)
+    recipes = [_with_changes(base, line) for base in _bases(line)]
+    names = "-".join(r.name for r in recipes)
+    folder = running.folder_for(line["out"], f"compare-{names}-{show.data_label(line.config)}")
+    jobs = line["jobs"] or running.default_jobs()
+    return running.run_many(recipes, line["seeds"], folder, as_json=line["json"], jobs=jobs)
+
+
+def _bases(line: Line) -> list[Recipe]:
+    """The recipe of each network, before options change it."""
+    first, *others = [chosen_recipe(line, word) for word in line.words or [""]]
     # One recipe trains all: a folder's would otherwise depend on the network.
-    bases = [first, *(replace(first, name=o.name, model=o.model) for o in others)]
-    base = next((b for b in bases if b.model.se is not None), first)
-    kind = line.value("se", "model.se") or ""
+    return [first, *(replace(first, name=o.name, model=o.model) for o in others)]
+
+
+def _shown(line: Line) -> Recipe | None:
+    """The recipe whose fields can be set: of the first network with a unit."""
+    if "resume" in line.given:
+        return None
+    if len(line.words) < 2 and "MODEL" in line.values:
+        raise ConfigError("name two or more networks, for example: senet compare resnet20 se_resnet20 --seeds 3")
+    bases = _bases(line)
+    base = next((b for b in bases if b.model.se is not None), bases[0])
+    kind = line["se"]
     if kind in ("none", "null") or (kind and base.model.se is None):
         raise ConfigError(f"--se: {kind!r} has no effect; it changes the units of the networks that have one")
-    shown = options.labelled(base, kind)
-    parser = options.Parser("compare", "MODEL MODEL...", DESCRIPTION)
-    parser.add_argument("MODEL", nargs="*", help="names of the networks, see: senet models")
-    parser.option("seeds", type=int, default=3, metavar="N", help="number of seeds, from train.seed up")
-    parser.option("jobs", type=int, default=0, metavar="N", help="runs side by side; 0: one per GPU, or one")
-    common_options(parser)
-    options.add_fields(parser, shown)
-    found = parser.read(line.argv, shown)
-    changed = options.apply(shown, found["fields"])
-    options.check_effects(changed, found["named"])
-    recipes = [with_changes(b, shown, changed) for b in bases]
-    if found["jobs"] < 0:
-        raise ConfigError(f"--jobs: {found['jobs']} is too small; expected: 0 or more")
-    names = "-".join(r.name for r in recipes)
-    folder = running.folder_for(found["out"], f"compare-{names}-{show.data_label(changed)}")
-    jobs = found["jobs"] or running.default_jobs()
-    return running.run_many(recipes, found["seeds"], folder, as_json=found["json"], jobs=jobs)
+    return labelled(base, kind)
+
+
+def _with_changes(base: Recipe, line: Line) -> Recipe:
+    """A network's recipe with the fields of the line; those of the unit where it has one."""
+    recipe = labelled(base, line["se"] if base.model.se else "")
+    known = dict(leaves(recipe))
+    return override(recipe, *(text for text in line.assignments if text.partition("=")[0] in known))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from senet.cli import options
+from senet.cli.parse import Parser
 from senet.errors import CheckpointError, RunError, unknown
 from senet.models.registry import canonical_name
 
@@ -48,8 +48,8 @@ names of ILSVRC; with it, senet evaluate and senet predict work as after trainin
 
 def run(argv: list[str]) -> int:
     """The command."""
-    parser = options.Parser("convert", "SOURCE", DESCRIPTION)
-    parser.add_argument("SOURCE", help="a file, a folder, timm:NAME or hf:OWNER/NAME")
+    parser = Parser("convert", "SOURCE", DESCRIPTION)
+    parser.word("SOURCE", help="a file, a folder, timm:NAME or hf:OWNER/NAME")
     parser.option(
         "to", default="senet", metavar="LIBRARY", help=f"whose names the new file has: {', '.join(LIBRARIES)}"
     )
@@ -59,9 +59,9 @@ def run(argv: list[str]) -> int:
         says = f"{' or '.join(legal)}: of a network whose file cannot tell it"
         parser.option(field, default="", metavar="|".join(legal), help=says)
     parser.option("out", default="", metavar="FILE", help="the new file; by default NETWORK-LIBRARY and an ending")
-    parser.option("force", action="store_true", help="write over a file that is there")
-    parser.option("table", action="store_true", help="also print what became of each tensor")
-    parser.option("json", action="store_true", help="print JSON")
+    parser.switch("force", help="write over a file that is there")
+    parser.switch("table", help="also print what became of each tensor")
+    parser.switch("json", help="print JSON")
     found = parser.read(argv)
     to, name = found["to"], found["model"] and canonical_name(found["model"])
     for option in ("to", "from"):

@@ -6,10 +6,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from senet.cli import options
-from senet.cli.line import Line
+from senet.cli.parse import Parser, data_fields, with_data
 from senet.errors import ConfigError
-from senet.recipes.registry import recipe_for
 
 DESCRIPTION = """Look for units that never run, sit in the wrong place, have gates stuck, get no gradient, or overflow.
 
@@ -22,20 +20,18 @@ IMAGES = 16
 
 def run(argv: list[str]) -> int:
     """The command."""
-    parser = options.Parser("doctor", "CHECKPOINT", DESCRIPTION)
-    parser.add_argument("CHECKPOINT", help="a run folder, a .safetensors of senet, or a last.ckpt")
-    parser.option("device", default="auto", choices=["auto", "cpu", "cuda"], help="where to compute")
-    parser.option("json", action="store_true", help="print JSON")
-    shown = options.DataOnly(recipe_for("digits").data)
-    options.add_fields(parser, shown)
-    found = parser.read(Line.of(argv).argv, shown)
-    if found["named"] and "data.name" not in found["named"]:
+    parser = Parser("doctor", "CHECKPOINT", DESCRIPTION, base=data_fields)
+    parser.word("CHECKPOINT", help="a run folder, a .safetensors of senet, or a last.ckpt")
+    parser.option("device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute")
+    parser.switch("json", help="print JSON")
+    found = parser.read(argv)
+    if found.named and "data.name" not in found.named:
         raise ConfigError(f"--{found['named'][0]}: has no effect on noise; choose images with --data")
 
     from senet.runs.checkpoint import load
 
     checkpoint = load(Path(found["CHECKPOINT"]).expanduser())
-    recipe = options.with_data(checkpoint.recipe, found)
+    recipe = with_data(checkpoint.recipe, found)
 
     import torch
 
@@ -44,7 +40,7 @@ def run(argv: list[str]) -> int:
 
     device = pick_device(found["device"], field="--device")
     images, source = None, "noise; real images say more: --data"
-    if found["named"]:
+    if found.named:
         from senet.data import open_data
 
         data = open_data(recipe.data, recipe.train.seed, progress=True)

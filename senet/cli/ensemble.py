@@ -8,11 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from senet.cli import options, show
+from senet.cli import show
 from senet.cli.evaluate import add_views, classes_differ, for_views, read_scales, read_views, said, summary
-from senet.cli.line import Line
+from senet.cli.parse import Parser, data_fields, with_data
 from senet.errors import ConfigError, DataError
-from senet.recipes.registry import recipe_for
 
 if TYPE_CHECKING:
     from senet.evaluation.accuracy import Answers
@@ -29,22 +28,19 @@ again."""
 
 def run(argv: list[str]) -> int:
     """The command."""
-    parser = options.Parser("ensemble", "CHECKPOINT...", DESCRIPTION)
-    parser.add_argument("CHECKPOINT", nargs="+", help="run folders, .safetensors of senet, or last.ckpt")
+    parser = Parser("ensemble", "CHECKPOINT...", DESCRIPTION, base=data_fields)
+    parser.word("CHECKPOINT", count="+", help="run folders, .safetensors of senet, or last.ckpt")
     parser.option("weights", default="", metavar="NUMBERS", help="one per checkpoint, 1,2,1; by default all equal")
-    parser.option("search", action="store_true", help="find the weights on one half of the images")
-    parser.option("by", default="top1_error", choices=["top1_error", "top5_error", "loss"], help="what it lowers")
+    parser.switch("search", help="find the weights on one half of the images")
+    parser.option("by", default="top1_error", choices=("top1_error", "top5_error", "loss"), help="what it lowers")
     parser.option("seed", type=int, default=0, help="which images are in which half")
     add_views(parser)
     parser.option("cache", default="runs/logits", metavar="FOLDER", help="where logits are kept")
-    parser.option("device", default="auto", choices=["auto", "cpu", "cuda"], help="where to compute")
-    parser.option("json", action="store_true", help="print JSON")
-    shown = options.DataOnly(recipe_for("digits").data)
-    options.add_fields(parser, shown)
-    line = Line.of(argv)
-    found = parser.read(line.argv, shown)
+    parser.option("device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute")
+    parser.switch("json", help="print JSON")
+    found = parser.read(argv)
     scales, weights = read_scales(found["scales"]), _read_weights(found)
-    idle = [name for name in ("by", "seed") if line.value(name) is not None]
+    idle = [name for name in ("by", "seed") if name in found.given]
     if idle and not found["search"]:
         raise ConfigError(f"--{idle[0]}: has no effect without --search")
     views = read_views(found, scales)
@@ -110,8 +106,8 @@ def _answers(found: dict[str, Any], parts: list[Views] | list[None]) -> tuple[li
     opened: tuple[Any, Data] | None = None
     for path in found["CHECKPOINT"]:
         checkpoint = load(Path(path).expanduser())
-        recipe = options.with_data(checkpoint.recipe, found)
-        wanted = for_views(recipe.data, parts[0], found["named"])
+        recipe = with_data(checkpoint.recipe, found)
+        wanted = for_views(recipe.data, parts[0], found.named)
         if opened is None or opened[0] != wanted:
             opened = wanted, open_data(wanted, recipe.train.seed, progress=True)
         data = opened[1]

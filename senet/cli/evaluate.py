@@ -7,11 +7,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from senet.cli import options
-from senet.cli.line import Line
+from senet.cli.parse import Parser, data_fields, with_data
 from senet.errors import ConfigError, DataError
 from senet.recipes.recipe import DataRecipe
-from senet.recipes.registry import recipe_for
 
 if TYPE_CHECKING:
     from senet.evaluation.crops import Views
@@ -29,21 +27,19 @@ WORST = 5
 
 def run(argv: list[str]) -> int:
     """The command."""
-    parser = options.Parser("evaluate", "CHECKPOINT", DESCRIPTION)
-    parser.add_argument("CHECKPOINT", help="a run folder, a .safetensors of senet, or a last.ckpt")
+    parser = Parser("evaluate", "CHECKPOINT", DESCRIPTION, base=data_fields)
+    parser.word("CHECKPOINT", help="a run folder, a .safetensors of senet, or a last.ckpt")
     add_views(parser)
-    parser.option("details", action="store_true", help="also class by class, confusions, and calibration")
-    parser.option("device", default="auto", choices=["auto", "cpu", "cuda"], help="where to compute")
-    parser.option("json", action="store_true", help="print JSON")
-    shown = options.DataOnly(recipe_for("digits").data)
-    options.add_fields(parser, shown)
-    found = parser.read(Line.of(argv).argv, shown)
+    parser.switch("details", help="also class by class, confusions, and calibration")
+    parser.option("device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute")
+    parser.switch("json", help="print JSON")
+    found = parser.read(argv)
     scales = read_scales(found["scales"])
 
     from senet.runs.checkpoint import load
 
     checkpoint = load(Path(found["CHECKPOINT"]).expanduser())
-    recipe = options.with_data(checkpoint.recipe, found)
+    recipe = with_data(checkpoint.recipe, found)
     views = read_views(found, scales)
 
     from senet.data import open_data
@@ -53,7 +49,7 @@ def run(argv: list[str]) -> int:
     from senet.weights.ilsvrc import named
 
     device = pick_device(found["device"], field="--device")
-    data = open_data(for_views(recipe.data, views, found["named"]), recipe.train.seed, progress=True)
+    data = open_data(for_views(recipe.data, views, found.named), recipe.train.seed, progress=True)
     # ImageNet's folders are called by synset, its classes in words.
     if named(data.classes) != named(checkpoint.classes):
         differ = classes_differ(named(checkpoint.classes), named(data.classes))
@@ -84,17 +80,17 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def add_views(parser: options.Parser) -> None:
+def add_views(parser: Parser) -> None:
     """The options that say which views of an image are averaged."""
     parser.option(
         "crops",
         default="1",
-        choices=["1", "10", "12", "whole"],
+        choices=("1", "10", "12", "whole"),
         help="the centre; corners, centre and mirrors; these and the squeezed image; or the uncropped image",
     )
-    parser.option("flip", action="store_true", help="also the mirrored views")
+    parser.switch("flip", help="also the mirrored views")
     parser.option("scales", default="", metavar="SIDES", help="shorter sides in pixels to scale to, 256,288,320")
-    parser.option("average", default="probabilities", choices=["probabilities", "logits"], help="of what")
+    parser.option("average", default="probabilities", choices=("probabilities", "logits"), help="of what")
 
 
 def read_scales(text: str) -> tuple[int, ...]:

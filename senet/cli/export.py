@@ -9,10 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from senet.cli import options
+from senet.cli.parse import Parser, data_fields, with_data
 from senet.config import to_dict
 from senet.errors import ConfigError, RunError, unknown
-from senet.recipes.registry import recipe_for
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,11 +35,11 @@ folded, squeezes moved before the expansion. The file says how it wants its imag
 
 def run(argv: list[str]) -> int:
     """The command."""
-    parser = options.Parser("export", "CHECKPOINT OUT", DESCRIPTION)
-    parser.add_argument("CHECKPOINT", help="a run folder, a .safetensors of senet, or a last.ckpt")
-    parser.add_argument("OUT", help=f"the new file; its ending is its format: {', '.join(ENDINGS)}")
+    parser = Parser("export", "CHECKPOINT OUT", DESCRIPTION, base=data_fields)
+    parser.word("CHECKPOINT", help="a run folder, a .safetensors of senet, or a last.ckpt")
+    parser.word("OUT", help=f"the new file; its ending is its format: {', '.join(ENDINGS)}")
     parser.option("size", type=int, default=0, help="pixels a side; 0: as the recipe's")
-    parser.option("any_size", action="store_true", help="leave height and width open")
+    parser.switch("any_size", help="leave height and width open")
     parser.option(
         "optimize",
         default="any",
@@ -49,21 +48,19 @@ def run(argv: list[str]) -> int:
     )
     parser.option("batch", type=int, default=0, help="images at once, with --optimize machine; 0: one")
     parser.option("opset", type=int, default=0, help="version of ONNX's operations; 0: the usual one")
-    parser.option("int8", action="store_true", help="write ONNX in 8 bits")
+    parser.switch("int8", help="write ONNX in 8 bits")
     parser.option("images", type=int, default=0, help="with --int8: to measure ranges on; 0: 128")
     parser.option("gates", default="", metavar="|".join(GATES), help="with --int8: in float, or in 8 bits too")
-    parser.option("force", action="store_true", help="write over a file that is there")
-    parser.option("json", action="store_true", help="print JSON")
-    shown = options.DataOnly(recipe_for("digits").data)
-    options.add_fields(parser, shown)
-    found = parser.read(argv, shown)
+    parser.switch("force", help="write over a file that is there")
+    parser.switch("json", help="print JSON")
+    found = parser.read(argv)
     out = check(found)
 
     from senet.runs.checkpoint import load
     from senet.weights.files import recipe_preprocessing
 
     checkpoint = load(Path(found["CHECKPOINT"]).expanduser())
-    recipe = sized(options.with_data(checkpoint.recipe, found), found["size"])
+    recipe = sized(with_data(checkpoint.recipe, found), found["size"])
     checkpoint.model.preprocessing = recipe_preprocessing(to_dict(recipe.data))
     told: dict[str, Any] = {"model": recipe.name, "out": str(out)}
     told |= write_int8(checkpoint, recipe, out, found) if found["int8"] else write(checkpoint, recipe, out, found)
@@ -103,9 +100,9 @@ def check(found: dict[str, Any]) -> Path:
     for name, has_effect in effective.items():
         if found[name] and not has_effect:
             raise ConfigError(f"--{name}: has no effect without {ONLY[name]}")
-    if found["size"] and "data.image_size" in found["named"]:
+    if found["size"] and "data.image_size" in found.named:
         raise ConfigError("--data.image_size: is --size; name one of them")
-    if found["named"] and not found["int8"]:
+    if found.named and not found["int8"]:
         raise ConfigError(f"--{found['named'][0]}: has no effect without --int8, which measures on images")
     if not is_onnx and (is_machine or found["int8"]):
         raise ConfigError(f"{'--int8' if found['int8'] else '--optimize'}: is of ONNX files; name one, OUT.onnx")

@@ -6,12 +6,12 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from senet.cli import options
-from senet.cli.line import Line
+from senet.cli.parse import Line, ModelOnly, Parser
 from senet.cli.show import table
 from senet.errors import ConfigError
 from senet.models.net import Net
 from senet.models.registry import canonical_name, get_net
+from senet.recipes.registry import with_unit
 
 DESCRIPTION = """Parameters, multiply-adds, SE's share of both, and a table by stage like the paper's Table 1.
 
@@ -23,32 +23,30 @@ image of 800 x 1344 pixels and 1000 boxes. A run folder or a checkpoint stands f
 
 DETECTOR = "faster_rcnn_fpn_"
 
+EXAMPLES = (
+    "senet info se_resnet50",
+    "senet info se_resnet50 --se.reduction 8 --num-classes 10",
+    "senet info resnet50 --se eca --json",
+)
+COMMON = ("model.num_classes", "model.in_channels", "model.image_size", "model.se.reduction", "model.se.placement")
+COMMON += ("model.se.stages", "model.stride_on", "model.pool", "model.shortcut")
+
 
 def run(argv: list[str]) -> int:
     """The command."""
-    line = Line.of(argv)
-    words = line.words
-    if len(words) != 1 and not line.asks_help:
-        raise ConfigError("name one network, for example: senet info se_resnet50; all models: senet models")
-    word = words[0] if words else "se_resnet50"
-    is_detector = word.lower().startswith(DETECTOR)
-    name, net = _named(word[len(DETECTOR) :]) if is_detector else _subject(word)
-    net = replace(net, num_classes=81) if is_detector else net
-    kind = line.value("se", "model.se") or ""
-    shown = options.ModelOnly(options.with_unit(net, kind))
-    name = f"{DETECTOR * is_detector}{name}{f'+{kind}' if shown.model != net else ''}"
-    parser = options.Parser("info", "MODEL", DESCRIPTION)
-    parser.add_argument("MODEL", nargs="?", default="", help="a name, see: senet models; a run folder, a checkpoint")
-    parser.option("se", default="", metavar="UNIT", help="attention unit: se, no_squeeze, eca, shared or none")
-    parser.option("json", action="store_true", help="print JSON")
-    options.add_fields(parser, shown)
-    found = parser.read(line.argv, shown)
-    if "model.se_at" in found["named"] and shown.model.se is None:
+    parser = Parser("info", "MODEL", DESCRIPTION, base=_shown, examples=EXAMPLES, common=COMMON)
+    parser.word("MODEL", help="a name, see: senet models; a run folder, a checkpoint")
+    parser.option("se", metavar="UNIT", help="attention unit: se, no_squeeze, eca, shared or none")
+    parser.switch("json", help="print JSON")
+    line = parser.read(argv)
+    found, net = line.values, line.config.model
+    is_detector, name, plain = _subject(found["MODEL"])
+    name += f"+{found['se']}" if line.base.model != plain else ""
+    if "model.se_at" in line.named and net.se is None:
         raise ConfigError("--se-at: has no effect, the network has no attention unit; choose one with --se")
     for path in ("model.image_size", "model.dropout"):
-        if is_detector and path in found["named"]:
+        if is_detector and path in line.named:
             raise ConfigError(f"--{path}: has no effect on a detector")
-    net = options.apply(shown, found["fields"]).model
 
     if is_detector:
         from senet.detection.faster_rcnn import describe_detector
@@ -102,21 +100,24 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _named(name: str) -> tuple[str, Net]:
-    """A network's own name and its table; ConfigError for an unknown one."""
-    name = canonical_name(name)
-    return name, get_net(name)
+def _shown(line: Line) -> ModelOnly:
+    """The network whose fields can be set."""
+    _, _, net = _subject(line.values.get("MODEL") or "se_resnet50")
+    return ModelOnly(with_unit(net, line["se"]))
 
 
-def _subject(word: str) -> tuple[str, Net]:
-    """The network of this name, else the one in this run folder or checkpoint."""
-    path = Path(word).expanduser()
+def _subject(word: str) -> tuple[bool, str, Net]:
+    """Whether a detector is meant, the name, and the network: one of ours, or that of a run folder or checkpoint."""
+    if word.lower().startswith(DETECTOR):
+        name = canonical_name(word[len(DETECTOR) :])
+        return True, f"{DETECTOR}{name}", replace(get_net(name), num_classes=81)
     try:
-        return _named(word)
+        name = canonical_name(word)
+        return False, name, get_net(name)
     except ConfigError:
-        if not path.exists() and "/" not in word:
+        if not Path(word).expanduser().exists() and "/" not in word:
             raise
     from senet.runs.checkpoint import load
 
-    recipe = load(path).recipe
-    return recipe.name, recipe.model
+    recipe = load(Path(word).expanduser()).recipe
+    return False, recipe.name, recipe.model

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 
-from senet.cli import options
-from senet.cli.line import Line
+from senet.cli.parse import Parser
 from senet.errors import ConfigError
 from senet.models.registry import list_models, nets, plain_twin
 
@@ -14,10 +13,10 @@ DESCRIPTION = """List the networks, with parameters and multiply-adds at their o
 
 def run(argv: list[str]) -> int:
     """The command."""
-    parser = options.Parser("models", "[PATTERN]", DESCRIPTION)
-    parser.add_argument("PATTERN", nargs="?", default="*", help="a shell pattern such as 'se_*'")
-    parser.option("json", action="store_true", help="print JSON")
-    found = parser.read(Line.of(argv).argv)
+    parser = Parser("models", "[PATTERN]", DESCRIPTION)
+    parser.word("PATTERN", count="?", help="a shell pattern such as 'se_*'")
+    parser.switch("json", help="print JSON")
+    found = parser.read(argv)
     names = list_models(found["PATTERN"])
     if not names:
         raise ConfigError(f"no network is called {found['PATTERN']!r}; all of them: senet models")

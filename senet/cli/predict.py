@@ -6,8 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from senet.cli import options
-from senet.cli.line import Line
+from senet.cli.parse import Parser
 from senet.errors import ConfigError, DataError
 
 DESCRIPTION = """Name what is in images: the most likely classes with their probabilities.
@@ -18,13 +17,13 @@ checkpoint's recipe prepares test images."""
 
 def run(argv: list[str]) -> int:
     """The command."""
-    parser = options.Parser("predict", "CHECKPOINT IMAGE...", DESCRIPTION)
-    parser.add_argument("CHECKPOINT", help="a run folder, a .safetensors of senet, or a last.ckpt")
-    parser.add_argument("IMAGE", nargs="+", help="image files")
+    parser = Parser("predict", "CHECKPOINT IMAGE...", DESCRIPTION)
+    parser.word("CHECKPOINT", help="a run folder, a .safetensors of senet, or a last.ckpt")
+    parser.word("IMAGE", count="+", help="image files")
     parser.option("top", type=int, default=5, help="number of classes to name")
-    parser.option("json", action="store_true", help="print JSON")
-    parser.option("device", default="auto", choices=["auto", "cpu", "cuda"], help="where to compute")
-    found = parser.read(Line.of(argv).argv)
+    parser.switch("json", help="print JSON")
+    parser.option("device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute")
+    found = parser.read(argv)
     if found["top"] < 1:
         raise ConfigError(f"--top: {found['top']} is too small; expected: 1 or more")
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from senet.cli import options
-from senet.cli.line import Line
+from senet.cli.parse import Parser
 from senet.errors import ConfigError, RunError
 
 DESCRIPTION = """Write FOLDER/report.html: what was trained or measured there, to look at.
@@ -19,12 +18,12 @@ kept in evaluation.json."""
 
 def run(argv: list[str]) -> int:
     """The command."""
-    parser = options.Parser("report", "FOLDER", DESCRIPTION)
-    parser.add_argument("FOLDER", help="a folder of senet train, compare, reproduce or analyze")
-    parser.option("details", action="store_true", help="evaluate best.safetensors: classes, confusions, calibration")
-    parser.option("device", default="auto", choices=["auto", "cpu", "cuda"], help="where --details computes")
-    parser.option("json", action="store_true", help="print JSON")
-    found = parser.read(Line.of(argv).argv)
+    parser = Parser("report", "FOLDER", DESCRIPTION)
+    parser.word("FOLDER", help="a folder of senet train, compare, reproduce or analyze")
+    parser.switch("details", help="evaluate best.safetensors: classes, confusions, calibration")
+    parser.option("device", default="auto", choices=("auto", "cpu", "cuda"), help="where --details computes")
+    parser.switch("json", help="print JSON")
+    found = parser.read(argv)
     folder = Path(found["FOLDER"]).expanduser()
     if not folder.is_dir():
         raise RunError(f"{folder}: no such folder")

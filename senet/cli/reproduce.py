@@ -9,14 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from senet.cli import analyze, options, running, show
-from senet.cli.line import Line
+from senet.cli import analyze, running, show
+from senet.cli.parse import Line, Parser, value_at
+from senet.cli.training_options import COMMON, resume_folder
 from senet.errors import ConfigError, DataError, RunError
 from senet.files import LOCK, held
 from senet.paper import plan as plans
 from senet.paper.plan import Plan
 from senet.paper.registry import GROUPS, get_targets, targets
 from senet.paper.target import Target
+from senet.recipes.effects import check_effects
 from senet.recipes.recipe import DataRecipe, OptimRecipe, Recipe, ScheduleRecipe, TrainRecipe
 from senet.recipes.scaling import scaled
 
@@ -31,6 +33,12 @@ holds all: called again, finished runs are kept, interrupted ones go on exactly 
 targets are added; --resume FOLDER does so too, and needs no other options but --seeds and --jobs to change them. Fields
 of data, optim, schedule and train can be set as in `senet train`; with --batch-size or --accumulate the learning rate
 is scaled in proportion, unless it is set too."""
+
+EXAMPLES = (
+    "senet reproduce table4 --plan",
+    "senet reproduce table4 --rows SE-ResNet-110 --budget 2h",
+    "senet reproduce ablations --data cifar10 --epochs 10",
+)
 
 RUNS = "runs"
 """The folder of the runs in a reproduction's."""
@@ -63,34 +71,36 @@ class Protocol:
 
 def run(argv: list[str]) -> int:
     """The command."""
-    line = Line.of(argv)
-    folder = None if line.asks_help else line.resume_folder("seeds", "jobs")
-    if folder is not None:
-        return go_on(folder, as_json="--json" in line.options, seeds=line.count("seeds"), jobs=line.count("jobs"))
-    if not line.words and not line.asks_help:
+    parser = _parser()
+    line = parser.read(argv)
+    found = line.values
+    if "resume" in line.given:
+        folder = resume_folder(line, "seeds", "jobs")
+        for name in ("seeds", "jobs"):
+            if name in line.given and found[name] < 1:
+                raise ConfigError(f"--{name}: {found[name]} is too small; expected: 1 or more")
+        seeds_now = found["seeds"] if "seeds" in line.given else 0
+        return go_on(folder, as_json=found["json"], seeds=seeds_now, jobs=found["jobs"])
+    if not line.words:
         print(_listing())
         return 0
-    words = line.words or ("table4",)
+    words = tuple(line.words)
     wanted = get_targets(words)
-    data, size = line.value("data", "data.name", "name") or "", line.value("image_size", "data.image_size") or ""
-    placed = [plans.placed(t, data, int(size) if size.isdigit() else 0) for t in _rows(wanted, line)]
+    placed = _placed(line)
     first = next(row.recipe for row in placed[0].rows if row.recipe is not None)
-    shown = Protocol.of(first)
-    parser = _parser(shown)
-    found = parser.read(line.argv, shown)
-    named = _named(found)
+    named = _named(line)
     made, rates = [], dict[str, None]()
     for target in placed:
-        new, said = _set(target, named, found["named"])
+        new, said = _set(target, named, line.named)
         made.append(plans.networked(new, found["network"]))
         rates |= said
-    first_seed = found["fields"]["train.seed"]
+    first_seed = line.config.train.seed
     seeds = tuple(range(first_seed, first_seed + found["seeds"]))
     if not seeds:
         raise ConfigError(f"--seeds: {found['seeds']} is too small; expected: 1 or more")
     if found["jobs"] < 0:
         raise ConfigError(f"--jobs: {found['jobs']} is too small; expected: 0 or more")
-    if found["budget"] and "train.epochs" in found["named"]:
+    if found["budget"] and "train.epochs" in line.named:
         raise ConfigError("--budget: chooses the epochs; --epochs beside it would have no effect")
     budget = seconds(found["budget"]) if found["budget"] else 0.0
     jobs = found["jobs"] or running.default_jobs()
@@ -149,27 +159,45 @@ def go_on(folder: Path, *, as_json: bool, seeds: int = 0, jobs: int = 0) -> int:
         return _train(folder, ready, jobs=jobs, as_json=as_json)
 
 
-def _parser(shown: Protocol) -> options.Parser:
+def _parser() -> Parser:
     names = ", ".join([*targets(), *GROUPS])
-    parser = options.Parser("reproduce", "TARGET...", DESCRIPTION.format(targets=names))
-    parser.add_argument("TARGET", nargs="*", help="tables and figures of the paper")
-    parser.option("network", default="", metavar="NAME", help="plain network into which each row's unit is put")
-    parser.option("rows", default="", metavar="NAMES", help="some rows alone, by name or by network, with commas")
+    description = DESCRIPTION.format(targets=names)
+    parser = Parser("reproduce", "TARGET...", description, base=_shown, examples=EXAMPLES, common=COMMON)
+    parser.word("TARGET", help="tables and figures of the paper", count="*")
+    parser.option("network", metavar="NAME", help="plain network into which each row's unit is put")
+    parser.option("rows", metavar="NAMES", help="some rows alone, by name or by network, with commas")
     parser.option("seeds", type=int, default=3, metavar="N", help="runs of each row")
-    parser.option("budget", default="", metavar="TIME", help="30m, 2h, 1d: as many epochs as fit, at most the paper's")
+    parser.option("budget", metavar="TIME", help="30m, 2h, 1d: as many epochs as fit, at most the paper's")
     parser.option("subset", type=float, default=1.0, metavar="PART", help="of the training images, class by class")
-    parser.option("jobs", type=int, default=0, metavar="N", help="runs side by side; 0: one per GPU, or one")
-    parser.option("plan", action="store_true", help="print what would be run, and how long it would take")
-    parser.option("out", default="", metavar="FOLDER", help="by default runs/reproduce-TARGET-DATA")
-    parser.option("json", action="store_true", help="print the result as JSON, and progress on standard error")
-    parser.option("resume", default="", metavar="FOLDER", help="go on with the reproduction in this folder")
-    options.add_fields(parser, shown)
+    parser.option("jobs", type=int, default=0, low=0, metavar="N", help="runs side by side; 0: one per GPU, or one")
+    parser.switch("plan", help="print what would be run, and how long it would take")
+    parser.option("out", metavar="FOLDER", help="by default runs/reproduce-TARGET-DATA")
+    parser.switch("json", help="print the result as JSON, and progress on standard error")
+    parser.option("resume", metavar="FOLDER", help="continue the reproduction in this folder")
     return parser
+
+
+def _placed(line: Line) -> list[Target]:
+    """The targets of the line, or the first one for help, on the images that it names."""
+    data, size = line.field("data", "data.name", "name") or "", line.field("image_size", "data.image_size") or ""
+    wanted = get_targets(tuple(line.words) or ("table4",))
+    return [plans.placed(t, data, int(size) if size.isdigit() else 0) for t in _rows(wanted, line)]
+
+
+def _shown(line: Line) -> Protocol | None:
+    """The part of the first row's recipe whose fields can be set."""
+    if "resume" in line.given or (not line.words and not line.fields):
+        return None if line.values.get("TARGET") is not None else Protocol.of(_first(line))
+    return Protocol.of(_first(line))
+
+
+def _first(line: Line) -> Recipe:
+    return next(row.recipe for row in _placed(line)[0].rows if row.recipe is not None)
 
 
 def _rows(wanted: list[Target], line: Line) -> list[Target]:
     """The targets with the rows that `--rows` names, by their own names or their networks'."""
-    given = [name.strip() for name in (line.value("rows") or "").split(",") if name.strip()]
+    given = [name.strip() for name in line["rows"].split(",") if name.strip()]
     if not given:
         return wanted
     out = []
@@ -190,26 +218,29 @@ def _set(target: Target, named: dict[str, Any], by_name: list[str]) -> tuple[Tar
             recipe, line = scaled(recipe, batch, named.get("train.accumulate", recipe.train.accumulate))
             said.update({line: None} if line else {})
         recipe = _with(plans.shortened(recipe, named.get("train.epochs", recipe.train.epochs)), named)
-        options.check_effects(recipe, by_name)
+        check_effects(recipe, by_name)
         return recipe
 
     return plans.changed(target, change), said
 
 
-def _named(found: dict[str, Any]) -> dict[str, Any]:
+def _named(line: Line) -> dict[str, Any]:
     """Path and value of the fields that the line names."""
-    named = {path: found["fields"][path] for path in found["named"]}
-    if found["subset"] != 1.0:
+    named = {path: value_at(line.config, path) for path in line.named}
+    if line["subset"] != 1.0:
         if "data.train_fraction" in named:
             raise ConfigError("--subset: is --data.train_fraction by another name; give one of them")
-        named["data.train_fraction"] = found["subset"]
+        named["data.train_fraction"] = line["subset"]
     return named
 
 
 def _with(recipe: Recipe, named: dict[str, Any]) -> Recipe:
     """A recipe with the fields that the line names, which no shortening changes."""
     here = Protocol.of(recipe)
-    return options.apply(here, options.values(here) | named).into(recipe)
+    for section in ("data", "optim", "schedule", "train"):
+        own = {path.partition(".")[2]: v for path, v in named.items() if path.startswith(f"{section}.")}
+        here = replace(here, **{section: replace(getattr(here, section), **own)})
+    return here.into(recipe)
 
 
 def seconds(text: str) -> float:

@@ -6,8 +6,7 @@ import json
 from itertools import groupby
 from typing import Any
 
-from senet.cli import options
-from senet.cli.line import Line
+from senet.cli.parse import Parser
 from senet.cli.show import table
 from senet.errors import unknown
 from senet.paper.complexity import MACS_DIGITS, PARAMS_DIGITS, Printed, agrees, complexity
@@ -31,10 +30,10 @@ TITLES = {
 
 def run(argv: list[str]) -> int:
     """The command."""
-    parser = options.Parser("tables", "complexity", DESCRIPTION)
-    parser.add_argument("WHAT", nargs="?", default="complexity", help="complexity")
-    parser.option("json", action="store_true", help="print JSON")
-    found = parser.read(Line.of(argv).argv)
+    parser = Parser("tables", "complexity", DESCRIPTION)
+    parser.word("WHAT", count="?", help="complexity")
+    parser.switch("json", help="print JSON")
+    found = parser.read(argv)
     if found["WHAT"] not in TABLES:
         raise unknown("tables", found["WHAT"], TABLES, kind="tables")
 

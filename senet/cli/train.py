@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from senet.cli import options, running, show
-from senet.cli.line import Line, common_options
+from senet.cli import running, show
+from senet.cli.parse import Line, Parser
+from senet.cli.training_options import COMMON, chosen_recipe, common_options, resume_folder
 from senet.errors import ConfigError
 from senet.models.registry import plain_twin
+from senet.recipes.effects import check_effects
 from senet.recipes.recipe import Recipe
+from senet.recipes.registry import labelled
 from senet.runs.recipe_file import read_recipe
 
 DESCRIPTION = """Train a network and leave a run folder with checkpoints, metrics and curves.
@@ -19,40 +22,44 @@ set, by its path or by the end of it: --optim.lr 0.05 or --lr 0.05. `--data X` i
 `--se eca` chooses the attention unit (se, no_squeeze, eca, shared, none)."""
 
 
+EXAMPLES = (
+    "senet train                                      # SE-ResNet-20 and its plain twin on digits",
+    "senet train se_resnet18 --data photos --epochs 20",
+    "senet train --resume runs/pair-digits",
+)
+
+
 def run(argv: list[str]) -> int:
     """The command."""
-    line = Line.of(argv)
-    folder = None if line.asks_help else line.resume_folder()
-    if folder is not None:
-        return running.go_on(folder, as_json="--json" in line.options)
+    parser = Parser("train", "[MODEL]", DESCRIPTION, base=_base, examples=EXAMPLES, common=COMMON)
+    parser.word("MODEL", help="name of the network, see: senet models", count="*")
+    common_options(parser)
+    parser.option("config", metavar="FILE", help="a recipe.yaml of another run, instead of --recipe", rare=True)
+    line = parser.read(argv)
+    if line["resume"]:
+        return running.go_on(resume_folder(line), as_json=line["json"])
+    recipe = line.config
+    check_effects(recipe, line.named)
+    if {"data.batch_size", "train.accumulate"} & {*line.named} and "optim.lr" not in line.named:
+        running.note_rate(line.base, recipe, as_json=line["json"])
+    if line.words or line["config"]:
+        folder = running.folder_for(line["out"], f"{recipe.name}-{show.data_label(recipe)}")
+        return running.run_one(recipe, folder, as_json=line["json"])
+    folder = running.folder_for(line["out"], f"pair-{show.data_label(recipe)}")
+    return running.run_many(twins(recipe), 1, folder, as_json=line["json"])
+
+
+def _base(line: Line) -> Recipe | None:
+    """The recipe whose fields the other options set."""
+    if "resume" in line.given:
+        return None
     if len(line.words) > 1:
         raise ConfigError(f"one network at a time; for several: senet compare {' '.join(line.words)}")
-    base = options.labelled(_base(line), line.value("se", "model.se") or "")
-    parser = options.Parser("train", "[MODEL]", DESCRIPTION)
-    parser.add_argument("MODEL", nargs="?", default="", help="name of the network, see: senet models")
-    common_options(parser)
-    parser.option("config", default="", metavar="FILE", help="a recipe.yaml of another run, instead of --recipe")
-    options.add_fields(parser, base)
-    found = parser.read(line.argv, base)
-    recipe = options.apply(base, found["fields"])
-    options.check_effects(recipe, found["named"])
-    if {"data.batch_size", "train.accumulate"} & {*found["named"]} and "optim.lr" not in found["named"]:
-        running.note_rate(base, recipe, as_json=found["json"])
-    if line.words or found["config"]:
-        folder = running.folder_for(found["out"], f"{recipe.name}-{show.data_label(recipe)}")
-        return running.run_one(recipe, folder, as_json=found["json"])
-    folder = running.folder_for(found["out"], f"pair-{show.data_label(recipe)}")
-    return running.run_many(twins(recipe), 1, folder, as_json=found["json"])
-
-
-def _base(line: Line) -> Recipe:
-    """The recipe that the options on which all others depend speak of."""
-    config = line.value("config")
-    if config is None:
-        return line.recipe(line.words[0] if line.words else "")
-    if line.words or line.value("recipe"):
+    if not line["config"]:
+        return labelled(chosen_recipe(line, "".join(line.words)), line["se"])
+    if line.words or line["recipe"]:
         raise ConfigError("--config: holds a whole recipe; a MODEL or --recipe beside it would have no effect")
-    return read_recipe(Path(config).expanduser())
+    return labelled(read_recipe(Path(line["config"]).expanduser()), line["se"])
 
 
 def twins(recipe: Recipe) -> list[Recipe]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 
-from senet.config import named_values
+from senet.config import UnitConfig, named_values
 from senet.errors import unknown
+from senet.models.net import Net
 from senet.models.registry import canonical_name, get_net
 from senet.recipes.recipe import Recipe
 
@@ -51,3 +52,25 @@ def recipe_for(data: str, *, recipe: str = "", model: str = "") -> Recipe:
     if net.se is not None and base.model.se is not None:
         net = replace(net, se=base.model.se)
     return replace(base, name=name, model=net)
+
+
+def with_unit(net: Net, kind: str) -> Net:
+    """The network with another attention unit by its kind, "none" for the plain twin; "" leaves it.
+
+    Raises ConfigError for an unknown kind.
+    """
+    if not kind:
+        return net
+    if kind in ("none", "null"):
+        return replace(net, se=None)
+    if kind not in UnitConfig.kinds:
+        raise unknown("model.se", kind, ["none", *UnitConfig.kinds])
+    if net.se is not None and net.se.kind == kind:
+        return net
+    return replace(net, se=UnitConfig.kinds[kind]())
+
+
+def labelled(recipe: Recipe, kind: str) -> Recipe:
+    """The recipe with another attention unit, and a name that says so: "resnet20+eca"."""
+    net = with_unit(recipe.model, kind)
+    return recipe if net == recipe.model else replace(recipe, model=net, name=f"{recipe.name}+{kind}")

@@ -8,16 +8,16 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 
 from senet import SEConfig, get_net
-from senet.cli import COMMANDS, main, options
-from senet.cli.line import SWITCHES
-from senet.config import to_dict
+from senet.cli import main
+from senet.cli.parse import Parser, leaves, value_at
+from senet.config import field_docs, to_dict
 from senet.errors import ConfigError
 from senet.recipes.recipe import Recipe
-from senet.recipes.registry import recipe_for
+from senet.recipes.registry import labelled, recipe_for
 from tests.models.small import FAMILIES
 
 BASE = recipe_for("digits")
-FIELDS = dict(options.leaves(BASE))
+FIELDS = dict(leaves(BASE))
 
 # Values that are legal only beside others are set with those others.
 TOGETHER = {
@@ -36,15 +36,14 @@ WIDTHS = {"model.stem": "32,32,96", "model.stem_width": "12"}
 
 
 def parse(*argv: str, base: Recipe = BASE) -> Recipe:
-    parser = options.Parser("train", "[MODEL]", "test")
-    parser.option("se", default="")
-    options.add_fields(parser, base)
-    return options.apply(base, parser.read(list(argv), base)["fields"])
+    parser = Parser("train", "[MODEL]", "test", base=lambda line: base)
+    parser.option("se", help="unit")
+    return parser.read(argv).config
 
 
 def other_value(path: str, hint: Any, base: Recipe = BASE) -> str:
     """A legal value that is not the default, as text."""
-    value = options.value_at(base, path)
+    value = value_at(base, path)
     if get_origin(hint) is Literal:
         return next(str(v) for v in get_args(hint) if v != value)
     if hint is bool:
@@ -72,19 +71,19 @@ def test_every_field_can_be_set(path: str) -> None:
     text, beside = TOGETHER.get(path, (other_value(path, FIELDS[path]), []))
     base = replace(BASE, model=get_net("se_resnet50")) if path in WITH_BOTTLENECKS else BASE
     recipe = parse(f"--{path}", text, *beside, base=base)
-    assert options.value_at(recipe, path) != options.value_at(base, path)
-    others = {p for p in FIELDS if options.value_at(recipe, p) != options.value_at(base, p)} - {path}
+    assert value_at(recipe, path) != value_at(base, path)
+    others = {p for p in FIELDS if value_at(recipe, p) != value_at(base, p)} - {path}
     assert len(others) == len(beside) // 2, "setting one field changed others"
 
 
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"basic", "bottleneck", "grouped", "senet154", "cifar"}))
 def test_every_field_of_every_family_can_be_set(family: str) -> None:
     base = replace(BASE, model=replace(FAMILIES[family], se=SEConfig()))
-    for path, hint in options.leaves(base):
+    for path, hint in leaves(base):
         # A width must fit the groups, and a stage must exist; the families' own tests have those.
         if path.startswith("model.") and path not in ("model.groups", "model.se.stages", "model.se.placement"):
             recipe = parse(f"--{path}", WIDTHS.get(path) or other_value(path, hint, base), base=base)
-            assert options.value_at(recipe, path) != options.value_at(base, path), path
+            assert value_at(recipe, path) != value_at(base, path), path
 
 
 @pytest.mark.parametrize("path", [p for p, h in FIELDS.items() if h is not str])
@@ -119,13 +118,13 @@ def test_every_field_with_a_letter_missing_is_refused(path: str) -> None:
     ],
 )
 def test_short_forms(argv: list[str], path: str, value: Any) -> None:
-    assert options.value_at(parse(*argv), path) == value
+    assert value_at(parse(*argv), path) == value
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--num-classes", "8"], r"option: '--num_classes' is not known"),
+        (["--num-classes", "8"], r"option: '--num-classes' is not known.*; see: senet train --help all"),
         (
             ["--se.reductoin", "8"],
             r"se.reductoin: no field 'reductoin' \(did you mean 'reduction'\?\); fields: placement",
@@ -138,7 +137,7 @@ def test_short_forms(argv: list[str], path: str, value: Any) -> None:
         (["--kind", "step"], r"schedule.milestones: kind='step' needs at least one"),
         (["--flip=perhaps"], r"data.flip: 'perhaps' is not true or false"),
         (["--placement", "conv3x3"], r"se.placement: 'conv3x3' needs bottlenecks"),
-        (["extra"], r"unrecognized arguments: extra"),
+        (["extra"], r"'extra' is one word too many"),
     ],
 )
 def test_mistakes_are_named(argv: list[str], message: str) -> None:
@@ -157,38 +156,81 @@ def test_field_docs_cover_every_field() -> None:
     for path in FIELDS:
         section = path.rpartition(".")[0]
         name = path.rpartition(".")[2]
-        if name not in options.field_docs(type(options.value_at(BASE, section))):
+        if name not in field_docs(type(value_at(BASE, section))):
             missing.append(path)
     assert missing == []
 
 
-def test_switches_are_those_of_the_commands(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the first look at a line takes for a switch is one for the command's own parser, and the other way round."""
-    found: dict[str, bool] = {"help": True}
-    option = options.Parser.option
+@pytest.mark.parametrize(
+    ("argv", "words", "flip"),
+    [
+        (["a", "--flip", "b"], ["a", "b"], True),
+        (["--flip", "false", "a"], ["a"], False),
+        (["--lr", "0.1", "a", "--no-flip"], ["a"], False),
+        (["--lr=0.1", "--data.flip=true", "a", "b"], ["a", "b"], True),
+    ],
+)
+def test_words_and_options_in_any_order(argv: list[str], words: list[str], flip: bool) -> None:
+    parser = Parser("compare", "MODEL...", "test", base=lambda line: BASE)
+    parser.word("MODEL", help="networks", count="*")
+    line = parser.read(argv)
+    assert (line["MODEL"], line.config.data.flip) == (words, flip)
 
-    def see(parser: options.Parser, name: str, **kwargs: Any) -> None:
-        is_switch = kwargs.get("action") == "store_true"
-        assert found.setdefault(name, is_switch) == is_switch, name
-        option(parser, name, **kwargs)
 
-    monkeypatch.setattr(options.Parser, "option", see)
-    for command in COMMANDS:
-        with pytest.raises(SystemExit):
-            main([command, "--help"])
-    fields = [dict(options.leaves(replace(BASE, model=net))) for net in (BASE.model, *FAMILIES.values())]
-    hints = {path.rpartition(".")[2]: hint for of in fields for path, hint in of.items()}
-    found = {name: hint is bool for name, hint in hints.items()} | found
-    assert {name for name, is_switch in found.items() if is_switch} == SWITCHES
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--rounds", "x", "a"], r"--rounds: 'x' is not a whole number"),
+        (["--rounds", "0", "a"], r"--rounds: 0 is too small; expected: 1 or more"),
+        (["--rounds"], r"--rounds: a value is missing"),
+        (["--kind", "tri", "a"], r"--kind: 'tri' is not known; expected: one, two"),
+        (["--fast=perhaps", "a"], r"--fast: 'perhaps' is not true or false"),
+        (
+            ["--round", "1", "a"],
+            r"'--round' is not known \(did you mean '--rounds'\?\); see: senet test --help",
+        ),
+        (["-x", "a"], r"option: '-x' is not known"),
+        ([], r"FILE: is missing; usage: senet test FILE \[options\]"),
+        (["a", "b"], r"'b' is one word too many; usage: senet test FILE"),
+    ],
+)
+def test_a_commands_own_options(argv: list[str], message: str) -> None:
+    parser = Parser("test", "FILE", "test")
+    parser.word("FILE", help="a file")
+    parser.option("rounds", help="how many", type=int, default=3, low=1)
+    parser.option("kind", help="which", default="one", choices=("one", "two"))
+    parser.switch("fast", help="fast")
+    line = parser.read(["a", "--rounds=2", "--kind", "two", "--fast"])
+    assert (line["FILE"], line["rounds"], line["kind"], line["fast"]) == ("a", 2, "two", True)
+    with pytest.raises(ConfigError, match=message):
+        parser.read(argv)
+
+
+def test_help_is_short_and_has_the_rest_by_section(capsys: pytest.CaptureFixture[str]) -> None:
+    def help_of(*argv: str) -> str:
+        with pytest.raises(SystemExit) as stop:
+            main([*argv])
+        assert stop.value.code == 0
+        return capsys.readouterr().out
+
+    short, section, everything = (help_of("train", "--help", *more) for more in ([], ["optim"], ["all"]))
+    assert short.count("\n  senet ") == 3
+    assert "--epochs" in short
+    assert "--optim.clip_norm" not in short
+    assert "--help optim" in short
+    assert len(short.splitlines()) < 50
+    assert "--optim.clip-norm" in section
+    assert "--data.crop" not in section
+    assert all(f"--{path.replace('_', '-')} " in everything for path in FIELDS)
 
 
 def test_units_by_name() -> None:
-    eca = options.labelled(BASE, "eca")
+    eca = labelled(BASE, "eca")
     assert eca.model.se is not None
     assert (eca.name, eca.model.se.kind) == ("se_resnet20+eca", "eca")
-    assert options.labelled(BASE, "se") == BASE
-    assert options.labelled(BASE, "none").model == replace(BASE.model, se=None)
+    assert labelled(BASE, "se") == BASE
+    assert labelled(BASE, "none").model == replace(BASE.model, se=None)
     with pytest.raises(
         ConfigError, match=r"model.se: 'ecca' is not known \(did you mean 'eca'\?\); expected: none, se"
     ):
-        options.labelled(BASE, "ecca")
+        labelled(BASE, "ecca")

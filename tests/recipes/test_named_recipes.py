@@ -12,9 +12,9 @@ import yaml
 
 import senet.recipes
 from senet import ConfigError, Recipe, RunError, SEConfig, create_model, get_net, list_models, override, to_dict
-from senet.cli import options
-from senet.cli.line import Line
+from senet.cli.parse import Parser
 from senet.cli.train import twins
+from senet.cli.training_options import chosen_recipe, common_options
 from senet.models.registry import canonical_name
 from senet.recipes.recipe import DataRecipe, OptimRecipe, ScheduleRecipe, TrainRecipe
 from senet.recipes.registry import FILES, get_recipe, recipe_for, recipes
@@ -49,13 +49,11 @@ def test_each_file_opens_with_its_command(file: str) -> None:
 @pytest.mark.parametrize("name", recipes())
 def test_each_recipe_by_the_command_line(name: str) -> None:
     """`senet train --recipe NAME` is that recipe and its plain twin; its file says the command and names it."""
-    line = Line.of(["--recipe", name, "--epochs", "5000"])
-    base = line.recipe("")
-    assert base == get_recipe(name)
-    parser = options.Parser("train", "[MODEL]", "test")
-    parser.option("recipe", default="")
-    options.add_fields(parser, base)
-    assert options.apply(base, parser.read(line.argv, base)["fields"]) == override(base, "train.epochs=5000")
+    base = get_recipe(name)
+    parser = Parser("train", "[MODEL]", "test", base=lambda line: chosen_recipe(line, ""))
+    common_options(parser)
+    line = parser.read(["--recipe", name, "--epochs", "5000"])
+    assert (line.base, line.config) == (base, override(base, "train.epochs=5000"))
     plain, se = twins(base)
     assert (plain.model, se) == (replace(base.model, se=None), base)
     assert plain.name in list_models()
