@@ -230,7 +230,7 @@ def test_configs_are_frozen_and_hashable() -> None:
     ("fields", "message"),
     [
         ({"whole": "3"}, "whole: '3' is not a whole number"),
-        ({"whole": True}, "whole: 'true' is not a whole number"),
+        ({"whole": True}, "whole: True is not a whole number"),
         ({"many": [1]}, r"many: \[1\] is not a tuple"),
         ({"many": ("1",)}, r"many\[0\]: '1' is not a whole number"),
         ({"pair": (1.0,)}, r"pair: \(1.0,\) must have 2 entries"),
