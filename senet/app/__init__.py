@@ -1,1 +1,1 @@
-"""Floor 6, the app: drop an image, see the prediction and the gates, switch units off."""
+"""A page to drop images on: the prediction, the gates, switches for the units."""

@@ -1,6 +1,6 @@
-"""What the page shows, as HTML: the answer, the units by depth, one unit's gates. No gradio, no script, no state.
+"""Draw the parts of the page as HTML: the answer, all units, one unit's gates.
 
-Colours are the page's variables, so one drawing serves light and dark.
+Colours are CSS variables of the page, for light and dark.
 """
 
 from __future__ import annotations
@@ -15,17 +15,20 @@ import numpy as np
 from senet.analysis.switchboard import Averages, Result
 
 TOP = 5
-"""Classes and channels in a table."""
+"""Number of classes and channels in a table."""
 
 LOW, HIGH = 0.05, 0.95
-"""Below and above these a gate counts as closed and as open."""
+"""A gate below LOW is closed, above HIGH open."""
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What one image is shown with.
+    """The results for one image.
 
-    before: with all units on.  after: with those of `off` off; the same as `before` where there are none.
+    Attributes:
+        before: With all units on.
+        after: With the units of `off` switched off.
+        off: Their names.
     """
 
     before: Result
@@ -34,22 +37,22 @@ class View:
 
     @property
     def predicted(self) -> int:
-        """The most likely class with all units on."""
+        """Index of the most likely class with all units on."""
         return int(self.before.logits.argmax())
 
 
 def escape(text: str) -> str:
-    """A text in HTML; braces too, which gradio's templates read."""
+    """Escape a text for HTML and gradio's templates, which read braces."""
     return _escape(text).replace("{", "&#123;")
 
 
 def failed(why: str) -> str:
-    """In the place of an answer where an image cannot be looked at."""
+    """Draw the message for an image that cannot be read."""
     return f'<p class="se-failed" role="alert">{escape(why)}</p>'
 
 
 def short(names: Sequence[str]) -> dict[str, str]:
-    """The units' names without the parts at either end that all of them share.
+    """Shorten the names of units: drop the parts at either end that all share.
 
     >>> short(["layer1.0.se", "layer2.3.se"])
     {'layer1.0.se': 'layer1.0', 'layer2.3.se': 'layer2.3'}
@@ -64,12 +67,12 @@ def short(names: Sequence[str]) -> dict[str, str]:
 
 
 def nothing() -> str:
-    """In the place of an answer as long as there is no image."""
+    """Draw the placeholder without an image."""
     return '<p class="se-quiet">The prediction appears here when there is an image.</p>'
 
 
 def verdict(view: View, classes: Sequence[str]) -> str:
-    """The most likely class, and what becomes of it with units off, in a line."""
+    """Draw the most likely class, before and after switching units off, in one line."""
     before, after = view.before.probabilities.numpy(), view.after.probabilities.numpy()
     first, now = int(before.argmax()), int(after.argmax())
     line = f"<b>{escape(classes[first])}</b> {_percent(before[first])}"
@@ -80,7 +83,7 @@ def verdict(view: View, classes: Sequence[str]) -> str:
 
 
 def answer(view: View, classes: Sequence[str]) -> str:
-    """The most likely classes with their probabilities, before and after where units are off."""
+    """Draw the most likely classes with their probabilities, before and after switching units off."""
     before, after = view.before.probabilities.numpy(), view.after.probabilities.numpy()
     units = f"{len(view.off)} of {len(view.after.gates)} units off"
     lead = f"With all units on, and with {units}." if view.off else "With all units on."
@@ -100,7 +103,7 @@ def answer(view: View, classes: Sequence[str]) -> str:
 
 
 def depth(view: View, chosen: str, labels: Mapping[str, str], averages: Averages | None) -> str:
-    """All units in order: the range of the gates of this image, their mean, and the average image's."""
+    """Draw all units in order: mean and range of this image's gates, and the mean over all images."""
     low, high = _range(*(s.numpy() for s in view.after.gates.values()))
     bars = []
     for number, (name, s) in enumerate(view.after.gates.items(), 1):
@@ -128,7 +131,7 @@ def depth(view: View, chosen: str, labels: Mapping[str, str], averages: Averages
 
 
 def gates(view: View, chosen: str, classes: Sequence[str], labels: Mapping[str, str], averages: Averages | None) -> str:
-    """One unit: each channel's gate beside the averages, what that amounts to, and the channels that stand out."""
+    """Draw one unit: each channel's gate with the averages, a summary, and the most unusual channels."""
     gate, k = view.after.gates[chosen].numpy(), view.predicted
     as_before = view.before.gates[chosen].numpy()
     overall = averages.overall[chosen] if averages else None
@@ -143,7 +146,7 @@ def gates(view: View, chosen: str, classes: Sequence[str], labels: Mapping[str, 
     if of_class is not None:
         parts.append(f'<path class="se-line-class" d="{_line(of_class[order], low, high)}"/>')
     size = "se-many" if len(gate) > 400 else "se-some" if len(gate) > 100 else "se-few"
-    # What is off changes what the units behind it are asked about.
+    # Units that are off change the input of later units.
     moved = not np.array_equal(gate, as_before)
     if moved:
         parts.append(f'<path class="se-dots se-dots-before {size}" d="{_dots(as_before[order], low, high)}"/>')
@@ -171,7 +174,7 @@ def _words(gate: np.ndarray, is_off: bool, label: str) -> str:
 
 
 def _extremes(gate: np.ndarray, of_class: np.ndarray | None, overall: np.ndarray | None, name: str) -> str:
-    """The channels farthest above and below what they are compared with, or the largest and smallest."""
+    """Draw tables of the channels farthest above and below the average, or with the largest and smallest gates."""
     base = of_class if of_class is not None else overall
     difference = gate if base is None else gate - base
     order = np.argsort(difference, kind="stable")
@@ -217,13 +220,13 @@ def _bar(p: float, side: str) -> str:
 
 
 def _range(*values: np.ndarray) -> tuple[float, float]:
-    """The ends of an axis: 0 and 1, wider where gates are not in between."""
+    """Return the ends of an axis: 0 and 1, or wider for gates beyond."""
     found = [float(v) for a in values for v in (np.nanmin(a), np.nanmax(a))]
     return min(0.0, math.floor(2 * min(found)) / 2), max(1.0, math.ceil(2 * max(found)) / 2)
 
 
 def _place(value: float, low: float, high: float) -> float:
-    """Percent of the height above the bottom."""
+    """Return the height above the bottom in percent."""
     return 100 * (value - low) / (high - low)
 
 
@@ -239,7 +242,7 @@ def _line(values: np.ndarray, low: float, high: float) -> str:
 
 
 def _dots(values: np.ndarray, low: float, high: float) -> str:
-    """A stroke without length for each value; its round caps are the dot, round at any width of the page."""
+    """Return a path with a stroke of zero length per value, whose round cap is a dot at any width of the page."""
     return "".join(f"M{x:.1f} {y:.2f}h0" for x, y in _points(values, low, high))
 
 

@@ -51,7 +51,7 @@ def run(argv: list[str]) -> int:
         raise ConfigError(f"--port: {found['port']} is none; expected: 0 to 65535")
     other = elsewhere(found["CHECKPOINT"], found["pretrained"])
 
-    from senet.app.page import Subject, build, check_extra, serve
+    from senet.app.page import PageContent, build, check_extra, serve
 
     check_extra()
 
@@ -80,7 +80,7 @@ def run(argv: list[str]) -> int:
     with TemporaryDirectory(prefix="senet-app-") as temporary:
         # Where gradio puts what is dropped, which it would not delete at the end.
         os.environ["GRADIO_TEMP_DIR"] = temporary
-        subject = Subject(
+        content = PageContent(
             board=board,
             prepare=lambda file: normalise(load_image(file, recipe)[None], recipe),
             classes=classes,
@@ -90,7 +90,7 @@ def run(argv: list[str]) -> int:
             averages=averages,
             examples=examples(found["examples"], recipe, Path(temporary)),
         )
-        page = build(subject)
+        page = build(content)
         if found["host"] not in HERE:
             print(
                 f"senet app: warning: --host {found['host']}: everyone who reaches this machine can use the page, "
