@@ -4,8 +4,8 @@
 
 `y = relu(s (W h + b) + e)` for a block's expansion, `relu(W h + b)` for its reduction, channels-last:
 
-    triton      one kernel                                       senet/kernels/triton_conv1x1.py
-    separate    cuDNN, then one pass of our own                  senet/kernels/conv1x1.py
+    triton      one kernel                                       senet/kernels/conv1x1/triton.py
+    separate    cuDNN, then one pass of our own                  senet/kernels/conv1x1/operation.py
     compiled    torch.compile of the definition: cuDNN, then what Inductor makes of the rest
     addmm       torch.addmm over positions, and the rest compiled
 
@@ -98,8 +98,8 @@ def by_addmm(i: Inputs) -> Tensor:
 
 
 def ways() -> dict[str, Way]:
-    from senet.kernels.conv1x1 import separate
-    from senet.kernels.triton_conv1x1 import conv1x1
+    from senet.kernels.conv1x1.operation import separate
+    from senet.kernels.conv1x1.triton import conv1x1
 
     # One shape each: torch gives up silently on a function that it has compiled too often.
     torch._dynamo.reset()
@@ -191,7 +191,7 @@ def measure(
 
 def tune(n: int, shape: tuple[str, int, int, int, int], dtype: torch.dtype, rounds: int) -> dict[str, Any]:
     """The kernel's tiles, the best first."""
-    from senet.kernels.triton_conv1x1 import Tiles, conv1x1, tiles_of
+    from senet.kernels.conv1x1.triton import Tiles, conv1x1, tiles_of
 
     name, k, c, side, _ = shape
     sets = sets_of(n, k, c, side, dtype, name.startswith("expand"))

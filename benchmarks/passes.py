@@ -6,7 +6,7 @@
 
 Each pass must read and write some maps once; their bytes over its time is set against a copy from device memory to
 device memory on the same device, bytes read plus bytes written. Times are medians; inputs are random, several sets take
-turns, and the cache is cleared before each run. First each pass is checked against `passes.py` in float64. `forward`
+turns, and the cache is cleared before each run. First each pass is checked against `reference.py` in float64. `forward`
 and `backward` are all the passes of an epilogue in their order, small ones included, but for the unit's own layers.
 
 --tune tries other cuts of the maps and prints the best beside the default. --compile needs no device: it compiles the
@@ -29,7 +29,8 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from senet.kernels import passes
+from senet.kernels.block_epilogue import reference
+from senet.kernels.block_epilogue.reference import Affine
 
 CACHE_BYTES = 50 * 2**20
 
@@ -46,7 +47,7 @@ SHAPES = [
     *(Shape(channels, size, True) for channels, size in ((256, 56), (512, 28), (1024, 14), (2048, 7))),
     *(Shape(channels, size, False) for channels, size in ((64, 112), (64, 56), (128, 28), (256, 14), (512, 7))),
 ]
-# The passes over maps, and how many maps each reads and writes: of an epilogue, of a norm and ReLU.
+# How many feature maps each pass reads and writes: in an epilogue, in a norm and ReLU.
 MAPS = {
     "moments": (1, 1),
     "apply": (3, 2),
@@ -58,7 +59,7 @@ MAPS = {
 
 
 class Inputs:
-    """Random inputs of an epilogue, and its passes by name; `on`: the module whose passes they are."""
+    """Random inputs of an epilogue, and its passes by name. `on` is the module with the passes."""
 
     def __init__(self, shape: Shape, batch: int, dtype: torch.dtype, nchw: bool, device: str) -> None:
         c, self.epilogue = shape.channels, shape.epilogue
@@ -72,45 +73,43 @@ class Inputs:
         self.e, self.y = (drawn(), drawn().relu()) if shape.epilogue else (None, None)
         self.mu, self.r, self.gamma, self.beta = (torch.rand(c, device=device) for _ in range(4))
         self.s, self.dz = [torch.rand(batch, c, device=device) if shape.epilogue else None for _ in range(2)]
-        self.a = self.gamma * self.r
+        self.f = Affine(self.mu, self.gamma * self.r, self.beta, self.s)
 
     def double(self) -> Inputs:
         """The same values in float64."""
         copy = object.__new__(Inputs)
         vars(copy).update({name: v.double() if isinstance(v, Tensor) else v for name, v in vars(self).items()})
+        copy.f = Affine(*(None if v is None else v.double() for v in self.f))
         return copy
 
     def moments(self, on: Any) -> tuple[Tensor | None, ...]:
         return on.moments(self.x)
 
     def apply(self, on: Any) -> tuple[Tensor | None, ...]:
-        return (on.apply(self.x, self.e, self.mu, self.a, self.beta, self.s, True),)
+        return (on.apply(self.x, self.e, self.f, True),)
 
     def reduce(self, on: Any) -> tuple[Tensor | None, ...]:
-        norm = self.mu, self.a, self.beta
-        return on.reduce(self.g, self.x, self.y, *norm, self.s, None, relu=True, keep=self.epilogue)
+        return on.reduce(self.g, self.x, self.y, self.f, None, relu=True, keep=self.epilogue)
 
-    def input_gradient(self, on: Any) -> tuple[Tensor | None, ...]:
-        norm = self.mu, self.a, self.beta, self.r
-        count = self.x[:, 0].numel()
-        unit = self.s, self.dz, None, None
-        return (on.input_gradient(self.g, self.x, *norm, *unit, self.mu, self.a, count, relu=not self.epilogue),)
+    def input_gradient(
+        self, on: Any, t: Tensor | None = None, b0: Any = None, b1: Any = None
+    ) -> tuple[Tensor | None, ...]:
+        b0, b1 = (self.mu, self.f.a) if b0 is None else (b0, b1)
+        t, count = self.g if t is None else t, self.x[:, 0].numel()
+        relu = not self.epilogue
+        return (on.input_gradient(t, self.x, self.f, self.r, self.dz, None, None, b0, b1, count, relu=relu),)
 
     def forward(self, on: Any) -> tuple[Tensor | None, ...]:
         mean, m2, _ = on.moments(self.x)
         mu, var = on.combine(mean, m2, self.x[0, 0].numel())
         _, a, z = on.normalise(mean if self.epilogue else None, mu, var, self.gamma, self.beta, 1e-5)
-        return on.apply(self.x, self.e, mu, a, self.beta, self.s, True), z
+        return on.apply(self.x, self.e, Affine(mu, a, self.beta, self.s), True), z
 
     def backward(self, on: Any) -> tuple[Tensor | None, ...]:
-        norm = self.mu, self.a, self.beta
-        t, T0, T1, _ = on.reduce(self.g, self.x, self.y, *norm, self.s, None, relu=True, keep=self.epilogue)
-        ds = on.gate_gradient(T0, T1, self.a, self.beta) if self.epilogue else None
-        b0, b1 = on.sums(T0, T1, self.s, self.dz, T0 if self.epilogue else None, self.mu)
-        d, unit = self.g if t is None else t, (self.s, self.dz, None, None)
-        count = self.x[:, 0].numel()
-        dx = on.input_gradient(d, self.x, *norm, self.r, *unit, b0, b1, count, relu=not self.epilogue)
-        return dx, ds
+        t, T0, T1, _ = self.reduce(on)
+        ds = on.gate_gradient(T0, T1, self.f) if self.epilogue else None
+        b0, b1 = on.sums(T0, T1, self.f, self.dz, T0 if self.epilogue else None)
+        return *self.input_gradient(on, t, b0, b1), ds
 
     def run(self, name: str, on: Any) -> tuple[Tensor | None, ...]:
         return getattr(self, name)(on)
@@ -118,13 +117,13 @@ class Inputs:
 
 def check(inputs: Inputs, name: str, on: Any) -> float:
     """The largest relative error of a pass, in the norm, against float64; exits where it is too large."""
-    exact = inputs.double().run(name, passes)
+    exact = inputs.double().run(name, reference)
     worst = 0.0
-    for mine, theirs in zip(inputs.run(name, on), exact, strict=True):
-        if mine is None or theirs is None:
+    for found, wanted in zip(inputs.run(name, on), exact, strict=True):
+        if found is None or wanted is None:
             continue
-        error = float((mine.double() - theirs).norm() / theirs.norm())
-        limit = 1e-2 if mine.dtype in (torch.bfloat16, torch.float16) else 1e-4
+        error = float((found.double() - wanted).norm() / wanted.norm())
+        limit = 1e-2 if found.dtype in (torch.bfloat16, torch.float16) else 1e-4
         if not error < limit:
             sys.exit(f"{name} is wrong: relative error {error:.2g}, limit {limit:.2g}")
         worst = max(worst, error)
@@ -151,7 +150,7 @@ def copy_gb_s() -> float:
 
 def cuts(shape: Shape, itemsize: int, nchw: bool) -> Iterator[Any]:
     """Other plans to try: bytes of a row, of a tile, tiles of a program, warps."""
-    from senet.kernels.triton_passes import Plan
+    from senet.kernels.block_epilogue.triton import Plan
 
     for row, tile, steps, warps in itertools.product((64, 128, 256), (4096, 8192, 16384), (1, 4, 16), (4, 8)):
         channels, walk = (tile // row, row // itemsize) if nchw else (row // itemsize, tile // row)
@@ -162,7 +161,7 @@ def cuts(shape: Shape, itemsize: int, nchw: bool) -> Iterator[Any]:
 
 def tuned(calls: Sequence[Callable[[], object]], plans: list[Any]) -> tuple[Any, float]:
     """The best plan, and its time in ms."""
-    from senet.kernels import triton_passes
+    from senet.kernels.block_epilogue import triton as triton_passes
 
     default, times = triton_passes.plan, []
     for plan in plans:
@@ -177,7 +176,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     """Check and time each pass at each shape; prints a table."""
     import triton
 
-    from senet.kernels import triton_passes
+    from senet.kernels.block_epilogue import triton as triton_passes
     from senet.runs.folder import environment
 
     dtype = getattr(torch, args.dtype)
@@ -223,7 +222,7 @@ def compiled(args: argparse.Namespace) -> dict[str, Any]:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from senet.kernels import triton_passes
+    from senet.kernels.block_epilogue import triton as triton_passes
 
     types = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.float64: "*fp64"}
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -267,7 +266,7 @@ def compiled(args: argparse.Namespace) -> dict[str, Any]:
             "widest_load_bytes": max(int(count or 1) * int(bits) // 8 for count, bits in reads),
         }
 
-    triton_passes._launch = launch
+    triton_passes.launch = launch
     # 24 channels: what 16 does not divide is read 16 bytes at a time only if the programs say what does.
     for args.shape in (SHAPES[0], SHAPES[3], SHAPES[4], Shape(24, 56, True)):
         inputs = Inputs(args.shape, args.batch, getattr(torch, args.dtype), args.nchw, "meta")

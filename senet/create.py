@@ -28,7 +28,7 @@ def create_model(
     allow: Sequence[str] = ...,
     seed: int = ...,
     device: str | torch.device = ...,
-    fused: Literal["auto"] | bool = ...,
+    fused: bool = ...,
     features_only: Literal[False] = ...,
     **fields: Unpack[NetFields],
 ) -> Network: ...
@@ -40,7 +40,7 @@ def create_model(
     allow: Sequence[str] = ...,
     seed: int = ...,
     device: str | torch.device = ...,
-    fused: Literal["auto"] | bool = ...,
+    fused: bool = ...,
     features_only: Literal[True],
     out_stages: tuple[int, ...] | None = ...,
     **fields: Unpack[NetFields],
@@ -52,7 +52,7 @@ def create_model(
     allow: Sequence[str] = (),
     seed: int = 0,
     device: str | torch.device = "cpu",
-    fused: Literal["auto"] | bool = "auto",
+    fused: bool = False,
     features_only: bool = False,
     out_stages: tuple[int, ...] | None = None,
     **fields: object,
@@ -68,8 +68,7 @@ def create_model(
     seed: of the weights that are drawn. They are drawn by name, so twins of one seed share every common weight, and
         the global random state is left alone.
     device: where the weights live; "meta" makes none.
-    fused: let batch norm, unit, sum and ReLU run as fused kernels (`senet.kernels.fuse_`): "auto", on GPUs with
-        Triton; True, everywhere, on a CPU with a C compiler too, where float32 is faster by it; False, nowhere.
+    fused: run batch norm, unit, sum and ReLU of a block as one operation (`senet.kernels.fuse_`).
     features_only: return the stages' maps instead of logits, as `StageMaps`; `out_stages` chooses (default: all).
         There is no head then, so neither `num_classes` nor `dropout`.
     fields: of the network's table, for example `num_classes=10, in_channels=1, se=SEConfig(reduction=8), se=None,
@@ -89,8 +88,8 @@ def create_model(
     from senet.models.network import Network, StageMaps
 
     check_concrete("model", model)
-    if not isinstance(fused, bool) and fused != "auto":
-        raise unknown("fused", fused, ("auto", True, False))
+    if not isinstance(fused, bool):
+        raise unknown("fused", fused, (True, False))
     net = with_fields(model if isinstance(model, Net) else get_net(model), fields)
     if out_stages is not None and not features_only:
         raise ConfigError("out_stages: needs features_only=True")
@@ -107,7 +106,7 @@ def create_model(
     with torch.device("meta"):
         module = StageMaps(net, stages) if features_only else Network(net)
     if fused:
-        fuse_(module, everywhere=fused is True)
+        fuse_(module)
     if is_meta:
         return module
     if weights is None or isinstance(module, Network):

@@ -40,7 +40,10 @@ OTHERS = {
 
 KINDS = ("SE", "plain")
 TREATMENTS = {
-    "inference": {"eager": ("eager", "optimized"), "compiled": ("optimized compiled",)},
+    "inference": {
+        "eager": ("eager", "optimized", "optimized kernels"),
+        "compiled": ("optimized compiled", "optimized kernels compiled"),
+    },
     "training": {"eager": ("eager", "fused"), "compiled": ("compiled", "fused compiled")},
 }
 OTHERS_TREATMENTS = {
@@ -110,16 +113,18 @@ def sides(plan: Plan) -> Iterator[Side]:
 
 
 def treatments(plan: Plan, library: str) -> tuple[str, ...]:
-    """What is done to a library's networks, in the modes asked for; fusing needs a GPU, or a C compiler for float32."""
+    """What is done to a library's networks, in the modes asked for; fused or with kernels where there are kernels."""
     table = (TREATMENTS if library == "senet" else OTHERS_TREATMENTS)[plan.what]
-    found = [t for mode in plan.modes for t in table[mode] if "fused" not in t or _can_fuse(plan)]
+    found = [t for mode in plan.modes for t in table[mode] if _has_kernels(plan, t)]
     return tuple(dict.fromkeys(["eager", *found] if library == "senet" else found))
 
 
-def _can_fuse(plan: Plan) -> bool:
-    from senet.kernels import cpu_passes
+def _has_kernels(plan: Plan, treatment: str) -> bool:
+    from senet.kernels import dispatch
 
-    return plan.device.type == "cuda" or (plan.precision == "fp32" and cpu_passes.available())
+    if "kernels" in treatment:
+        return plan.device.type == "cuda"
+    return "fused" not in treatment or dispatch.block_epilogue(plan.device, plan.dtype) in ("triton", "c")
 
 
 def ratios(plan: Plan) -> list[tuple[str, str]]:
@@ -230,7 +235,7 @@ def inference(plan: Plan, treatment: str, model: nn.Module, images: Tensor) -> C
     if treatment.startswith("optimized"):
         from senet.deploy.optimize import optimize
 
-        model = optimize(model, images, compile=is_compiled)
+        model = optimize(model, images, compile=is_compiled, gpu_kernels="kernels" in treatment)
     elif is_compiled:
         from torch._inductor import config
 
@@ -258,7 +263,7 @@ def training(plan: Plan, treatment: str, model: nn.Module, images: Tensor) -> Ca
     if treatment.startswith("fused"):
         from senet.kernels import fuse_
 
-        fuse_(model, everywhere=True)
+        fuse_(model)
     forward = torch.compile(model, dynamic=False) if "compiled" in treatment else model
     sgd = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9, weight_decay=1e-4)
     first = next(model.parameters())

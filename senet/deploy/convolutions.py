@@ -1,7 +1,7 @@
-"""Convolutions of a CPU as it runs them best, the sums and activations that follow as their epilogues.
+"""Pick the fastest convolutions of a CPU, with the sums and activations that follow as their epilogues.
 
-Those that `senet.kernels.conv3x3_cpu` suits go there. Where no `torch.compile` follows, the others go to oneDNN, their
-weights laid out ahead: what it would make of them, done to the graph itself.
+3x3 convolutions go to Winograd's algorithm in C where `dispatch.conv3x3` says so. Without `torch.compile` the rest goes
+to oneDNN with weights in its own layout, as inductor would do.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import torch
 from torch import fx
 
 from senet.deploy.fold import layer_of
-from senet.deploy.fuse_epilogues import is_spare
 from senet.deploy.graph import Graph, aten, only_user, place, shape
-from senet.kernels import conv3x3_cpu
+from senet.deploy.in_place import is_spare
+from senet.kernels import dispatch
 
 ACTIVATIONS: dict[Any, str] = {
     aten.relu.default: "relu",
     aten.hardswish.default: "hardswish",
     aten.silu.default: "swish",
 }
-"""What oneDNN applies to a convolution's result, by its names for them."""
+"""Activations that oneDNN can apply to a convolution's result, by its names."""
 
 CONVOLUTIONS = (aten.conv2d.default, aten.conv2d.padding)
-"""With padding in numbers, and by name."""
+"""With padding as numbers, and as "same" or "valid"."""
 
 
 class Convolution(NamedTuple):
-    """The arguments of one, those left out too, sizes as pairs."""
+    """All arguments of a 2-D convolution, with defaults filled in and sizes as pairs."""
 
     x: Any
     weight: Any
@@ -40,28 +40,23 @@ class Convolution(NamedTuple):
     groups: int
 
 
-def has_onednn(dtype: torch.dtype) -> bool:
-    """Whether this torch has oneDNN, and it computes in the type on this processor."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
-        return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
 def use_winograd(g: Graph, batch: int) -> list[str]:
-    """Give 3x3 convolutions to the C kernel where it is faster for `batch` images of the example's size; their places.
+    """Give 3x3 convolutions to Winograd's algorithm in C where it is faster; return their places.
 
-    Raises RuntimeError where the kernel is not `available`.
+    batch: images of the example's size that the choice is made for.
     """
     done = []
     packed: dict[str, fx.Node] = {}
     for node in g.calls(*CONVOLUTIONS):
         conv = _arguments(node)
         weight = g.constant(node.args[1])
-        if conv is None or weight is None or not _suits(conv, weight, node, batch):
+        if conv is None or weight is None or not _is_winograd(conv, weight, node, batch):
             continue
+        from senet.kernels.conv3x3.c import pack
+
         name = str(conv.weight.target)
         if name not in packed:
-            packed[name] = g.add_constant(f"{name}_winograd", conv3x3_cpu.pack(weight))
+            packed[name] = g.add_constant(f"{name}_winograd", pack(weight))
         end, e = _sum(node)
         relu = only_user(end)
         end = relu if relu is not None and relu.target is aten.relu.default else end
@@ -71,18 +66,24 @@ def use_winograd(g: Graph, batch: int) -> list[str]:
     return done
 
 
-def _suits(conv: Convolution, weight: torch.Tensor, node: fx.Node, batch: int) -> bool:
-    is_kind = weight.shape[2:] == (3, 3) and conv.stride == conv.dilation == [1, 1] and conv.groups == 1
+def _is_winograd(conv: Convolution, weight: torch.Tensor, node: fx.Node, batch: int) -> bool:
+    if weight.shape[2:] != (3, 3) or not conv.stride == conv.dilation == [1, 1] or conv.groups != 1:
+        return False
     size = shape(node)[2:]
-    tiles = prod(-(-d // conv3x3_cpu.TILE) for d in size)
-    return is_kind and conv3x3_cpu.suits(weight, batch * prod(size), batch * tiles)
+    tiles = prod(-(-d // 4) for d in size)
+    return dispatch.conv3x3(weight, batch * prod(size), batch * tiles) == "c"
 
 
-def use_onednn(g: Graph) -> None:
-    """Give every 2-D convolution with constant weights to oneDNN, with the sum and activation that follow it."""
+def use_onednn(g: Graph, dtype: torch.dtype) -> None:
+    """Give 2-D convolutions with constant weights to oneDNN, with the sum and activation that follow.
+
+    Does nothing if this torch has no oneDNN, or it does not compute in this dtype on this processor.
+    """
+    if not _has_onednn(dtype):
+        return
     for node in g.calls(*CONVOLUTIONS):
         conv = _arguments(node)
-        if conv is None or layer_of(g, node) is None or not has_onednn(node.meta["val"].dtype):
+        if conv is None or layer_of(g, node) is None or not _has_onednn(node.meta["val"].dtype):
             continue
         x, weight, bias, stride, padding, dilation, groups = conv
         size = [d if isinstance(d, int) else 1 for d in shape(x)]
@@ -92,7 +93,7 @@ def use_onednn(g: Graph) -> None:
         w = g.add_constant(f"{weight.target}_onednn", packed)
         options = (padding, stride, dilation, groups)
         end, e = _sum(node)
-        # In place later, `write_in_place`: another convolution may yet move behind this one and read e there.
+        # `write_in_place` decides later: another convolution may still move behind this one and read e.
         if e is not None and not is_spare(e, end):
             end, e = node, None
         last = only_user(end)
@@ -110,8 +111,14 @@ def use_onednn(g: Graph) -> None:
             _replace(g, end, torch.ops.mkldnn._convolution_pointwise.binary, args)
 
 
+def _has_onednn(dtype: torch.dtype) -> bool:
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def _arguments(node: fx.Node) -> Convolution | None:
-    """A convolution's; None for one of a map without a batch, or whose padding differs from side to side."""
+    """Arguments of a convolution; None without a batch axis, or if the padding of two sides differs."""
     if len(shape(node)) != 4:
         return None
     zero: Any = "valid" if node.target is aten.conv2d.padding else [0, 0]
@@ -131,12 +138,12 @@ def _pair(sizes: Any) -> list[int]:
 
 
 def _sum(conv: fx.Node) -> tuple[fx.Node, fx.Node | None]:
-    """The sum that a convolution's result goes into, and the other term; else conv."""
+    """The sum that reads a convolution's result, and its other term; (conv, None) if there is none."""
     add = only_user(conv)
     if add is None or add.target is not aten.add.Tensor or add.kwargs or len(add.args) != 2:
         return conv, None
     e = next((a for a in add.args if a is not conv), None)
-    # Neither term is broadcast or cast.
+    # Neither term may be broadcast or cast.
     if not isinstance(e, fx.Node) or not shape(conv) == shape(e) == shape(add):
         return conv, None
     return (add, e) if conv.meta["val"].dtype == e.meta["val"].dtype else (conv, None)

@@ -1,4 +1,4 @@
-"""Batch norms and constant factors into the convolutions and linear layers before them. Exact, in float64."""
+"""Fold batch norms and constant factors into the convolution or linear layer before them, in float64."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ OF_BATCH = aten._native_batch_norm_legit.no_stats
 
 
 def fold_norms(g: Graph) -> tuple[list[str], list[tuple[str, str]]]:
-    """Fold every batch norm behind a convolution or linear layer into it; the places, and (place, why) of the rest."""
-    folded, left = [], []
+    """Fold batch norms into the layer before. Return the places of those folded, and (place, why not) of the rest."""
+    folded, skipped = [], []
     for norm in g.calls(NORM, OF_BATCH):
         if norm.target is OF_BATCH:
-            left.append((place(norm), "the statistics are the batch's"))
+            skipped.append((place(norm), "it uses statistics of the batch"))
             continue
         x, *tensors = norm.args[:5]
         values = [g.constant(t) for t in tensors]
         layer = layer_of(g, x)
         if any(n.args[1] != 0 for n in norm.users):
-            left.append((place(norm), "the statistics are read"))
+            skipped.append((place(norm), "its statistics are read"))
         elif any(v is None and t is not None for v, t in zip(values, tensors, strict=True)):
-            left.append((place(norm), "the statistics are no constants"))
+            skipped.append((place(norm), "its statistics are not constants"))
         elif layer is None or only_user(layer) is not norm:
-            left.append((place(norm), "what is before is no convolution, or is read elsewhere too"))
+            skipped.append((place(norm), "the node before is not a convolution, or is read elsewhere too"))
         else:
             gamma, beta, mean, var = (None if v is None else v.double() for v in values)
             a = (var + float(norm.args[6])).rsqrt()  # type: ignore[operator, arg-type]
@@ -43,11 +43,11 @@ def fold_norms(g: Graph) -> tuple[list[str], list[tuple[str, str]]]:
                 use.replace_all_uses_with(layer)
                 g.graph.erase_node(use)
             g.graph.erase_node(norm)
-    return folded, left
+    return folded, skipped
 
 
 def fold_factors(g: Graph) -> int:
-    """Fold products of a layer's output, or of gated maps, with a number: `0.1 (s u) = (0.1 s) u`; how many."""
+    """Fold constant factors of a layer's output, or of a gated feature map: `0.1 (s u) = (0.1 s) u`. Count them."""
     count = 0
     for node in g.calls(aten.mul.Tensor, aten.mul.Scalar):
         x, factor = node.args
@@ -71,7 +71,7 @@ def fold_factors(g: Graph) -> int:
 
 
 def _narrow(product: fx.Node) -> fx.Node | None:
-    """Which factor of a product is one value per channel."""
+    """The factor of a product that has one value per channel; None if there is none."""
     for n in product.all_input_nodes:
         value = n.meta.get("val")
         if isinstance(value, Tensor) and value.dim() > 2 and all(d == 1 for d in value.shape[2:]):
@@ -80,13 +80,13 @@ def _narrow(product: fx.Node) -> fx.Node | None:
 
 
 def layer_of(g: Graph, node: Any) -> fx.Node | None:
-    """The node, if it is a convolution or linear layer with constant weights, (N, C, *) to (N, C, *)."""
+    """The node, if it is a convolution or linear layer with constant weights, (N, C, *) -> (N, C, *); else None."""
     if not isinstance(node, fx.Node) or node.target not in LAYERS:
         return None
     weight, bias = g.constant(node.args[1]), node.args[2] if len(node.args) > 2 else None
     if weight is None or (bias is not None and g.constant(bias) is None):
         return None
-    # A linear layer over tokens has its channels last, a convolution of one image's map has them first.
+    # Others: a linear layer over tokens has channels last, a convolution without a batch has them first.
     return node if len(shape(node)) == weight.dim() else None
 
 
@@ -98,7 +98,7 @@ def weights_of(g: Graph, layer: fx.Node) -> tuple[Tensor, Tensor | None]:
 
 
 def set_weights(g: Graph, layer: fx.Node, weight: Tensor, bias: Tensor | None) -> None:
-    """Give a layer weights of its own, in its dtype; those it had stay for whoever shares them."""
+    """Give a layer new weights, in its dtype. The old ones stay for other layers that share them."""
     old: Any = layer.args[1]
     dtype = g.constant(old).dtype  # type: ignore[union-attr]
     name = f"{str(old.target).removesuffix('_folded')}_folded"
@@ -108,7 +108,7 @@ def set_weights(g: Graph, layer: fx.Node, weight: Tensor, bias: Tensor | None) -
 
 
 def scale_layer(g: Graph, layer: fx.Node, a: Tensor, d: Tensor | None) -> None:
-    """Make a layer give `a y + d` in place of y: a number or one per output channel."""
+    """Make a layer compute `a y + d` in place of y; a and d are one number or one per output channel."""
     weight, bias = weights_of(g, layer)
     weight = weight * a.reshape(a.shape + (1,) * (weight.dim() - 1)) if a.dim() else weight * a
     bias = None if bias is None else bias * a

@@ -1,4 +1,4 @@
-"""A network's inference as one graph of ATen operations, with its weights as constants: what the rewrites work on."""
+"""A network in inference as one graph of ATen operations, with its weights as constants. Graph passes work on it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,14 @@ aten = torch.ops.aten
 
 
 class Graph:
-    """A network's inference: `module` is the graph with its constants, `spec` the nest of its outputs.
+    """A captured network.
 
-    any_size: whether it takes maps of any height and width, not only the example's.  any_batch: of any batch.
-    smallest: the height and width from which on it takes any.
+    Attributes:
+        module: the graph with its constants.
+        spec: nesting of its outputs.
+        any_size: whether it takes any height and width, not only the example's.
+        any_batch: whether it takes any batch size.
+        smallest: the least height and width that it takes.
     """
 
     any_size = any_batch = False
@@ -35,28 +39,28 @@ class Graph:
         self.module = _unlifted(program)
         _fold_constants(self)
         if any(self.calls(aten.as_strided.default)):
-            raise ConfigError("model: its as_strided fixes where maps lie in memory; expected: a network without")
+            raise ConfigError("model: calls as_strided, which fixes the memory format; expected: a network without")
         _drop_expands(self)
 
     @property
     def graph(self) -> fx.Graph:
-        """The graph itself."""
+        """The `torch.fx.Graph` of `module`."""
         return self.module.graph
 
     def calls(self, *targets: Any) -> Iterator[fx.Node]:
-        """Its operations in their order, of these targets or all; it may change while they are read."""
+        """Its operations in order, those of `targets` or all. The graph may change while iterating."""
         for node in list(self.graph.nodes):
             if node.op == "call_function" and (not targets or node.target in targets) and not node._erased:
                 yield node
 
     def constant(self, node: Any) -> Tensor | None:
-        """The value of a constant's node; None where the node is none."""
+        """Value of a constant's node; None if the node is not a constant."""
         if isinstance(node, fx.Node) and node.op == "get_attr":
             return getattr(self.module, str(node.target))
         return None
 
     def copy(self) -> Graph:
-        """The same graph to rewrite further; the constants are this one's."""
+        """A copy to rewrite further; it shares the constants."""
         nodes = fx.Graph()
         out = nodes.graph_copy(self.graph, {})
         nodes.output(out)
@@ -65,12 +69,12 @@ class Graph:
         return new
 
     def add_constant(self, name: str, value: Tensor) -> fx.Node:
-        """A new constant, before everything; its name is made unique."""
+        """Add a constant at the start; its name is made unique."""
         with self.graph.inserting_before(next(iter(self.graph.nodes))):
             return _constant(self.module, name, value)
 
     def tidy(self) -> None:
-        """Drop operations and constants that nothing uses, and compile the graph's Python."""
+        """Drop unused operations and constants, and generate the graph's code."""
         self.graph.eliminate_dead_code()
         used = {str(node.target) for node in self.graph.nodes if node.op == "get_attr"}
         for name in [name for name, _ in self.module.named_buffers() if name not in used]:
@@ -80,20 +84,22 @@ class Graph:
 
 
 def capture(model: nn.Module, example: Tensor) -> Graph:
-    """The graph of a network in eval mode, for any batch and any size where running both says that it is the same.
+    """Capture a network in eval mode. Graph and network are then run and compared on other batches and sizes.
 
-    The network is as it was when this returns, and the graph's constants are copies. Raises ConfigError for a network
-    that `torch.export` cannot capture, whose evaluation changes its own buffers, or that calls `as_strided`.
+    The network is not changed; the graph's constants are copies.
+
+    Raises:
+        ConfigError: `torch.export` cannot capture the network, it changes its own buffers, or it calls `as_strided`.
     """
     try:
         with evaluating(model), torch.autocast(example.device.type, enabled=False), warnings.catch_warnings():
-            # torch 2.11 warns of itself.
+            # A warning of torch 2.11 about itself.
             warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated", FutureWarning)
             g = _any_batch(model, example) or Graph(torch.export.export(model, (example,), strict=False))
             n, c, *size = example.shape
             n = 1 if g.any_batch else n
             larger, odd = (n, c, *(d + 32 for d in size)), (n, c, *(d + 1 + i for i, d in enumerate(size)))
-            # Networks that halve their maps and join them again do not take the odd one.
+            # Networks that halve feature maps and join them again do not take odd sizes.
             g.any_size = bool(_is_same(model, g, example, larger)) and _is_same(model, g, example, odd) is not False
             g.smallest = _smallest(model, g, example, n) if g.any_size else tuple(size)
             return g
@@ -105,8 +111,8 @@ def capture(model: nn.Module, example: Tensor) -> Graph:
 
 
 def _any_batch(model: nn.Module, example: Tensor) -> Graph | None:
-    """The graph of a network for any batch; None where it has one of its own."""
-    # torch takes a size of 1 for a constant; and it leaves its marks on what it is given.
+    """Capture a network for any batch size; None if it works for one size only."""
+    # torch treats a size of 1 as a constant, and it marks the tensors that it is given.
     batch = example.new_zeros(max(2, len(example)), *example.shape[1:])
     try:
         program = torch.export.export(model, (batch,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False)
@@ -120,7 +126,7 @@ def _any_batch(model: nn.Module, example: Tensor) -> Graph | None:
 
 
 def _smallest(model: nn.Module, g: Graph, example: Tensor, n: int) -> tuple[int, ...]:
-    """The last of ever smaller powers of two down to which a graph and its network are the same for n images."""
+    """The least height and width, going down by powers of two, at which graph and network agree for n images."""
     size = tuple(example.shape[2:])
     while max(size) > 1:
         smaller = tuple(1 << max((d - 1).bit_length() - 1, 0) for d in size)
@@ -131,7 +137,7 @@ def _smallest(model: nn.Module, g: Graph, example: Tensor, n: int) -> tuple[int,
 
 
 def _is_same(model: nn.Module, g: Graph, example: Tensor, shape: Sequence[int]) -> bool | None:
-    """Whether a graph and its network give the same for random images of a shape; None where neither takes it."""
+    """Whether graph and network agree on random images of a shape; None if neither takes it."""
     generator = torch.Generator(example.device).manual_seed(0)
     x = torch.randn(shape, dtype=example.dtype, device=example.device, generator=generator)
     results: list[Any] = []
@@ -147,10 +153,10 @@ def _is_same(model: nn.Module, g: Graph, example: Tensor, shape: Sequence[int]) 
 
 @contextmanager
 def _one_algorithm() -> Iterator[None]:
-    """Let a GPU convolve the same way each time, without TF32."""
+    """Make cuDNN deterministic, and without TF32."""
     cudnn: Any = torch.backends.cudnn
     was = cudnn.deterministic, cudnn.benchmark, cudnn.conv.fp32_precision
-    # Not `cudnn.flags`, which raises where the caller has set `fp32_precision`.
+    # Not `cudnn.flags`, which raises if the caller has set `fp32_precision`.
     cudnn.deterministic, cudnn.benchmark, cudnn.conv.fp32_precision = True, False, "ieee"
     try:
         yield
@@ -163,18 +169,18 @@ def _is_close(a: Any, b: Any) -> bool:
         return a == b
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
-    # Both run the same operations; what differs is much more, or the shape.
+    # Both run the same operations; another function differs by much more.
     near = torch.finfo(a.dtype).eps ** 0.5 / 8 if a.is_floating_point() else 0
     return torch.allclose(a, b, rtol=0, atol=near * float(a.abs().max()) if a.numel() else 0, equal_nan=True)
 
 
 def _unlifted(program: ExportedProgram) -> fx.GraphModule:
-    """The program's graph of ATen operations with copies of its parameters and buffers as constants, not inputs."""
+    """The program's graph, with copies of its parameters and buffers as constants in place of inputs."""
     program = program.run_decompositions({})
     changed = [o for o in program.graph_signature.output_specs if o.kind != OutputKind.USER_OUTPUT]
     if changed:
         what = changed[0].target
-        raise ConfigError(f"model: its evaluation changes {what!r}; expected: one that changes nothing")
+        raise ConfigError(f"model: changes {what!r} in evaluation; expected: one that changes nothing")
     new = fx.GraphModule(nn.Module(), fx.Graph())
     values: dict[fx.Node, fx.Node] = {}
     specs = {s.arg.name: s for s in program.graph_signature.input_specs}
@@ -185,9 +191,7 @@ def _unlifted(program: ExportedProgram) -> fx.GraphModule:
             value = program.state_dict.get(target, program.constants.get(target))
             values[node] = _constant(new, target, value.detach().clone())  # type: ignore[union-attr]
         elif node.op == "get_attr":
-            raise ConfigError(
-                f"model: {node.target!r} is a graph within the graph (control flow); expected: a network without"
-            )
+            raise ConfigError(f"model: has control flow ({node.target!r}); expected: a network without")
         else:
             values[node] = new.graph.node_copy(node, values.__getitem__)
     new.recompile()
@@ -195,7 +199,7 @@ def _unlifted(program: ExportedProgram) -> fx.GraphModule:
 
 
 def _constant(module: fx.GraphModule, name: str, value: Tensor) -> fx.Node:
-    """A constant of a unique name like this one, where the graph inserts."""
+    """Add a constant, with a unique name like this one, at the graph's insertion point."""
     name, i = name.replace(".", "_"), 0
     unique = name
     while hasattr(module, unique):
@@ -208,7 +212,7 @@ def _constant(module: fx.GraphModule, name: str, value: Tensor) -> fx.Node:
 
 
 def _fold_constants(g: Graph) -> None:
-    """What is made from constants alone, such as standardised weights, once and for all."""
+    """Compute once what depends on constants alone, such as standardised weights."""
     known: dict[fx.Node, Any] = {n: g.constant(n) for n in g.graph.nodes if n.op == "get_attr"}
     for node in g.calls():
         is_random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
@@ -221,33 +225,33 @@ def _fold_constants(g: Graph) -> None:
 
 
 def _drop_expands(g: Graph) -> None:
-    """Let products and sums do what `y.expand_as(x) * x` does before them: it would fix the size."""
+    """Drop `expand` before products and sums, as in `y.expand_as(x) * x`: they broadcast, and it fixes the size."""
     for node in g.calls(aten.mul.Tensor, aten.add.Tensor):
         for x, other in (node.args[:2], node.args[1::-1]):
-            # The other has the whole shape itself.
+            # The other factor has the full shape.
             if isinstance(x, fx.Node) and x.target is aten.expand.default and shape(other) == shape(node):
                 node.replace_input_with(x, x.args[0])  # type: ignore[arg-type]
     g.tidy()
 
 
 def operation(node: fx.Node) -> str:
-    """The bare name of what a node calls: "conv2d"."""
+    """Name of the operation that a node calls: "conv2d"."""
     return getattr(node.target, "_opname", None) or getattr(node.target, "__name__", str(node.target))
 
 
 def shape(node: Any) -> tuple[Any, ...]:
-    """The shape of a node's tensor; () where it has none."""
+    """Shape of a node's tensor; () if it has none."""
     value = node.meta.get("val") if isinstance(node, fx.Node) else None
     return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
 def place(node: fx.Node) -> str:
-    """The innermost module that a node comes from, by its name in the network."""
+    """Name of the innermost module that a node comes from."""
     stack = node.meta.get("nn_module_stack") or {}
     names = [name for name, _ in stack.values()]
     return names[-1] if names else node.name
 
 
 def only_user(node: fx.Node) -> fx.Node | None:
-    """The one node that uses this one; None where there are none or several."""
+    """The only node that uses this one; None if there are none or several."""
     return next(iter(node.users)) if len(node.users) == 1 else None

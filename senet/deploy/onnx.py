@@ -1,4 +1,4 @@
-"""A network as an ONNX file: rewritten for inference, checked in ONNX Runtime, saying how it wants its images."""
+"""Export a network to one ONNX file: rewritten for inference, checked in ONNX Runtime, with its preprocessing."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_leaves
 
 from senet import __version__
 from senet.config import to_dict
-from senet.deploy.blocks import GATES, mark_gates, put_gates
 from senet.deploy.graph import Graph, capture
+from senet.deploy.onnx_gates import GATES, mark_gates, put_gates
 from senet.deploy.optimize import Rewrites, rewritten
 from senet.errors import ConfigError, MissingExtraError, RunError, unknown
 from senet.files import write_atomically
@@ -26,24 +26,27 @@ from senet.models.network import Network
 from senet.tracing import check_model, evaluating
 
 FORMS = ("any", "machine")
-"""For every runtime alike; for ONNX Runtime on CPUs like this one, for one batch size."""
+"""For every runtime; for ONNX Runtime on CPUs like this one, at one batch size."""
 
 OPSETS = range(18, 24)
 TOLERANCE = 1e-4
-"""Of the relative L2 distance between the file's outputs and the network's."""
+"""Largest relative L2 distance between the outputs of the file and of the network."""
 
 LIMIT = 2**31
-"""Bytes that a protobuf file can hold."""
+"""Size limit of a protobuf file, in bytes."""
 
 
 @dataclass(frozen=True)
 class Exported:
     """A file that was written.
 
-    rewrites: what was done to the network; None where it was exported as it is.
-    deviation: the relative L2 distance of its outputs from the network's; None where it was not measured.
-    any_batch: whether it takes other batches than the example's.
-    smallest: the height and width from which on it takes any; empty where it takes the example's alone.
+    Attributes:
+        path: of the file.
+        bytes: its size.
+        rewrites: what was done to the network; None if it was exported as it is.
+        deviation: relative L2 distance of its outputs from the network's; None if not measured.
+        any_batch: whether it takes other batch sizes than the example's.
+        smallest: the least height and width that it takes; empty if it takes the example's size only.
     """
 
     path: Path
@@ -66,24 +69,29 @@ def export_onnx(
     classes: Sequence[str] = (),
     about: Mapping[str, str] | None = None,
 ) -> Exported:
-    """Write a network's inference as one ONNX file, of any batch size where the network has none of its own.
+    """Export a network in inference to one ONNX file, of any batch size if the network allows it.
 
-    The input is called `image`, the output `logits`, or `output0`, `output1`, ... where there are several. The file's
-    metadata are those of `metadata`. What was at `path` stays until the new file is whole and right.
+    The input is called `image`, the output `logits`, or `output0`, `output1`, ... if there are several. See `metadata`
+    for what the file says about itself. An existing file is replaced only when the new one is complete and verified.
 
-    example: float32 images `(N, C, H, W)` on the CPU, where the network is too; one is enough.
-    optimize: the rewrites of `senet.optimize`, "any" for every runtime alike, "machine" in the form that ONNX Runtime
-        is fastest with on a CPU of this one's vector width, for the example's batch size (see `senet.deploy.blocks`);
-        None exports the network as it is.
-    any_size: leave height and width open; not with "machine". The file cannot refuse maps smaller than those for which
-        the network was seen to be the same: its metadata name them.
-    opset: the version of ONNX's operations.
-    verify: compare with the network in ONNX Runtime, where that is installed.
-    classes: names of the outputs.  about: further metadata, such as {"model": "se_resnet50"}.
+    Args:
+        model: float32, on the CPU.
+        path: the file to write.
+        example: float32 images (N, C, H, W) on the CPU; one is enough.
+        optimize: rewrite as `senet.optimize` does: "any" for every runtime; "machine" as ONNX Runtime runs it fastest
+            on a CPU of this one's vector width, at the example's batch size (`senet.deploy.onnx_gates`); None exports
+            the network as it is.
+        any_size: accept any height and width; not with "machine". The file cannot refuse images that are too small: its
+            metadata say the least size that was verified.
+        opset: version of the ONNX operators.
+        verify: compare with the network, if ONNX Runtime is installed.
+        classes: names of the outputs.
+        about: further metadata, such as {"model": "se_resnet50"}.
 
-    Raises ConfigError for a network that cannot be captured or has a size of its own, RunError where the file cannot be
-    written or its outputs are not the network's to a relative 1e-4, MissingExtraError without onnx and onnxscript, for
-    "machine" also onnxruntime.
+    Raises:
+        ConfigError: the network cannot be captured, or any_size with a network for one size.
+        RunError: the file cannot be written, or its outputs differ by more than a relative 1e-4.
+        MissingExtraError: onnx or onnxscript is not installed, or for "machine" onnxruntime.
     """
     for needed in ("onnx", "onnxscript", *["onnxruntime"] * (optimize == "machine")):
         if find_spec(needed) is None:
@@ -93,11 +101,11 @@ def export_onnx(
     if opset not in OPSETS:
         raise unknown("opset", opset, OPSETS)
     if any_size and optimize == "machine":
-        raise ConfigError("any_size: 'machine' is for one size; expected with it: False")
+        raise ConfigError("any_size: True with optimize='machine', which is for one size; expected: False")
     check_exportable(model, path, example)
     g, rewrites = rewritten(model, example) if optimize else (capture(model, example), None)
     if any_size and not g.any_size:
-        raise ConfigError(f"any_size: this network takes {tuple(example.shape[2:])} alone; expected: False")
+        raise ConfigError(f"any_size: True, but this network takes only {tuple(example.shape[2:])}; expected: False")
     smallest = g.smallest if any_size else ()
     units = 0
     if optimize == "machine":
@@ -114,25 +122,25 @@ def export_onnx(
 
 
 def check_exportable(model: nn.Module, path: str | Path, example: Tensor) -> None:
-    """Raise ConfigError for what is no file's path, and no float32 network and images on the CPU."""
+    """Raise ConfigError unless `path` is a path, and network and images are float32 on the CPU."""
     check_model(model)
     if not isinstance(path, (str, PathLike)):
-        raise ConfigError(f"path: a {type(path).__name__} names no file; the order is model, path, example")
+        raise ConfigError(f"path: a {type(path).__name__}; expected: a file's path (the order is model, path, example)")
     tensors = {"example": example, **dict(model.named_parameters())}
     for name, t in tensors.items():
         if not isinstance(t, Tensor) or t.device.type != "cpu" or t.dtype != torch.float32:
             what = f"{t.dtype} on {t.device}" if isinstance(t, Tensor) else repr(t)
-            raise ConfigError(f"{name}: {what} is not exported; expected: torch.float32 on cpu")
+            raise ConfigError(f"{name}: {what}; expected: torch.float32 on cpu")
 
 
 def metadata(
     model: nn.Module, form: str | None, classes: Sequence[str], smallest: Sequence[int], about: Mapping[str, str]
 ) -> dict[str, str]:
-    """What a file says of itself, all under `senet.`: `version`, and what is known of the rest, as JSON but for names.
+    """Metadata of a file: keys under `senet.`, values are text, or JSON for tables and lists.
 
-    preprocessing: how the network wants its images, the fields of `Preprocessing`.  net: its table.  classes: names
-    of the outputs.  smallest: the height and width from which on it takes any, where they are open.  optimize: the
-    form.  And the names in `about`: by `senet export`, `model`, `data` and `measurements`.
+    `version` and `optimize` always; `net` (the table) and `preprocessing` of a network of ours; `classes` and
+    `smallest` (least height and width) if given; and the keys of `about`: `senet export` adds `model`, `data` and
+    `measurements`.
     """
     found: dict[str, str] = {"version": __version__, "optimize": str(form), **about}
     if isinstance(model, Network):
@@ -148,15 +156,15 @@ def metadata(
 
 def _to_onnx(g: Graph, units: int, example: Tensor, any_size: bool, opset: int, about: Mapping[str, str]) -> bytes:
     if sum(t.numel() * t.element_size() for t in g.module.buffers()) >= LIMIT:
-        raise ConfigError("model: its weights are 2 GB or more; expected: less, to be one ONNX file")
+        raise ConfigError("model: has 2 GB of weights or more; expected: less, to fit one ONNX file")
     open_dims = {0: "batch"} if g.any_batch else {}
     if any_size:
         open_dims |= {2 + i: name for i, name in enumerate(("height", "width", "depth")[: example.dim() - 2])}
-    # torch takes a size of 1 for a constant.
+    # torch treats a size of 1 as a constant.
     batch = torch.zeros(max(2, len(example)) if g.any_batch else len(example), *example.shape[1:])
     names = ["logits"] if g.spec.num_leaves == 1 else [f"output{i}" for i in range(g.spec.num_leaves)]
     with warnings.catch_warnings():
-        # torch.onnx warns of its own uses of what torch deprecates.
+        # torch.onnx itself uses deprecated parts of torch.
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             g.module.eval(),
@@ -171,7 +179,7 @@ def _to_onnx(g: Graph, units: int, example: Tensor, any_size: bool, opset: int, 
     assert program is not None
     proto = program.model_proto
     for node in proto.graph.node:
-        # Among it the paths of our files on this machine.
+        # They hold paths of this machine, among others.
         del node.metadata_props[:]
     proto.producer_name, proto.producer_version = "senet", __version__
     for key, value in about.items():
@@ -180,9 +188,14 @@ def _to_onnx(g: Graph, units: int, example: Tensor, any_size: bool, opset: int, 
 
 
 def session(file: bytes | str | Path, threads: int = 0) -> Any:
-    """The `run(names, inputs)` of ONNX Runtime on the CPU for a file or its bytes; threads: 0, as many as there are.
+    """Open a file, or its bytes, in ONNX Runtime on the CPU; return its `run(names, inputs)`.
 
-    Raises MissingExtraError without onnxruntime.
+    Args:
+        file: path or bytes.
+        threads: 0 for all.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
     """
     try:
         import onnxruntime
@@ -190,19 +203,21 @@ def session(file: bytes | str | Path, threads: int = 0) -> Any:
         raise MissingExtraError("ONNX files", "export") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # Of what it leaves undone it warns at every load.
+    # It warns at every load of optimizations that it skips.
     options.log_severity_level = 3
-    # Threads that wait by spinning would take the cores from whoever runs next.
+    # Threads that spin while they wait take cores from the next session.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     file = str(file) if isinstance(file, Path) else file
     return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"]).run
 
 
 def deviation_of(run: Any, model: nn.Module, example: Tensor, any_batch: bool, smallest: Sequence[int]) -> float:
-    """The largest relative L2 distance of any output from the network's in eval mode, on random images.
+    """Largest relative L2 distance of any output from the network's in eval mode, on random images.
 
-    For a batch like the example, and another batch, a larger size and the smallest where they are open. RunError
-    beyond `TOLERANCE`.
+    Compared at the example's shape; at another batch size, a larger size and the smallest, where these are open.
+
+    Raises:
+        RunError: it is above `TOLERANCE`.
     """
     n, c, *size = example.shape
     shapes = [(n, c, *size)] + [(n + 2, c, *size)] * any_batch
@@ -213,8 +228,8 @@ def deviation_of(run: Any, model: nn.Module, example: Tensor, any_batch: bool, s
             x = torch.randn(wanted, generator=torch.Generator().manual_seed(i))
             for have, want in zip(run(x), tree_leaves(model(x)), strict=True):
                 distance = float((torch.as_tensor(have).double() - want).norm() / want.double().norm())
-                # Not `max`, which may drop a nan.
+                # Not `max`, which may drop a NaN.
                 worst = worst if distance <= worst else distance
     if not worst <= TOLERANCE:
-        raise RunError(f"the exported network's outputs are {worst:.1e} from the network's, more than {TOLERANCE:.0e}")
+        raise RunError(f"the file's outputs are {worst:.1e} from the network's; expected: {TOLERANCE:.0e} or less")
     return worst

@@ -1,9 +1,9 @@
-"""Find the gated maps of a graph, whoever's units they are, and squeeze before the expansion where that is exact.
+"""Move the squeeze of a unit before the 1x1 convolution that made its feature map, where that is exact.
 
 A mean over space commutes with a 1x1 convolution: of `u = W3 h + b3` it is `z = W3 mean(h) + b3`, so the first fully
-connected layer becomes `W1 z + b1 = (W1 W3) mean(h) + (W1 b3 + b1)`. With `h` four times narrower than `u` the squeeze
-reads a quarter, the layer shrinks four times, and `u` is not touched. At the border of a padded 3x3 it does not
-commute, nor behind a non-linearity.
+connected layer becomes `W1 z + b1 = (W1 W3) mean(h) + (W1 b3 + b1)`. If h has a quarter of u's channels the squeeze
+reads a quarter, the layer is a quarter as large, and u is not read. The mean does not commute with a padded 3x3
+convolution or a non-linearity.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ VIEWS = ("view", "reshape", "flatten", "squeeze", "unsqueeze", "_unsafe_view", "
 
 @dataclass(frozen=True)
 class Gated:
-    """`product = u * s`, where s is made from poolings of maps over space, of u alone as a rule.
+    """`product = u * s`, with gates s computed from global poolings, usually of u.
 
-    at: which argument of the product u is.  squeeze: the pooling; None where there are several.
+    Attributes:
+        product: the node.
+        at: index of u in the arguments of the product.
+        squeeze: the pooling; None if there are several.
     """
 
     product: fx.Node
@@ -35,7 +38,7 @@ class Gated:
 
     @property
     def u(self) -> fx.Node:
-        """The map, (N, C, *)."""
+        """The feature map, (N, C, *)."""
         return self.product.args[self.at]  # type: ignore[return-value]
 
     @property
@@ -45,12 +48,12 @@ class Gated:
 
     @property
     def place(self) -> str:
-        """The unit, by its module's name."""
+        """Name of the unit's module."""
         return place(self.product)
 
 
 def find_gates(g: Graph) -> Iterator[Gated]:
-    """Every product of a map (N, C, *) with gates (N, C, 1, ...) that are made from squeezes and constants alone."""
+    """Find products of a feature map (N, C, *) with gates (N, C, 1, ...) computed from squeezes and constants only."""
     for product in g.calls(aten.mul.Tensor):
         for at in (0, 1):
             u, s = product.args[at], product.args[1 - at]
@@ -68,7 +71,7 @@ def _is_gate_of(s: object, u: object) -> bool:
 
 
 def _roots(s: fx.Node) -> set[fx.Node]:
-    """Where the computation of the gates begins: squeezes, constants, and whatever still has space."""
+    """Nodes where the computation of gates starts: squeezes, constants, and whatever has spatial axes."""
     roots, seen, todo = set(), set(), [s]
     while todo:
         n = todo.pop()
@@ -85,13 +88,13 @@ def _roots(s: fx.Node) -> set[fx.Node]:
 
 
 def _is_channels(n: fx.Node) -> bool:
-    """Whether what looks like space are channels: ECA's `(N, 1, C)`, the groups of shared weights."""
+    """Whether axes that look spatial are channels: ECA's `(N, 1, C)`, the groups of shared weights."""
     shapes = map(shape, n.all_input_nodes)
     return n.op == "call_function" and all(len(s) < 4 or all(d == 1 for d in s[2:]) for s in shapes)
 
 
 def is_squeeze(n: fx.Node) -> bool:
-    """Whether a node pools a map over all of its space."""
+    """Whether a node pools a feature map over all positions."""
     if n.op != "call_function" or not n.all_input_nodes:
         return False
     rank, name = len(shape(n.all_input_nodes[0])), operation(n)
@@ -110,7 +113,7 @@ def is_mean(n: fx.Node) -> bool:
 
 
 def pointwise_layer(g: Graph, node: fx.Node) -> fx.Node | None:
-    """The node, if it is a 1x1 convolution of stride 1 without padding, dense or in groups, of maps of any rank."""
+    """The node, if it is a 1x1 convolution of stride 1 without padding, of any rank and groups; else None."""
     layer = layer_of(g, node)
     if layer is None or layer.target not in CONVOLUTIONS:
         return None
@@ -128,18 +131,30 @@ def _list(value: object) -> list[int]:
     return [value] if isinstance(value, int) else list(value)  # type: ignore[call-overload]
 
 
-def squeeze_early(g: Graph, gated: Gated) -> str | None:
-    """Move a unit's squeeze before the 1x1 convolution that made its map; None, or why it stays."""
+def squeeze_early(g: Graph) -> tuple[list[str], list[tuple[str, str]]]:
+    """Move the squeezes of all units where that is exact. Return the places of those moved, and (place, why not)."""
+    moved, skipped = [], []
+    for gated in list(find_gates(g)):
+        why = _move(g, gated)
+        if why is None:
+            moved.append(gated.place)
+        else:
+            skipped.append((gated.place, why))
+    return moved, skipped
+
+
+def _move(g: Graph, gated: Gated) -> str | None:
+    """Move the squeeze of one unit; None, or why not."""
     squeeze = gated.squeeze
     if squeeze is None:
-        return "the gates are made from several squeezes"
+        return "the gates are computed from several squeezes"
     if not is_mean(squeeze) or squeeze.kwargs:
-        return "no plain mean"
+        return "the squeeze is not a mean"
     source: Any = squeeze.args[0]
     conv = pointwise_layer(g, source)
     if conv is None:
         maker = "a convolution other than a plain 1x1" if layer_of(g, source) else operation(source)
-        return f"the map is made by {maker}"
+        return f"the feature map comes from {maker}"
     weight, bias = weights_of(g, conv)
     dense = torch.block_diag(*weight.flatten(1).chunk(groups_of(conv)))
     channels, narrower = dense.shape
@@ -158,7 +173,7 @@ def squeeze_early(g: Graph, gated: Gated) -> str | None:
         set_weights(g, end, merged.reshape(*merged.shape, *w1.shape[2:]), _sum(b1, w1, bias))
         end.replace_input_with(z, mean)
         return None
-    # No layer takes z itself (ECA): it is made by the convolution of the mean.
+    # No layer takes z itself (ECA): convolve the mean instead.
     with g.graph.inserting_after(mean):
         if keeps:
             moved = g.graph.call_function(conv.target, (mean, *conv.args[1:]))  # type: ignore[arg-type]
@@ -178,9 +193,9 @@ def _sum(b1: Tensor | None, w1: Tensor, b3: Tensor | None) -> Tensor | None:
 
 
 def _first_layer(g: Graph, squeeze: fx.Node) -> tuple[fx.Node, fx.Node | None]:
-    """What the layer takes that is given a squeeze, over views of it, and that layer; the squeeze, where there is none.
+    """The layer that takes a squeeze, perhaps through views, and its input; (squeeze, None) if there is none.
 
-    Nothing else may take them.
+    Nothing else may read the squeeze or the views.
     """
     z = squeeze
     while (user := only_user(z)) is not None and operation(user) in VIEWS and shape(user)[1:2] == shape(z)[1:2]:
@@ -192,14 +207,14 @@ def _first_layer(g: Graph, squeeze: fx.Node) -> tuple[fx.Node, fx.Node | None]:
 
 
 def _is_dense(g: Graph, layer: fx.Node) -> bool:
-    """Whether a layer is a linear one, or a 1x1 convolution that is one at each position."""
+    """Whether a layer is linear, or a dense 1x1 convolution."""
     return layer.target is aten.linear.default or (pointwise_layer(g, layer) is not None and groups_of(layer) == 1)
 
 
 def spread_layers(g: Graph, gated: Gated) -> None:
-    """Write a unit's layers as products and sums, which a compiler makes one loop of with all that is around them.
+    """Write a unit's layers as products and sums, which a compiler fuses with what surrounds them.
 
-    At small batches the call of a library costs more than these thousand times smaller products themselves.
+    At small batches calling a matrix library costs more than these small products.
     """
     todo, seen = [gated.s], set[fx.Node]()
     while todo:
@@ -216,7 +231,7 @@ def spread_layers(g: Graph, gated: Gated) -> None:
         rest = [1] * (len(shape(z)) - 2)
         name = str(layer.args[1].target)  # type: ignore[union-attr]
         dtype = g.constant(layer.args[1]).dtype  # type: ignore[union-attr]
-        # w (1, R, K), z (N, 1, K): the sum runs over what lies side by side.
+        # w (1, R, K), z (N, 1, K): the sum runs over adjacent memory.
         w = g.add_constant(f"{name}_rows", weight.flatten(1).to(dtype))
         with g.graph.inserting_before(layer):
             if rest:

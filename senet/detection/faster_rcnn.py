@@ -1,7 +1,7 @@
-"""Faster R-CNN with a feature pyramid (arXiv:1506.01497, arXiv:1612.03144) on our networks: the detector of Table 7.
+"""Faster R-CNN with a feature pyramid (arXiv:1506.01497, arXiv:1612.03144) over any network here: Table 7's detector.
 
 The paper gives no complexity for it; its baselines' AP are those of Detectron's FPN networks, which this follows:
-a pyramid of 256 channels on stages 2 to 5, three anchors per position, two hidden layers of 1024 in the box head.
+pyramid of 256 channels on stages 2 to 5, three anchors per place, two hidden layers of 1024 in the box head.
 """
 
 from __future__ import annotations
@@ -29,16 +29,15 @@ WIDTH = 256
 """Channels of every map of the pyramid."""
 
 ROIS = 1000
-"""Boxes per image in the second stage."""
+"""Boxes that the second stage looks at, in an image."""
 
 
 class Pyramid(nn.Module):
-    """Trunk and feature pyramid: `(N, C, H, W)` -> feature maps of 256 channels, one per stage and a coarser one.
+    """Trunk and feature pyramid: `(N, C, H, W) ->` maps of 256 channels, one for each stage and a coarser one.
 
-    Attributes:
-        trunk: Gives the feature maps of the last four stages.
-        fpn: torchvision's pyramid.
-        freeze_norm: Whether batch norms of the trunk do not learn and always use their running statistics.
+    trunk: `StageMaps` of the last four stages.  fpn: torchvision's pyramid.
+    frozen: what does not learn: the stages up to `freeze_at` and, with `freeze_norm`, every batch norm, which then also
+        uses its running statistics in training.
     """
 
     def __init__(self, net: Net, *, freeze_at: int, freeze_norm: bool) -> None:
@@ -56,7 +55,7 @@ class Pyramid(nn.Module):
             module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Pyramid:
-        """Set the mode; frozen norms stay in evaluation mode."""
+        """As every module's, but frozen norms stay in evaluation mode."""
         super().train(mode)
         for module in self.trunk.modules():
             if self.freeze_norm and isinstance(module, _BatchNorm):
@@ -80,18 +79,15 @@ def _stage(part: str) -> int:
 def faster_rcnn(
     backbone: str | Net, *, num_classes: int = 81, freeze_at: int = 0, freeze_norm: bool = True, seed: int = 0
 ) -> FasterRCNN:
-    """Create torchvision's Faster R-CNN on one of our networks, with random weights.
+    """torchvision's Faster R-CNN over one of our networks, weights drawn; images and targets as torchvision takes them.
 
-    Args:
-        backbone: A name such as "se_resnet50", or a table. Weights of the classifier can be loaded afterwards into
-            `detector.backbone.trunk`, under the same names.
-        num_classes: With the background; 81 for COCO.
-        freeze_at: The last stage that does not learn: 0 for none, 1 for the stem only, 2 as in Detectron.
-        freeze_norm: Whether batch norms of the trunk keep their statistics and weights, as is usual for small batches.
-        seed: For the weights.
+    backbone: a name such as "se_resnet50", or a table. Its weights may be loaded afterwards into
+        `detector.backbone.trunk`, under the names they have in the classifying network.
+    num_classes: with the background, 81 for COCO.
+    freeze_at: the last stage that does not learn, 1 for the stem alone, 2 as in Detectron, 0 for none.
+    freeze_norm: batch norms of the trunk keep their statistics and weights, as is usual for small batches.
 
-    Raises:
-        ConfigError: For an unknown network or stage, or fewer than two classes.
+    Raises ConfigError for an unknown network, stage or fewer than two classes.
     """
     net = get_net(backbone) if isinstance(backbone, str) else backbone
     if num_classes < 2:
@@ -111,12 +107,9 @@ def _build(pyramid: Pyramid, num_classes: int) -> FasterRCNN:
 
 
 def describe_detector(net: Net, image_size: tuple[int, int] = (800, 1344), num_classes: int = 81) -> Description:
-    """Count the detector's parameters and multiply-adds, with 1000 boxes in the second stage.
+    """Count the detector's parameters and multiply-adds, with 1000 boxes in the second stage, on the meta device.
 
-    Args:
-        net: The backbone.
-        image_size: Height and width in pixels.
-        num_classes: With the background.
+    image_size: height and width, in pixels.
     """
     trunk = describe(replace(net, num_classes=0), image_size)
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""Kernels that make squeeze-and-excitation free: in training, batch norm, unit, sum and ReLU in batch norm's traffic.
+"""Kernels that compute several layers at once, one package per operation. `dispatch.py` picks who computes what.
 
 from senet.kernels import fuse_, unfuse_
 """
@@ -16,7 +16,7 @@ __all__ = ["Fusion", "fuse_", "unfuse_"]
 
 
 def __getattr__(name: str) -> object:
-    # Lazily, so that what asks for another file here does not wait for torch.
+    # Lazily: other modules here should not wait for the blocks to be imported.
     if name not in __all__:
         raise AttributeError(f"module 'senet.kernels' has no attribute {name!r}")
     from senet.kernels import fuse

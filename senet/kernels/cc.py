@@ -1,4 +1,4 @@
-"""C files of this package as libraries, compiled once for this machine by its own compiler."""
+"""Compile the C files of this package, once per machine, with the machine's own compiler."""
 
 from __future__ import annotations
 
@@ -14,36 +14,37 @@ import warnings
 from functools import cache
 from pathlib import Path
 
+HEADERS = Path(__file__).parent
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 
 
 def compiler() -> list[str] | None:
-    """The command of the C compiler: `$CC`, with its options, else the first of cc, gcc and clang that is there."""
+    """Command of the C compiler: `$CC` with its options, else the first of cc, gcc and clang that exists."""
     commands = (shlex.split(os.environ.get("CC", "")), ["cc"], ["gcc"], ["clang"])
     found = ([path, *options] for name, *options in filter(None, commands) if (path := shutil.which(name)))
     return next(found, None)
 
 
 def cache_folder() -> Path:
-    """Where the libraries are kept: `$XDG_CACHE_HOME/senet`, by default `~/.cache/senet`."""
+    """Folder of the compiled libraries: `$XDG_CACHE_HOME/senet`, by default `~/.cache/senet`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "senet"
 
 
 @cache
 def library(source: Path) -> ctypes.CDLL | None:
-    """The library of a C file, compiled on first use and kept in `cache_folder()`; None without a compiler that can.
+    """Load a C file as a library, compiled on first use into `cache_folder()`. None if it cannot be compiled.
 
-    The reason for None is said once, in a RuntimeWarning, and so is a `$CC` that is not there. With pip's wheels of
-    torch its OpenMP is torch's own, which has the same name, so both share one pool of threads.
+    A RuntimeWarning says once why not, or that `$CC` does not exist. OpenMP is that of torch's wheels, which has the
+    same name, so both share one pool of threads.
     """
     try:
-        cc, mine = compiler(), shlex.split(os.environ.get("CC", ""))
+        cc, wanted = compiler(), shlex.split(os.environ.get("CC", ""))
         if cc is None:
-            return _none(source, "no C compiler: none of $CC, cc, gcc, clang is there")
-        if mine and shutil.which(mine[0]) is None:
-            warnings.warn(f"$CC: {mine[0]} is not there; {cc[0]} compiles instead", RuntimeWarning, stacklevel=2)
+            return _warn(source, "no C compiler: found none of $CC, cc, gcc, clang")
+        if wanted and shutil.which(wanted[0]) is None:
+            warnings.warn(f"$CC: {wanted[0]} not found; {cc[0]} compiles instead", RuntimeWarning, stacklevel=2)
         machine = platform.machine(), *platform.libc_ver(), _cpu()
-        texts = [file.read_text() for file in (source, *sorted(source.parent.glob("*.h")))]
+        texts = [file.read_text() for file in (source, *sorted(HEADERS.glob("*.h")))]
         text = "\0".join((*texts, *cc, *FLAGS, *machine))
         name = f"{source.stem}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
         folder = cache_folder()
@@ -51,26 +52,25 @@ def library(source: Path) -> ctypes.CDLL | None:
         if not (folder / name).is_file():
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
                 made = Path(scratch) / name
-                command = [*cc, *FLAGS, str(source), "-o", str(made), "-lm"]
+                command = [*cc, *FLAGS, f"-I{HEADERS}", str(source), "-o", str(made), "-lm"]
                 done = subprocess.run(command, capture_output=True, text=True)
                 if done.returncode:
-                    return _none(
-                        source, f"{cc[0]} failed: {(done.stderr.strip() or 'no reason given').splitlines()[-1]}"
-                    )
-                # Whoever compiles it at the same time has made the same file.
+                    why = (done.stderr.strip() or "no reason given").splitlines()[-1]
+                    return _warn(source, f"{cc[0]} failed: {why}")
+                # Another process that compiles it now makes the same file.
                 made.replace(folder / name)
         return ctypes.CDLL(str(folder / name))
-    # `Path.home` raises RuntimeError where there is none, and shlex ValueError for a quote that has no end.
+    # Path.home raises RuntimeError where there is none, shlex ValueError for an unclosed quote.
     except (OSError, RuntimeError, ValueError) as error:
-        return _none(source, str(error))
+        return _warn(source, str(error))
 
 
 def _cpu() -> str:
-    """What `-march=native` depends on."""
+    """The processor's features, which `-march=native` depends on."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
 
 
-def _none(source: Path, why: str) -> None:
+def _warn(source: Path, why: str) -> None:
     warnings.warn(f"{source.name} is not compiled ({why}); slower kernels run instead", RuntimeWarning, stacklevel=3)

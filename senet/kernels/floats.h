@@ -1,5 +1,5 @@
-/* Vectors of float32 that the compiler itself provides (GCC, Clang), as wide as this machine's registers, and the tile
-   of a matrix product that stays in them. */
+/* Vectors of float32 by extensions of GCC and Clang, as wide as this machine's registers, and a tile of a matrix product
+   that stays in registers. */
 
 #include <stdint.h>
 #include <string.h>
@@ -35,7 +35,7 @@ INLINE void product(const int rows, const float *h, const float *w, int64_t step
     }
 }
 
-/* EACH(n) for a number of rows that the compiler is to know. */
+/* EACH(n) for every number of rows, so that it is a constant to the compiler. */
 #ifdef __AVX512F__
 #define FOR_ROWS(EACH) \
     EACH(1) EACH(2) EACH(3) EACH(4) EACH(5) EACH(6) EACH(7) EACH(8) EACH(9) EACH(10) EACH(11) EACH(12)

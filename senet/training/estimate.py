@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -69,8 +69,7 @@ def seconds_per_image(recipe: Recipe, device: torch.device, threads: int = 0) ->
     """
     t, d = recipe.train, recipe.data
     n = min(d.batch_size, 32 if device.type == "cpu" else 256)
-    fused: Any = "auto" if t.fused == "auto" else t.fused == "yes"
-    model = create_model(recipe.model, seed=0, device=device, fused=fused)
+    model = create_model(recipe.model, seed=0, device=device, fused=t.fused)
     layout = torch.channels_last if t.channels_last else torch.contiguous_format
     model = model.to(memory_format=layout)  # type: ignore[call-overload]
     x = torch.randn(n, recipe.model.in_channels, d.image_size, d.image_size, device=device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -26,8 +26,7 @@ class Classifier(pl.LightningModule):
         self.recipe = recipe
         self.images = data
         self.steps_per_epoch = steps_per_epoch
-        fused: Literal["auto"] | bool = "auto" if recipe.train.fused == "auto" else recipe.train.fused == "yes"
-        self.network = create_model(recipe.model, seed=recipe.train.seed, fused=fused)
+        self.network = create_model(recipe.model, seed=recipe.train.seed, fused=recipe.train.fused)
         if recipe.train.channels_last:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         # The average is part of the module's state, so a checkpoint holds both.

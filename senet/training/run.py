@@ -23,8 +23,7 @@ from senet.data import Data, Split
 from senet.device import pick_device
 from senet.errors import CheckpointError, ConfigError, MissingExtraError, RunError
 from senet.files import held, new_folder
-from senet.kernels import cpu_passes
-from senet.kernels.ops import by_triton
+from senet.kernels import dispatch
 from senet.models.describe import describe
 from senet.recipes.recipe import Recipe
 from senet.runs import folder as run
@@ -60,15 +59,6 @@ def device_of(recipe: Recipe) -> torch.device:
     if device.type == "cpu" and recipe.train.precision == "fp16":
         raise ConfigError("train.precision: 'fp16' needs a GPU; on a CPU use 'bf16' or 'fp32'")
     return device
-
-
-def kernels(device: torch.device, fused: str, precision: str) -> str:
-    """What computes the blocks' epilogues by a recipe's choice: "triton", "c", "torch", or "none": layer by layer."""
-    if device.type == "cuda" and fused != "no":
-        return "triton" if by_triton(torch.empty(0, device=device, dtype=DTYPES[precision])) else "none"
-    if fused != "yes":
-        return "none"
-    return "c" if device.type == "cpu" and precision == "fp32" and cpu_passes.available() else "torch"
 
 
 class _Stateful(StatefulDataLoader[Any]):
@@ -152,7 +142,8 @@ def _take_folder(folder: Path, recipe: Recipe, device: torch.device, *, resume: 
     if not resume:
         new_folder(folder)
         run.write_recipe(folder, recipe)
-        used = kernels(device, recipe.train.fused, recipe.train.precision)
+        train = recipe.train
+        used = dispatch.block_epilogue(device, DTYPES[train.precision]) if train.fused else "layers"
         run.write_json(folder / run.ENVIRONMENT, run.environment(device, recipe.train.threads) | {"kernels": used})
     elif run.read_summary(folder) is not None:
         raise RunError(f"{folder}: this run is finished; evaluate it with: senet evaluate {folder}")

@@ -9,20 +9,38 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from senet.create import create_model
-from senet.deploy import optimize as room
-from senet.deploy.graph import operation
 from senet.deploy.optimize import Optimized, optimize
-from senet.kernels import cc, conv1x1_cpu, conv3x3_cpu
+from senet.kernels import dispatch
+from tests.compiler import no_compiler
 from tests.deploy.same import Each, Fn, error, errors, noise, trained
 
 C = 32
 
 
-def operations(fast: Optimized) -> list[str]:
-    return [operation(node) for node in fast._run.graph.nodes if node.op == "call_function"]
+class Calls(TorchDispatchMode):
+    """Records the names of operations, and where the weights of the convolutions in C lie."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: Counter[str] = Counter()
+        self.packed: set[int] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(function)
+        self.names[name] += 1
+        if "packed" in name:
+            self.packed.add(args[1].data_ptr())
+        return function(*args, **kwargs or {})
+
+
+def calls(fast: Optimized, x: Tensor) -> Calls:
+    with Calls() as seen:
+        fast(x)
+    return seen
 
 
 def conv(c: int = C, kernel: int = 3, **options: Any) -> nn.Module:
@@ -61,7 +79,7 @@ def each() -> nn.Module:
 
 
 def needs_compiler() -> None:
-    if not conv3x3_cpu.available():
+    if not dispatch.c_convolutions(torch.device("cpu"), torch.float32):
         pytest.skip("no C compiler")
 
 
@@ -83,10 +101,11 @@ def test_which_are_taken(each: nn.Module) -> None:
         assert not wrong
         assert torch.equal(given, x)
     # A sum into memory that nothing reads later; all others anew.
-    names = Counter(operations(fast))
-    assert (names["conv3x3_packed_"], names["conv3x3_packed"]) == (1, 15)
+    seen = calls(fast, x)
+    names = seen.names
+    assert (names["senet.conv3x3_packed_.default"], names["senet.conv3x3_packed.default"]) == (1, 15)
     # "twice" is packed once.
-    assert sum("winograd" in name for name, _ in fast._run.named_buffers()) == 15
+    assert len(seen.packed) == 15
 
 
 @torch.no_grad()
@@ -120,44 +139,33 @@ def test_other_types_are_left(dtype: torch.dtype) -> None:
 
 
 @torch.no_grad()
-def test_without_a_compiler(each: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler(each: nn.Module) -> None:
     """All go to oneDNN, and a warning says once what is missing."""
-    libraries = cc.library, conv3x3_cpu._c
-    for cached in libraries:
-        cached.cache_clear()
-    monkeypatch.setattr(cc, "compiler", lambda: None)
     x = noise(2, C, 14, 13, dtype=torch.float32)
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            fast = [optimize(each, x) for _ in range(2)][1]
-    finally:
-        for cached in libraries:
-            cached.cache_clear()
+    with no_compiler(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fast = [optimize(each, x) for _ in range(2)][1]
     assert [str(w.message).partition(" is")[0] for w in caught if w.category is RuntimeWarning] == ["conv1x1.c"]
     assert not fast.rewrites.winograd
-    assert not any("packed" in name for name in operations(fast))
-    assert sum("_convolution_pointwise" in name for name in operations(fast)) == len(LAYERS) + 2
+    names = calls(fast, x).names
+    assert not any("packed" in name for name in names)
+    assert sum(n for name, n in names.items() if "_convolution_pointwise" in name) == len(LAYERS) + 2
     assert not {place: e for place, e in errors(fast(x), each(x)).items() if not e < 5e-6}
 
 
 @torch.no_grad()
-def test_a_network_of_basic_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Most of its work; its logits stay within float32's rounding of those in float64."""
+@pytest.mark.filterwarnings("ignore:.*is not compiled:RuntimeWarning")
+def test_a_network_of_basic_blocks() -> None:
+    """Its logits stay as near those in float64 as without Winograd's algorithm."""
     needs_compiler()
     model = trained(create_model("se_resnet18", num_classes=10)).float()
     x = noise(2, 3, 64, 64, dtype=torch.float32)
     want = model.double()(x.double())
     model.float()
     fast = optimize(model, x)
-    # Those without stride in stages 2 and 3: maps of 16x16 and 8x8.
+    # Those without stride in stages 2 and 3: feature maps of 16x16 and 8x8.
     assert len(fast.rewrites.winograd) == 4 + 3
-    monkeypatch.setattr(room, "use_winograd", lambda *_: [])
-    direct = optimize(model, x)
+    with no_compiler():
+        direct = optimize(model, x)
     assert not direct.rewrites.winograd
     assert error(fast(x).double(), want) < max(4 * error(direct(x).double(), want), 1e-5)
-
-
-def test_conv1x1_is_there_too() -> None:
-    """Both libraries come from one compiler and one header."""
-    assert conv1x1_cpu.available() == conv3x3_cpu.available()

@@ -19,14 +19,15 @@ from torch import Tensor, nn
 
 from senet import ConfigError, NoSqueezeConfig, SEConfig, UnitConfig, create_model, insert_
 from senet.config import Placement
-from senet.deploy import optimize as room
 from senet.deploy.optimize import optimize
-from senet.kernels import cc, conv1x1_cpu, graphs
+from senet.kernels import dispatch
 from senet.models.network import StageMaps
+from tests.compiler import no_compiler
 from tests.deploy.same import Fn, error, noise, same, trained
 from tests.models.small import FAMILIES, pixels, small
 
 SE = SEConfig(reduction=4)
+HAS_C = dispatch.c_convolutions(torch.device("cpu"), torch.float32)
 
 
 def conv() -> nn.Module:
@@ -47,7 +48,7 @@ def one_stage(unit: UnitConfig = SE) -> Any:
 def test_names_and_counts() -> None:
     """SE-ResNet of a bottleneck per stage: three norms each, that of its projection, and the stem's."""
     rewrites = same(create_model(of_one_block("bottleneck")), 3, 64, 64, batches=[1, 2]).rewrites
-    assert [len(r) for r in (rewrites.folded, rewrites.early, rewrites.fused, rewrites.left)] == [1 + 4 * 4, 4, 4, 0]
+    assert [len(r) for r in (rewrites.folded, rewrites.early, rewrites.fused, rewrites.skipped)] == [1 + 4 * 4, 4, 4, 0]
     assert (rewrites.folded[0], rewrites.early[0]) == ("features.stem.norm", "features.stage2.block1.se")
     assert rewrites.fused[3].startswith("features.stage5.block1")
     assert str(rewrites) == ("  17 batch norms folded\n   4 squeezes moved before the expansion\n   4 block ends fused")
@@ -72,7 +73,7 @@ def test_every_place(place: Any) -> None:
 
 def test_a_unit_without_squeeze() -> None:
     rewrites = same(create_model(one_stage(NoSqueezeConfig(reduction=4))), 3, 24, 24, batches=[3]).rewrites
-    assert (len(rewrites.folded), rewrites.early, rewrites.fused, rewrites.left) == (5, [], [], [])
+    assert (len(rewrites.folded), rewrites.early, rewrites.fused, rewrites.skipped) == (5, [], [], [])
 
 
 def inserted() -> nn.Module:
@@ -103,7 +104,7 @@ def test_networks_of_others(name: str) -> None:
     build, (early, fused), place = THEIRS[name]
     fast = same(build(), 3, 64, 64, batches=[2])
     assert (len(fast.rewrites.early), len(fast.rewrites.fused)) == (early, fused)
-    places = [*fast.rewrites.early, *(where for where, *_ in fast.rewrites.left)]
+    places = [*fast.rewrites.early, *(where for where, *_ in fast.rewrites.skipped)]
     assert places[0].startswith(place)
     assert fast.any_size
 
@@ -178,7 +179,7 @@ def test_networks_of_one_size(name: str) -> None:
     layers["c"].register_buffer("position", noise(8, 8, 8))
     fast = same(Fn(OF_A_SIZE[name], **layers), 3, 8, 8)
     assert not fast.any_size
-    with pytest.raises(ConfigError, match=r"x: \(1, 3, 9, 8\) torch.float64 on cpu is not.*: \(N, 3, 8, 8\)"):
+    with pytest.raises(ConfigError, match=r"x: \(1, 3, 9, 8\) torch.float64 on cpu does not fit.*: \(N, 3, 8, 8\)"):
         fast(noise(1, 3, 9, 8))
 
 
@@ -258,23 +259,27 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
         Fn(lambda m, x: m.c(x).as_strided((1, 8), (512, 64)), c=conv()),
         *(
             torch.zeros(1, 3, 8, 8),
-            "model: its as_strided fixes where maps lie in memory; expected: a network without",
+            "model: calls as_strided, which fixes the memory format; expected: a network without",
         ),
     ),
-    "counts": (Counting(), noise(1, 3, 4, 4), "model: its evaluation changes 'seen'; expected: one that changes"),
-    "writes its input": (Fn(lambda m, x: x.sub_(1)), noise(1, 3, 4, 4), "model: its evaluation changes 'x'"),
+    "counts": (Counting(), noise(1, 3, 4, 4), "model: changes 'seen' in evaluation; expected: one that changes"),
+    "writes its input": (Fn(lambda m, x: x.sub_(1)), noise(1, 3, 4, 4), "model: changes 'x' in evaluation"),
     "branches": (Fn(lambda m, x: x if x.sum() > 0 else -x), noise(1, 3, 4, 4), "model: torch.export cannot capture"),
     "other channels": (conv(), torch.zeros(1, 4, 8, 8), "model: torch.export cannot capture this network .*channels"),
     "other type": (nn.Conv2d(3, 3, 1), noise(1, 3, 8, 8), "model: torch.export cannot capture this network"),
     "integers": (
         conv(),
         torch.zeros(1, 3, 8, 8, dtype=torch.uint8),
-        r"example: \(1, 3, 8, 8\) torch.uint8 is no batch",
+        r"example: \(1, 3, 8, 8\) torch.uint8; expected: images",
     ),
-    "a size": (conv(), (1, 3, 8, 8), r"example: \(1, 3, 8, 8\) is no batch of images; expected: a floating-point"),
-    "features": (nn.Linear(3, 3), torch.zeros(1, 3), r"example: \(1, 3\) torch.float32 is no batch of images"),
+    "a size": (conv(), (1, 3, 8, 8), r"example: \(1, 3, 8, 8\); expected: images \(N, C, H, W\)"),
+    "features": (nn.Linear(3, 3), torch.zeros(1, 3), r"example: \(1, 3\) torch.float32; expected: images"),
     "meta": (nn.Conv2d(3, 8, 3, device="meta"), torch.zeros(1, 3, 8, 8, device="meta"), "example: on the meta device"),
-    "two devices": (nn.Conv2d(3, 3, 1, device="meta"), torch.zeros(1, 3, 8, 8), "example: is on cpu and the network"),
+    "two devices": (
+        nn.Conv2d(3, 3, 1, device="meta"),
+        torch.zeros(1, 3, 8, 8),
+        "example: on cpu; expected: meta",
+    ),
 }
 
 
@@ -331,9 +336,9 @@ def test_it_is_for_inference_alone() -> None:
         with pytest.raises(ConfigError, match="does not move or change its dtype"):
             change()
     for copied in (copy.deepcopy, pickle.dumps):
-        with pytest.raises(ConfigError, match="made for this machine, it is not copied or pickled"):
+        with pytest.raises(ConfigError, match="specific to this machine and cannot be copied or pickled"):
             copied(fast)
-    with pytest.raises(ConfigError, match=r"x: .* torch.float64 on cpu is not .*\(N, 3, H, W\) torch.float32"):
+    with pytest.raises(ConfigError, match=r"x: .* torch.float64 on cpu does not fit .*\(N, 3, H, W\) torch.float32"):
         fast(noise(1, 3, 8, 8))
     assert "1 batch norm folded" in repr(fast)
 
@@ -368,26 +373,19 @@ def test_cudnn_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
 # Compiled
 
 
-def test_outputs_of_a_gpu_are_no_memory_of_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither its own CUDA graphs, whose next run writes over them, nor without those of `CudaGraphed`."""
-    given = []
-    monkeypatch.setattr(torch, "compile", lambda module, options: given.append(options) or module)
-    monkeypatch.setattr(graphs, "CudaGraphed", lambda module, x: (given.append(module.training), module)[1])
-    monkeypatch.setattr(Tensor, "is_cuda", True)
-    g, _ = room.rewritten(conv(), x := torch.zeros(1, 3, 8, 8))
-    room._specialised(g, x, compile=True)
-    assert given == [{}, False]
-    room._Compiled(conv(), torch.device("cuda"))
-    assert given[2:] == [{"max_autotune": True}]
+def test_gpu_kernels_need_a_gpu() -> None:
+    with pytest.raises(ConfigError, match="gpu_kernels: True has no effect on cpu; expected: False"):
+        optimize(conv(), torch.zeros(1, 3, 8, 8), gpu_kernels=True)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("gpu_kernels", [False, True])
 @pytest.mark.parametrize("compile", [False, True])
-def test_outputs_of_a_gpu_stay(compile: bool) -> None:
+def test_outputs_of_a_gpu_stay(compile: bool, gpu_kernels: bool) -> None:
     model = trained(create_model(one_stage())).float().cuda()
     x = noise(2, 3, 64, 64, dtype=torch.float32).cuda()
-    fast = optimize(model, x, compile=compile)
+    fast = optimize(model, x, compile=compile, gpu_kernels=gpu_kernels)
     first = fast(x)
     before = first.clone()
     fast(x + 1)
@@ -397,29 +395,25 @@ def test_outputs_of_a_gpu_stay(compile: bool) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch 2.11's own
-@pytest.mark.parametrize("has_compiler", [True, False])
-def test_compiled(has_compiler: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if conv1x1_cpu.library(conv1x1_cpu.SOURCE) is None:
-        pytest.skip("no C compiler")
+@pytest.mark.skipif(not HAS_C, reason="no C compiler")
+def test_compiled() -> None:
     model = trained(create_model(one_stage())).float()
     x = noise(2, 3, 32, 32, dtype=torch.float32)
     with torch.no_grad():
         want = model(x)
-    if has_compiler:
-        fast = optimize(model, x, compile=True)
-        assert len(fast.rewrites.fused) == len(fast.rewrites.early)
-        assert error(fast(x), want) < 1e-5
-        assert error(fast(x[:1]), want[:1]) < 1e-5
-        return
-    cc.library.cache_clear()
-    monkeypatch.setattr(cc, "compiler", lambda: None)
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            rewrites = [optimize(model, x, compile=True).rewrites for _ in range(2)]
-    finally:
-        cc.library.cache_clear()
+    fast = optimize(model, x, compile=True)
+    assert len(fast.rewrites.fused) == len(fast.rewrites.early)
+    assert error(fast(x), want) < 1e-5
+    assert error(fast(x[:1]), want[:1]) < 1e-5
+
+
+def test_compiled_without_a_c_compiler() -> None:
+    """A compiler fuses the block ends itself. A warning says once what is missing."""
+    model, x = trained(create_model(one_stage())).float(), noise(2, 3, 32, 32, dtype=torch.float32)
+    with no_compiler(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        rewrites = [optimize(model, x, compile=True).rewrites for _ in range(2)]
     assert [str(w.message) for w in caught if w.category is RuntimeWarning] == [
-        "conv1x1.c is not compiled (no C compiler: none of $CC, cc, gcc, clang is there); slower kernels run instead"
+        "conv1x1.c is not compiled (no C compiler: found none of $CC, cc, gcc, clang); slower kernels run instead"
     ]
     assert not any(r.fused for r in rewrites)

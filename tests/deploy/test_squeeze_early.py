@@ -33,7 +33,7 @@ def test_every_unit_squeezes_early() -> None:
         for name, unit in UNITS.items()
     }
     rewrites = same(Each(units), 4, 5, 7).rewrites
-    assert (rewrites.early, rewrites.left) == ([f"{name}.2" for name in UNITS], [])
+    assert (rewrites.early, rewrites.skipped) == ([f"{name}.2" for name in UNITS], [])
 
 
 @pytest.mark.parametrize(
@@ -113,15 +113,15 @@ def one_of_two(m: Any, x: Tensor) -> Tensor:
 
 
 KEPT: dict[str, tuple[nn.Module, str]] = {
-    "3x3": (gated(conv(4, 16, 3)), "the map is made by a convolution other than a plain 1x1"),
-    "stride": (gated(conv(4, 16, 1, stride=2)), "the map is made by a convolution other than a plain 1x1"),
-    "padding": (gated(conv(4, 16, 1, padding=1)), "the map is made by a convolution other than a plain 1x1"),
+    "3x3": (gated(conv(4, 16, 3)), "the feature map comes from a convolution other than a plain 1x1"),
+    "stride": (gated(conv(4, 16, 1, stride=2)), "the feature map comes from a convolution other than a plain 1x1"),
+    "padding": (gated(conv(4, 16, 1, padding=1)), "the feature map comes from a convolution other than a plain 1x1"),
     "narrowing": (gated(conv(4, 20, 1), conv(20, 16, 1)), "the 1x1 convolution before reduces the channels"),
-    "relu": (gated(conv(4, 16, 1), nn.ReLU()), "the map is made by relu"),
-    "max": (gated(conv(4, 16, 1), squeeze="max"), "no plain mean"),
+    "relu": (gated(conv(4, 16, 1), nn.ReLU()), "the feature map comes from relu"),
+    "max": (gated(conv(4, 16, 1), squeeze="max"), "the squeeze is not a mean"),
     "two": (
         Fn(one_of_two, c=conv(4, 16, 1), a=nn.Linear(16, 4), b=nn.Linear(4, 16)),
-        "the gates are made from several squeezes",
+        "the gates are computed from several squeezes",
     ),
 }
 
@@ -129,11 +129,11 @@ KEPT: dict[str, tuple[nn.Module, str]] = {
 def test_where_it_stays() -> None:
     rewrites = same(Each({name: net for name, (net, _) in KEPT.items()}), 4, 5, 7).rewrites
     assert not rewrites.early
-    left = {where.split(".")[0]: (what, why) for where, what, why in rewrites.left}
-    assert left == {name: ("squeeze", why) for name, (_, why) in KEPT.items()}
+    skipped = {where.split(".")[0]: (what, why) for where, what, why in rewrites.skipped}
+    assert skipped == {name: ("squeeze", why) for name, (_, why) in KEPT.items()}
     assert str(rewrites).splitlines()[:2] == [
-        "   3 squeezes left as they are: the map is made by a convolution other than a plain 1x1 (3x3.1, ...)",
-        "   1 squeeze left as it is: the 1x1 convolution before reduces the channels (narrowing.2)",
+        "   3 squeezes not rewritten: the feature map comes from a convolution other than a plain 1x1 (3x3.1, ...)",
+        "   1 squeeze not rewritten: the 1x1 convolution before reduces the channels (narrowing.2)",
     ]
 
 
@@ -152,4 +152,4 @@ def test_what_is_no_unit() -> None:
     }
     rewrites = same(Each({name: Fn(f, c=conv(4, 16, 1)) for name, f in functions.items()}), 4, 5, 7).rewrites
     assert not rewrites.early
-    assert not rewrites.left
+    assert not rewrites.skipped

@@ -1,4 +1,4 @@
-"""Where Triton's programs run: on a CUDA device, else on the CPU in Triton's interpreter."""
+"""Where Triton's programs run (a CUDA device, else Triton's interpreter on the CPU), and what tests start from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.kernels.buffers import Buffers
 
 @pytest.fixture
 def device() -> torch.device:
-    """A device on which Triton's programs run; the test is skipped where they cannot."""
+    """A device on which Triton's programs run; the test is skipped if there is none."""
     if importlib.util.find_spec("triton") is None:
         pytest.skip("triton is not installed")
     if torch.cuda.is_available():
@@ -30,6 +30,6 @@ def device() -> torch.device:
 
 @pytest.fixture
 def nan_buffers() -> Iterator[None]:
-    """Buffers full of NaN, which stays where a pass does not write."""
+    """New buffers are full of NaN, which remains where a pass does not write."""
     with Buffers(lambda empty, *args, **kwargs: empty(*args, **kwargs).fill_(torch.nan)):
         yield

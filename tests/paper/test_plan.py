@@ -118,7 +118,7 @@ def test_a_run_is_named_by_what_its_result_depends_on() -> None:
     assert name.endswith("-seed3")
     for same in (
         replace(recipe, data=replace(recipe.data, workers=7, root="elsewhere")),
-        replace(recipe, train=replace(recipe.train, threads=2, seed=9, fused="no")),
+        replace(recipe, train=replace(recipe.train, threads=2, seed=9, fused=True)),
     ):
         assert p.key(same, 3) == name
     for other in (

@@ -17,12 +17,12 @@ from torch import nn
 
 from senet import create_model, load
 from senet.errors import ConfigError, MissingExtraError, RunError
-from senet.kernels import cpu_passes
+from senet.kernels import dispatch
 from senet.recipes.recipe import OptimRecipe, Recipe, ScheduleRecipe
 from senet.runs import folder as run
 from senet.runs.recipe_file import write_recipe_file
 from senet.training.module import Classifier, freeze_batch_norm_
-from senet.training.run import fitted, kernels, train
+from senet.training.run import fitted, train
 
 Fields = dict[str, Any]
 
@@ -75,14 +75,12 @@ def test_a_run_equals_a_loop_written_by_hand(recipe: Recipe, open_small: Any, tm
 
 
 def test_fused_as_the_recipe_says(recipe: Recipe, open_small: Any, tmp_path: Path) -> None:
-    in_c = "c" if cpu_passes.available() else "torch"
-    assert [kernels(torch.device("cpu"), fused, "fp32") for fused in ("auto", "yes", "no")] == ["none", in_c, "none"]
-    assert kernels(torch.device("cpu"), "yes", "bf16") == "torch"
-    for fused, said in (("yes", in_c), ("no", "none")):
-        train(changed(recipe, fused=fused), open_small(recipe), tmp_path / fused, quiet=True)
-        environment = json.loads((tmp_path / fused / run.ENVIRONMENT).read_text())
+    fast = dispatch.block_epilogue(torch.device("cpu"), torch.float32)
+    for fused, said in ((True, fast), (False, "layers")):
+        train(changed(recipe, fused=fused), open_small(recipe), tmp_path / str(fused), quiet=True)
+        environment = json.loads((tmp_path / str(fused) / run.ENVIRONMENT).read_text())
         assert environment["kernels"] == said
-    have, want = weights(tmp_path / "yes"), weights(tmp_path / "no")
+    have, want = weights(tmp_path / "True"), weights(tmp_path / "False")
     torch.testing.assert_close(have, want, rtol=1e-3, atol=1e-4)
     # Equal to the last digit they would not be fused.
     assert any(not torch.equal(have[name], want[name]) for name in want)

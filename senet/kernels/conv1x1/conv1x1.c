@@ -1,11 +1,11 @@
-/* 1x1 convolution of channels-last maps with the epilogue of an SE block as its epilogue, float32:
+/* 1x1 convolution of channels-last feature maps with the end of an SE block as its epilogue, float32:
 
        y[m][c] = relu(s[n][c] * (sum_k h[m][k] w[k][c] + b[c]) + e[m][c])
 
-   over positions m = 0..M-1, P of them to an image, n = m / P. The wide map is written once and never read back:
-   a tile of it is finished in registers. y may be e.
+   over positions m = 0..M-1, P per image, n = m / P. The wide feature map is written once and never read back: each tile
+   is finished in registers. y may be e.
 
-   w is packed: panels of NR channels, each [k][NR], the last one filled up with zeros; b, s and e may be NULL. */
+   w is packed: panels of NR channels, each [k][NR], the last one padded with zeros; b, s and e may be NULL. */
 
 #include "floats.h"
 
@@ -15,7 +15,7 @@ INLINE void tile(
     float *y, int64_t m, int64_t P, int64_t K, int64_t C, int64_t width, int relu)
 {
     floats acc[ROWS][2];
-    if (e) /* on its way while the sums are made */
+    if (e) /* loads while the sums are computed */
         for (int i = 0; i < rows; i++) {
             __builtin_prefetch(e + i * C, 1);
             __builtin_prefetch(e + i * C + LANES, 1);
@@ -62,8 +62,8 @@ int panel(void) { return NR; }
 void conv1x1(const float *h, const float *w, const float *b, const float *s, const float *e, float *y,
              int64_t M, int64_t P, int64_t K, int64_t C, int relu, int threads)
 {
-    /* Few weights stay in every core's cache, and threads share the positions; few positions do, and they share the
-       panels; else blocks of both. */
+    /* Few weights fit every core's cache: threads share the positions. Few positions: threads share the panels. Else
+       blocks of both. */
     const int64_t panels = (C + NR - 1) / NR, weights = panels * NR * K, fit = 65536 / (NR * K);
     const int few = weights <= 131072, flat = !few && M * K <= 262144;
     const int64_t block = few ? 2 * ROWS : flat ? M : 8 * ROWS, group = few ? panels : flat || fit < 1 ? 1 : fit;

@@ -1,17 +1,17 @@
-/* 3x3 convolution, stride 1, of channels-last maps in a quarter of its products, float32:
+/* 3x3 convolution of stride 1 of channels-last feature maps by Winograd's algorithm, float32:
 
        y = relu(w * h + b + e)          h (N, H, W, K), y and e (N, Y, X, C), Y = H + 2 py - 2, X = W + 2 px - 2
 
-   A tile of 4x4 results takes 6x6 of h and, where a direct sum has 144 products for each pair of channels, 36:
+   A tile of 4x4 results needs 6x6 of h, and 36 products for each pair of channels where a direct sum needs 144:
 
        y_tile = A' [(G w G') . (B' h_tile B)] A
 
    (Lavin and Gray, arXiv:1509.09308): the product of polynomials of 3 and 4 coefficients has 6, known by its values at 6
    points, and a row of 4 results of 3 weights is its transpose. The points are 0, +-p, +-q and infinity, p = 3/4 and
    q = 3/2: with the usual 1 and 2 the rounding is twice as large.
-   For each of the 36 points it is a matrix product of tiles by channels, which is all that takes time.
+   For each of the 36 points it is a matrix product of tiles by channels, which takes most of the time.
 
-   w is packed: G w G' as [36][panels][K][NR], the last panel filled up with zeros; b and e may be NULL; y may be e.
+   w is packed: G w G' as [36][panels][K][NR], the last panel padded with zeros; b and e may be NULL; y may be e.
    K and C are multiples of LANES. */
 
 #include <omp.h>
@@ -69,7 +69,7 @@ static void tile_in(const float *h, const float *zeros, float *v, int64_t apart,
     }
 }
 
-/* And back: one tile of y, whose first position is (y, x). */
+/* The inverse: one tile of y, whose first position is (y, x). */
 static void tile_out(const float *m, int64_t apart, const float *b, const float *e, float *out, int64_t Y, int64_t X,
                      int64_t C, int64_t y, int64_t x, int relu)
 {
@@ -89,7 +89,7 @@ static void tile_out(const float *m, int64_t apart, const float *b, const float 
     }
 }
 
-/* Sums of BLOCK channels are added up: the way back to the results makes the rounding of these sums larger. */
+/* Sums of BLOCK channels are added up, for less rounding: the inverse transform enlarges it. */
 INLINE void rows_of(const int rows, const float *v, const float *w, float *m, int64_t K, int64_t width)
 {
     for (int64_t k = 0; k < K; k += BLOCK) {
@@ -103,7 +103,7 @@ INLINE void rows_of(const int rows, const float *v, const float *w, float *m, in
     }
 }
 
-/* m = v w at one point and for one panel: n tiles, in groups of rows that are as equal as can be. */
+/* m = v w at one point and for one panel: n tiles, in groups of about equally many rows. */
 static void point(int64_t n, const float *v, const float *w, float *m, int64_t K, int64_t width)
 {
     const int64_t groups = (n + ROWS - 1) / ROWS;
@@ -115,8 +115,8 @@ static void point(int64_t n, const float *v, const float *w, float *m, int64_t K
     }
 }
 
-/* How the tiles are shared out. Weights that stay near a core: every thread has chunks of its own, which stay there
-   too. Large weights, or few tiles: all threads work on one chunk at a time and share the products among them. */
+/* How threads share the tiles. Small weights, which fit a core's cache: every thread has chunks of its own, which fit
+   too. Large weights or few tiles: all threads work on one chunk at a time and share its products. */
 typedef struct { int64_t panels, width, down, across, tiles, chunk; int own; } Plan;
 
 static Plan plan_of(int64_t N, int64_t Y, int64_t X, int64_t K, int64_t C, int threads)
@@ -133,7 +133,7 @@ static Plan plan_of(int64_t N, int64_t Y, int64_t X, int64_t K, int64_t C, int t
 int lanes(void) { return LANES; }
 int panel(void) { return NR; }
 
-/* How many floats `conv3x3` works in. */
+/* How many floats `conv3x3` needs as scratch memory. */
 int64_t scratch(int64_t N, int64_t Y, int64_t X, int64_t K, int64_t C, int threads)
 {
     const Plan p = plan_of(N, Y, X, K, C, threads);
@@ -148,7 +148,7 @@ void conv3x3(const float *h, const float *w, const float *b, const float *e, flo
     const int64_t T = p.chunk, chunks = T ? (p.tiles + T - 1) / T : 0;
     float *zeros = room;
     memset(zeros, 0, K * sizeof *zeros);
-    /* Two barriers to a chunk are enough: who is ahead writes v, which nobody reads by then, and waits at the first. */
+    /* Two barriers per chunk are enough: a thread that is ahead writes v, which no thread reads by then, and waits. */
 #pragma omp parallel num_threads(threads)
     {
         const int id = omp_get_thread_num(), all = omp_get_num_threads();

@@ -1,12 +1,11 @@
-"""Gates as weights, which is how ONNX Runtime multiplies a map by them fastest on a CPU.
+"""Multiply by gates as ONNX Runtime does it fastest on a CPU: as a depthwise 1x1 convolution with the gates as weights.
 
-It keeps maps in blocks of 8 or 16 channels and fuses a convolution with the sum and the ReLU behind it. A product with
-gates `(N, C, 1, 1)` it can do neither with: it leaves the layout, multiplies, adds, cuts off and returns, five passes
-over the widest map. But `relu(s u + e)` is a depthwise 1x1 convolution of u with the weights s, plus e, and ReLU: one
-operation in blocks, and one pass. It takes weights that are constants alone into that layout, so this is done in two
-steps: `mark_gates` multiplies by a number instead, which says which unit it is, and `put_gates` puts the gates in its
-place in what ONNX Runtime has made of the file. Weights serve all images of a batch, so a batch is made one image of
-N C channels there.
+ONNX Runtime keeps feature maps in blocks of 8 or 16 channels and fuses a convolution with the sum and ReLU behind it.
+Around a product with gates (N, C, 1, 1) it leaves that layout: five passes over the widest feature map. But
+`relu(s u + e)` is a depthwise 1x1 convolution of u by the weights s, plus e, and ReLU: one pass in blocks. Only
+constant weights get that layout, so there are two steps. `mark_gates` multiplies by a constant that identifies the
+unit; `put_gates` replaces it by the gates in the file that ONNX Runtime has optimized. Weights are shared by a batch,
+so a batch becomes one image of N C channels there.
 """
 
 from __future__ import annotations
@@ -23,16 +22,16 @@ from senet.deploy.squeeze_early import find_gates, is_mean
 from senet.errors import ConfigError
 
 GATES = "gates{}"
-"""What the outputs are called that stand in for the gates of each unit."""
+"""Names of the outputs that stand for the gates of each unit."""
 
 FIRST = 1e6
-"""The first unit's number among weights, none of which are as large."""
+"""Weight that marks the first unit, the next ones by 1 more each. No real weight is as large."""
 
 
 def mark_gates(g: Graph) -> int:
-    """Multiply maps by `FIRST` and the unit's number, return the gates beside the network's outputs; how many units.
+    """Replace gates by marks, and add the gates to the graph's outputs. Return how many units there are.
 
-    The graph is then for export and `put_gates` alone.
+    The graph is then only good for export and `put_gates`.
     """
     gates = [gated for gated in find_gates(g) if len(shape(gated.u)) == 4]
     outputs = g.graph.output_node()
@@ -53,15 +52,20 @@ def mark_gates(g: Graph) -> int:
 
 
 def _mean_of_map(u: Tensor, flat: bool) -> Tensor:
-    # In blocks, which ReduceMean, the exporter's choice, is not.
+    # It keeps the blocked layout; the exporter's choice, ReduceMean, does not.
     z = torch.onnx.ops.symbolic("GlobalAveragePool", (u,), dtype=u.dtype, shape=(*u.shape[:2], 1, 1))
     return z.flatten(1) if flat else z
 
 
 def put_gates(proto: bytes, units: int) -> bytes:
-    """An ONNX file of one batch size, as ONNX Runtime optimizes it on this machine, with the gates for the numbers.
+    """Optimize an ONNX file of one batch size by ONNX Runtime on this machine, and put gates in the place of marks.
 
-    Raises ConfigError where a unit's product has become part of something else.
+    Args:
+        proto: the file, exported after `mark_gates`.
+        units: how many units were marked.
+
+    Raises:
+        ConfigError: ONNX Runtime has merged the product of a unit with something else.
     """
     from onnx import helper, numpy_helper
 
@@ -99,8 +103,8 @@ def put_gates(proto: bytes, units: int) -> bytes:
         if batch > 1:
             added("Reshape", node.output[0], out, batch, filled, 0, 0)
     if len(found) < units:
-        left = units - len(found)
-        raise ConfigError(f"optimize: 'machine' has no form for {left} units of this network; expected: any, None")
+        missing = units - len(found)
+        raise ConfigError(f"optimize: 'machine' cannot express {missing} units; expected: 'any' or None")
     outputs = [o for o in graph.output if o.name not in map(GATES.format, range(units))]
     ordered = _in_order(nodes, {*constants, *(i.name for i in graph.input)})
     used = {name for node in ordered for name in node.input}
@@ -112,7 +116,7 @@ def put_gates(proto: bytes, units: int) -> bytes:
 
 
 def _number(node: Any, constants: dict[str, Any]) -> tuple[int | None, int]:
-    """Of a depthwise 1x1 convolution by a unit's number: which, and its channels without fillers."""
+    """If a node is a depthwise 1x1 convolution by a mark: the unit's number, and its channels without padding."""
     from onnx import numpy_helper
 
     weight = constants.get(node.input[1]) if node.op_type in ("Conv", "FusedConv") else None
@@ -124,7 +128,7 @@ def _number(node: Any, constants: dict[str, Any]) -> tuple[int | None, int]:
 
 
 def _in_order(nodes: list[Any], known: set[str]) -> list[Any]:
-    """Each node behind those that it needs: gates may be made after the place where their number stood."""
+    """Sort nodes by what they need: gates may be computed after the place of their mark."""
     ordered, waiting = [], nodes
     while waiting:
         late = []
@@ -140,7 +144,7 @@ def _in_order(nodes: list[Any], known: set[str]) -> list[Any]:
 
 
 def _as_run_here(proto: bytes) -> Any:
-    """The file as ONNX Runtime optimizes it on this machine."""
+    """The file, optimized by ONNX Runtime for this machine."""
     import onnx
     import onnxruntime
 
@@ -148,7 +152,7 @@ def _as_run_here(proto: bytes) -> Any:
         path = Path(folder) / "optimized.onnx"
         options = onnxruntime.SessionOptions()
         options.optimized_model_filepath = str(path)
-        # It warns that the file is for this machine.
+        # It would warn that the file is for this machine.
         options.log_severity_level = 3
         onnxruntime.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
         return onnx.load(path)

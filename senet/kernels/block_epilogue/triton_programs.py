@@ -1,10 +1,10 @@
-"""The Triton programs that `triton_passes.py` runs, over tiles of maps (N, C, P) and of (N, C) arrays.
+"""The Triton programs that `triton.py` launches, over tiles of feature maps (N, C, P) and of (N, C) arrays.
 
-Letters are those of `passes.py`. A tensor that is None takes its part out of the program. Constants: LAST, whether
-channels are a map's fast axis; UNIT, a power of two that divides the size of the fast axis; BN, BC, BP, BK, BE: how
-many images, channels, positions, parts, elements a tile has; WIDE: what sums are held in.
+Letters are those of `reference.py`. A tensor that is None removes its term from the program. Constants: LAST: channels
+are the fast axis of a feature map; UNIT: a power of two that divides the size of the fast axis; BN, BC, BP, BK, BE:
+images, channels, positions, parts, elements in a tile; WIDE: dtype of the sums.
 """
-# The bodies are Triton's language, which a type checker of Python cannot follow.
+# A type checker for Python cannot follow Triton's language.
 # pyright: reportArgumentType=false, reportCallIssue=false
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from triton.language import constexpr
 
 @triton.jit
 def _program(C, P, SPAN, BC: constexpr, BACK: constexpr):
-    """This program's image, channels (BC), and which part of the image, of SPAN positions.
+    """This program's image, channels (BC), and part of the image, of SPAN positions.
 
-    BACK: in reverse order, so as to begin with what the pass before read last, which may still be in the cache.
+    BACK: in reverse order. The pass before read the end last, so it may still be in the cache.
     """
     i = tl.program_id(0)
     if BACK:
@@ -30,9 +30,9 @@ def _program(C, P, SPAN, BC: constexpr, BACK: constexpr):
 
 @triton.jit
 def _tile(n, c, start, C, P, LAST: constexpr, UNIT: constexpr, BP: constexpr):
-    """The offsets (BC, BP) in a map, from the position start on, and which of them exist."""
+    """Offsets (BC, BP) in a feature map from position `start` on, and which of them exist."""
     p = start + tl.arange(0, BP)
-    # Written as a product, the size tells the compiler that rows are aligned, for reads of up to 16 bytes.
+    # The product tells the compiler that rows are aligned, so it reads up to 16 bytes at a time.
     if LAST:
         C = C // UNIT * UNIT
         at = (n * P + p)[None, :] * C + c[:, None]
@@ -44,7 +44,7 @@ def _tile(n, c, start, C, P, LAST: constexpr, UNIT: constexpr, BP: constexpr):
 
 @triton.jit
 def _vector(v, at, inside, default: constexpr, WIDE: constexpr):
-    """The elements of v at `at`, wide; the default where they are not inside, or v is None."""
+    """Load v at the offsets `at` in WIDE; the default outside, or where v is None."""
     if v is None:
         return tl.full(at.shape, default, WIDE)
     else:
@@ -61,12 +61,12 @@ def moments(
     x, sign, mean, m2, extremum, N, C, P, SPAN,
     LAST: constexpr, UNIT: constexpr, BC: constexpr, BP: constexpr, WIDE: constexpr,
 ):  # fmt: skip
-    """The results are (parts, N, C)."""
+    """`reference.moments` of each part: results are (parts, N, C)."""
     n, c, part = _program(C, P, SPAN, BC, False)
     first = part * SPAN
     end = tl.minimum(first + SPAN, P)
     flip = tl.where(_vector(sign, c, c < C, 0.0, WIDE) < 0, -1.0, 1.0).to(WIDE)[:, None]
-    # Deviations are from the mean of the first tile: squares of x itself would cancel where the mean is large.
+    # Deviations are from the mean of the first tile: squares of x would cancel where the mean is large.
     at, inside = _tile(n, c, first, C, P, LAST, UNIT, BP)
     shift = tl.sum(tl.load(x + at, inside, other=0.0).to(WIDE), 1) / tl.minimum(BP, end - first)
     shift = tl.where(tl.abs(shift) < float("inf"), shift, 0.0)[:, None]
@@ -88,7 +88,7 @@ def moments(
     tl.store(mean + out, shift + delta, (c < C)[:, None])
     tl.store(m2 + out, rest, (c < C)[:, None])
     if sign is not None:
-        # The maximum along an axis drops NaN, a sum does not.
+        # tl.max along an axis drops NaN; a sum does not.
         broken = tl.sum((best != best).to(tl.int32), 1)[:, None] > 0
         best = flip * tl.max(best, 1)[:, None]
         tl.store(extremum + out, tl.where(broken, float("nan"), best), (c < C)[:, None])
@@ -99,7 +99,7 @@ def apply(
     x, e, mu, a, beta, s, y, N, C, P, SPAN,
     RELU: constexpr, LAST: constexpr, UNIT: constexpr, BC: constexpr, BP: constexpr, WIDE: constexpr,
 ):  # fmt: skip
-    """Reads x and e once, writes y."""
+    """`reference.apply`: reads x and e once, writes y."""
     n, c, part = _program(C, P, SPAN, BC, True)
     mu_ = _vector(mu, c, c < C, 0.0, WIDE)[:, None]
     a_ = _vector(a, c, c < C, 1.0, WIDE)[:, None]
@@ -120,7 +120,7 @@ def reduce(
     g, x, y, mu, a, beta, s, extremum, t, T0, T1, ties, N, C, P, SPAN,
     RELU: constexpr, LAST: constexpr, UNIT: constexpr, BC: constexpr, BP: constexpr, WIDE: constexpr,
 ):  # fmt: skip
-    """Reads g, x and y once, writes t; the sums are (parts, N, C)."""
+    """`reference.reduce` of each part: reads g, x and y once, writes t; sums are (parts, N, C)."""
     n, c, part = _program(C, P, SPAN, BC, False)
     row = n * C + c
     mu_ = _vector(mu, c, c < C, 0.0, WIDE)[:, None]
@@ -140,7 +140,7 @@ def reduce(
                 up = _affine(v, mu_, a_, beta_, s_)
             else:
                 up = tl.load(y + at, inside, other=0.0, eviction_policy="evict_first").to(WIDE)
-            w = tl.where(up <= 0, 0.0, w)  # where y is NaN w stays, as torch has it
+            w = tl.where(up <= 0, 0.0, w)  # keeps w where y is NaN, as torch does
         if t is not None:
             tl.store(t + at, w, inside)
         sum0 += w
@@ -156,10 +156,10 @@ def reduce(
 
 @triton.jit
 def input_gradient(
-    t, x, mu, a, beta, r, s, dz, extremum, ties, b0, b1, dx, count, N, C, P, SPAN,
+    t, x, mu, a, beta, s, r, dz, extremum, ties, b0, b1, dx, count, N, C, P, SPAN,
     RELU: constexpr, LAST: constexpr, UNIT: constexpr, BC: constexpr, BP: constexpr, WIDE: constexpr,
 ):  # fmt: skip
-    """Reads t and x once, writes dx."""
+    """`reference.input_gradient`: reads t and x once, writes dx."""
     n, c, part = _program(C, P, SPAN, BC, True)
     row = n * C + c
     mu_ = _vector(mu, c, c < C, 0.0, WIDE)[:, None]
@@ -187,7 +187,7 @@ def merge(
     mean, m2, mean_out, m2_out, K, E, size, tail, total,
     VARIANCE: constexpr, BK: constexpr, BE: constexpr, WIDE: constexpr,
 ):  # fmt: skip
-    """Chan's formula: (K, E) of K parts, each of `size` positions and the last of `tail`, to (E) of their `total`."""
+    """Merge moments by Chan's formula: (K, E) of K parts, of `size` positions and the last of `tail`, to (E)."""
     e = tl.program_id(0) * BE + tl.arange(0, BE)
     sums = tl.zeros((BK, BE), WIDE)
     for start in range(0, K, BK):
@@ -221,7 +221,7 @@ def _pairs(N, C, BN: constexpr, BC: constexpr):
 def normalise(
     z0, mu, var, gamma, beta, r, a, z, N, C, EPS: constexpr, BN: constexpr, BC: constexpr, WIDE: constexpr
 ):  # fmt: skip
-    """Every program has r and a of its channels; those of the first images write them."""
+    """`reference.normalise`. The programs of the first images write r and a."""
     c, at, inside = _pairs(N, C, BN, BC)
     r_ = tl.rsqrt(_vector(var, c, c < C, 1.0, WIDE) + EPS)
     a_ = _vector(gamma, c, c < C, 1.0, WIDE) * r_
@@ -235,7 +235,7 @@ def normalise(
 
 @triton.jit
 def gate_gradient(T0, T1, a, beta, ds, N, C, BN: constexpr, BC: constexpr, WIDE: constexpr):
-    """Element by element of (N, C)."""
+    """`reference.gate_gradient`."""
     c, at, inside = _pairs(N, C, BN, BC)
     v = _vector(a, c, c < C, 1.0, WIDE)[None, :] * _vector(T1, at, inside, 0.0, WIDE)
     if beta is not None:
@@ -245,7 +245,7 @@ def gate_gradient(T0, T1, a, beta, ds, N, C, BN: constexpr, BC: constexpr, WIDE:
 
 @triton.jit
 def sums(T0, T1, s, dz, z0, mu, b0, b1, N, C, BN: constexpr, BC: constexpr, WIDE: constexpr):
-    """A program sums its channels over all images."""
+    """`reference.sums`: a program sums its channels over all images."""
     c = tl.program_id(0) * BC + tl.arange(0, BC)
     mu_ = _vector(mu, c, c < C, 0.0, WIDE)[None, :]
     sum0 = tl.zeros((BN, BC), WIDE)

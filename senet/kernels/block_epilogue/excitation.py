@@ -1,6 +1,7 @@
-"""The gates between the passes, and their gradients: (N, C) numbers, a thousandth of a map, in plain torch.
+"""The gates of a unit from its squeeze, and their gradients, in plain torch: (N, C) numbers between the passes.
 
-The equations are `functional`'s; the gradients are written out, since autograd does not reach into an operation.
+The equations are those of `senet.functional`. The gradients are written out, since autograd does not reach into a
+custom operation.
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ BACKWARD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "relu": lambda ds, logits: aten.threshold_backward(ds, logits, 0),
     "hard_sigmoid": lambda ds, logits: aten.hardsigmoid_backward(ds, logits),
 }
-"""From the gradient of a gate to that of its argument, for each of `functional.GATES`."""
+"""Backward of each of `functional.GATES`: gradient of the gate and logits -> gradient of the logits."""
 
 
 class Gates(NamedTuple):
-    """What a unit makes of the squeeze, all but its parameters.
+    """How a unit computes its gates, without its parameters.
 
-    kind: of the unit's config: "se", "eca" or "shared".  gate: Table 12.  squeeze: Table 11.
-    start: of an `InsertedUnit`: its gates are divided by it, or added to 1 where it is 0; None: of no such.
+    Attributes:
+        kind: `kind` of the unit's config: "se", "eca" or "shared".
+        gate: arXiv:1709.01507v4, Table 12.
+        squeeze: "avg" or "max", Table 11.
+        start: of an `InsertedUnit`, which divides the gates by it, or adds 1 where it is 0. None for other units.
     """
 
     kind: str
@@ -39,13 +43,13 @@ class Gates(NamedTuple):
     start: float | None = None
 
     def __str__(self) -> str:
-        """As operations take it, which take no objects."""
+        """As a custom operation takes it, which accepts strings but no objects."""
         return " ".join(str(field) for field in self if field is not None)
 
 
 @cache
 def read(text: str) -> Gates | None:
-    """The gates of `str(gates)`; None of "".
+    """Parse `str(gates)`; "" gives None.
 
     >>> read(str(Gates("eca", start=0.5)))
     Gates(kind='eca', gate='sigmoid', squeeze='avg', start=0.5)
@@ -57,11 +61,11 @@ def read(text: str) -> Gates | None:
 
 
 Params = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
-"""A unit's parameters: of "se" W1, b1, W2, b2; of "eca" the weight; of "shared" weight, bias and link; None behind."""
+"""Parameters of a unit, padded with None: "se": W1, b1, W2, b2; "eca": weight; "shared": weight, bias, link."""
 
 
 def excite(z: Tensor, gates: Gates, params: Params) -> Tensor:
-    """The gates of a squeeze: `(N, C) -> (N, C)`, in z's type."""
+    """Compute gates from a squeeze: `(N, C) -> (N, C)`, in z's dtype."""
     w1, b1, w2, b2 = as_type(z.dtype, *params)
     if gates.kind == "se":
         s = sf.excitation(z, w1, b1, w2, b2, gates.gate)
@@ -75,7 +79,7 @@ def excite(z: Tensor, gates: Gates, params: Params) -> Tensor:
 
 
 def excite_backward(ds: Tensor, z: Tensor, gates: Gates, params: Params) -> tuple[Tensor, Params]:
-    """The gradients of z and of `params`, each in its type, from that of the gates."""
+    """Gradients of z and of `params`, each in its own dtype, from the gradient of the gates."""
     w1, b1, w2, b2 = as_type(z.dtype, *params)
     backward, ds = BACKWARD[gates.gate], ds / (gates.start or 1)
     if gates.kind == "se":
@@ -100,5 +104,5 @@ def excite_backward(ds: Tensor, z: Tensor, gates: Gates, params: Params) -> tupl
 
 
 def as_type(dtype: torch.dtype, *tensors: Tensor | None) -> list[Any]:
-    """The tensors in a type."""
+    """Convert tensors to a dtype; None stays None."""
     return [t if t is None or t.dtype == dtype else t.to(dtype) for t in tensors]

@@ -1,9 +1,9 @@
-"""The passes of `passes.py` in Triton: the same names, arguments and meaning, for CUDA tensors.
+"""The passes of `reference.py` in Triton: the same functions, for CUDA tensors.
 
-A map (N, C, *) is read where it lies, contiguous or with channels last, in any number of dimensions of space; one with
-gaps is copied first, and so are `e`, `g`, `y`, `t` in another memory format than x's. What is written has x's. Sums
-are held in float32 (float64 of float64 maps), and those of the parts of an image are joined in a second stage: no
-result depends on the order in which programs end, or on the device's size.
+A feature map may be contiguous or channels-last, with any number of spatial dimensions. One with gaps is copied first,
+and so are `e`, `g`, `y` and `t` in another memory format than x's. Results have x's format. Sums are float32, or
+float64 of float64 feature maps. Sums of the parts of an image are merged in a second stage, so no result depends on the
+order in which programs end or on the size of the device.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from senet.kernels import tiles
-from senet.kernels.passes import wide
+from senet.kernels.block_epilogue import triton_programs as programs
+from senet.kernels.block_epilogue.reference import Affine, wide
 
-# How many programs a pass of sums has at least where it can: enough for 132 multiprocessors to end about together.
 PROGRAMS = 4096
+"""Least number of programs of a pass with sums, where the size allows: enough to load 132 multiprocessors evenly."""
 
 
 class Plan(NamedTuple):
-    """How a map is cut: a program has `channels` of one image, and walks over `span` positions in some steps."""
+    """How a feature map is cut: a program has `channels` of one image and walks over `span` positions in steps."""
 
     channels: int
     positions: int
@@ -33,14 +33,19 @@ class Plan(NamedTuple):
 
 
 def plan(images: int, channels: int, positions: int, itemsize: int, last: bool, sums: bool) -> Plan:
-    """The cut of a map (images, channels, positions) of elements of `itemsize` bytes.
+    """Choose the cut of a feature map (images, channels, positions).
 
-    last: channels are the fast axis, else positions.  sums: the pass holds tiles of sums, which fill registers, and
-    each part of an image that it makes costs a second stage; where there are none, programs are short.
+    Args:
+        images: N.
+        channels: C.
+        positions: P.
+        itemsize: bytes of an element.
+        last: channels are the fast axis, else positions.
+        sums: the pass accumulates sums. These take registers, and each part of an image costs a second stage.
     """
     elements = (4096 if sums else 8192) // itemsize
     if (channels if last else positions) * itemsize % 8:
-        # Rows are not aligned, so elements are read one by one, and their addresses fill the registers.
+        # Rows are not aligned: elements are read one by one, and their addresses take registers.
         elements //= 4
     if last:
         block = min(triton.next_power_of_2(channels), 128 // itemsize)
@@ -56,7 +61,7 @@ def plan(images: int, channels: int, positions: int, itemsize: int, last: bool, 
 
 
 def _dense(x: Tensor, last: bool) -> Tensor:
-    """The map x without gaps, with channels last or not; x itself where it is so."""
+    """x without gaps, channels last or not; x itself where it already is."""
     return x.movedim(1, -1).contiguous().movedim(-1, 1) if last else x.contiguous()
 
 
@@ -65,22 +70,22 @@ def _contiguous(*vectors: Tensor | None) -> list[Tensor | None]:
 
 
 def _empty(x: Tensor, *shape: int) -> Tensor:
-    """What holds sums of x."""
+    """Memory for sums over x."""
     return torch.empty(shape, dtype=wide(x), device=x.device)
 
 
-def _launch(program: Any, grid: tuple[int, ...], x: Tensor, *arguments: Any, **constants: Any) -> None:
-    """Run the program; products and sums are rounded apart, so that all passes see the same sign of y."""
+def launch(program: Any, grid: tuple[int, ...], x: Tensor, *arguments: Any, **constants: Any) -> None:
+    """Launch a program without fused multiply-add: every pass must compute the same sign of y."""
     constants["WIDE"] = tl.float64 if x.dtype == torch.float64 else tl.float32
     with torch.cuda.device_of(x):
         program[grid](*arguments, **constants, enable_fp_fusion=False)
 
 
-class _Map:
-    """A map made dense, and how it is cut."""
+class _Cut:
+    """A dense feature map and its cut."""
 
     def __init__(self, x: Tensor, *, sums: bool) -> None:
-        # Where there is one position, either order is right, and channels are the longer axis.
+        # With one position both orders are right, and channels are the longer axis.
         self.last = x.stride(1) == 1 and x.shape[1] > 1
         self.x = _dense(x, self.last)
         self.sizes = x.shape[0], x.shape[1], math.prod(x.shape[2:])
@@ -88,11 +93,11 @@ class _Map:
         self.parts = triton.cdiv(self.sizes[2], self.cut.span)
 
     def like(self, e: Tensor | None) -> Tensor | None:
-        """The map e in x's memory format."""
+        """`e` in x's memory format."""
         return None if e is None else _dense(e, self.last)
 
     def run(self, program: Any, *arguments: Any, **constants: Any) -> None:
-        """Run the program on each tile."""
+        """Launch a program on each tile."""
         images, channels, positions = self.sizes
         fast = channels if self.last else positions
         constants |= {
@@ -103,37 +108,37 @@ class _Map:
         }
         grid = (images * triton.cdiv(channels, self.cut.channels) * self.parts,)
         span, warps = self.cut.span, self.cut.warps
-        _launch(program, grid, self.x, *arguments, *self.sizes, span, **constants, num_warps=warps)
+        launch(program, grid, self.x, *arguments, *self.sizes, span, **constants, num_warps=warps)
 
 
 def _run_pairs(program: Any, images: int, like: Tensor, *arguments: Any, **constants: Any) -> None:
-    """Run the program on each tile of (images, C) arrays; C is the last size of `like`."""
+    """Launch a program on each tile of (images, C) arrays; C is the last size of `like`."""
     channels = like.shape[-1]
     grid = triton.cdiv(channels, 64), triton.cdiv(images, 16)
-    _launch(program, grid, like, *arguments, images, channels, **constants, BN=16, BC=64)
+    launch(program, grid, like, *arguments, images, channels, **constants, BN=16, BC=64)
 
 
 def _merge(mean: Tensor, m2: Tensor, size: int, tail: int, *, variance: bool) -> tuple[Tensor, Tensor]:
-    """(K, E) of K parts, each of `size` positions and the last of `tail`, to (E) of the whole.
+    """Merge moments (K, E) of K parts, of `size` positions and the last of `tail`, to (E).
 
-    variance: instead of the sum of squared deviations.
+    variance: return the variance in place of the sum of squared deviations.
     """
     parts, elements = mean.shape
     merged = _empty(mean, elements), _empty(mean, elements)
     sizes = parts, elements, size, tail, (parts - 1) * size + tail
     rows, columns = (128, 16) if variance else (16, 128)
     grid = (triton.cdiv(elements, columns),)
-    _launch(tiles.merge, grid, mean, mean, m2, *merged, *sizes, VARIANCE=variance, BK=rows, BE=columns)
+    launch(programs.merge, grid, mean, mean, m2, *merged, *sizes, VARIANCE=variance, BK=rows, BE=columns)
     return merged
 
 
 def moments(x: Tensor, sign: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """As `passes.moments`."""
-    on = _Map(x, sums=True)
+    """As `reference.moments`."""
+    on = _Cut(x, sums=True)
     rows = x.shape[0] * x.shape[1]
     mean, m2 = _empty(x, on.parts, rows), _empty(x, on.parts, rows)
     extremum = None if sign is None else _empty(x, on.parts, *x.shape[:2])
-    on.run(tiles.moments, on.x, *_contiguous(sign), mean, m2, extremum)
+    on.run(programs.moments, on.x, *_contiguous(sign), mean, m2, extremum)
     if on.parts > 1:
         mean, m2 = _merge(mean, m2, on.cut.span, on.sizes[2] - (on.parts - 1) * on.cut.span, variance=False)
     if sign is not None and extremum is not None:
@@ -142,86 +147,63 @@ def moments(x: Tensor, sign: Tensor | None = None) -> tuple[Tensor, Tensor, Tens
 
 
 def combine(mean: Tensor, m2: Tensor, positions: int) -> tuple[Tensor, Tensor]:
-    """As `passes.combine`."""
+    """As `reference.combine`."""
     return _merge(mean.contiguous(), m2.contiguous(), positions, positions, variance=True)
 
 
 def normalise(
     z0: Tensor | None, mu: Tensor, var: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """As `passes.normalise`."""
+    """As `reference.normalise`."""
     r, a, z = _empty(mu, *mu.shape), _empty(mu, *mu.shape), None if z0 is None else _empty(mu, *z0.shape)
     images = 1 if z0 is None else z0.shape[0]
-    _run_pairs(tiles.normalise, images, mu, *_contiguous(z0, mu, var, gamma, beta), r, a, z, EPS=eps)
+    _run_pairs(programs.normalise, images, mu, *_contiguous(z0, mu, var, gamma, beta), r, a, z, EPS=eps)
     return r, a, z
 
 
-def apply(
-    x: Tensor,
-    e: Tensor | None,
-    mu: Tensor | None,
-    a: Tensor | None,
-    beta: Tensor | None,
-    s: Tensor | None,
-    relu: bool,
-) -> Tensor:
-    """As `passes.apply`."""
-    on = _Map(x, sums=False)
+def apply(x: Tensor, e: Tensor | None, f: Affine, relu: bool) -> Tensor:
+    """As `reference.apply`."""
+    on = _Cut(x, sums=False)
     y = torch.empty_like(on.x)
-    on.run(tiles.apply, on.x, on.like(e), *_contiguous(mu, a, beta, s), y, RELU=relu)
+    on.run(programs.apply, on.x, on.like(e), *_contiguous(*f), y, RELU=relu)
     return y
 
 
 def reduce(
-    g: Tensor,
-    x: Tensor,
-    y: Tensor | None,
-    mu: Tensor | None,
-    a: Tensor | None,
-    beta: Tensor | None,
-    s: Tensor | None,
-    extremum: Tensor | None,
-    *,
-    relu: bool,
-    keep: bool,
+    g: Tensor, x: Tensor, y: Tensor | None, f: Affine, extremum: Tensor | None, *, relu: bool, keep: bool
 ) -> tuple[Tensor | None, Tensor, Tensor, Tensor | None]:
-    """As `passes.reduce`."""
-    on = _Map(x, sums=True)
+    """As `reference.reduce`."""
+    on = _Cut(x, sums=True)
     t = torch.empty_like(on.x, dtype=g.dtype) if keep and relu else None
     totals = _empty(x, 2 if extremum is None else 3, on.parts, *x.shape[:2])
-    vectors = _contiguous(mu, a, beta, s, extremum)
+    vectors = _contiguous(*f, extremum)
     ties = None if extremum is None else totals[2]
-    on.run(tiles.reduce, on.like(g), on.x, on.like(y), *vectors, t, totals[0], totals[1], ties, RELU=relu)
+    on.run(programs.reduce, on.like(g), on.x, on.like(y), *vectors, t, totals[0], totals[1], ties, RELU=relu)
     totals = totals.sum(1) if on.parts > 1 else totals[:, 0]
     return t if relu or not keep else g, totals[0], totals[1], None if extremum is None else totals[2]
 
 
-def gate_gradient(T0: Tensor, T1: Tensor, a: Tensor | None, beta: Tensor | None) -> Tensor:
-    """As `passes.gate_gradient`."""
+def gate_gradient(T0: Tensor, T1: Tensor, f: Affine) -> Tensor:
+    """As `reference.gate_gradient`."""
     ds = _empty(T0, *T0.shape)
-    _run_pairs(tiles.gate_gradient, T0.shape[0], T0, *_contiguous(T0, T1, a, beta), ds)
+    _run_pairs(programs.gate_gradient, T0.shape[0], T0, *_contiguous(T0, T1, f.a, f.beta), ds)
     return ds
 
 
-def sums(
-    T0: Tensor, T1: Tensor, s: Tensor | None, dz: Tensor | None, z0: Tensor | None, mu: Tensor
-) -> tuple[Tensor, Tensor]:
-    """As `passes.sums`."""
+def sums(T0: Tensor, T1: Tensor, f: Affine, dz: Tensor | None, z0: Tensor | None) -> tuple[Tensor, Tensor]:
+    """As `reference.sums`."""
     images, channels = T0.shape
     totals = _empty(T0, channels), _empty(T0, channels)
-    arguments = _contiguous(T0, T1, s, None if z0 is None else dz, z0, mu)
-    _launch(tiles.sums, (triton.cdiv(channels, 16),), T0, *arguments, *totals, images, channels, BN=128, BC=16)
+    arguments = _contiguous(T0, T1, f.s, None if z0 is None else dz, z0, f.mu)
+    launch(programs.sums, (triton.cdiv(channels, 16),), T0, *arguments, *totals, images, channels, BN=128, BC=16)
     return totals
 
 
 def input_gradient(
     t: Tensor,
     x: Tensor,
-    mu: Tensor | None,
-    a: Tensor | None,
-    beta: Tensor | None,
+    f: Affine,
     r: Tensor | None,
-    s: Tensor | None,
     dz: Tensor | None,
     extremum: Tensor | None,
     ties: Tensor | None,
@@ -231,13 +213,13 @@ def input_gradient(
     *,
     relu: bool,
 ) -> Tensor:
-    """As `passes.input_gradient`."""
-    on = _Map(x, sums=False)
+    """As `reference.input_gradient`."""
+    on = _Cut(x, sums=False)
     dx = torch.empty_like(on.x)
     if extremum is None or ties is None:
         extremum = ties = None
     if b0 is None or b1 is None or r is None:
         b0 = b1 = r = None
-    vectors = _contiguous(mu, a, beta, r, s, dz, extremum, ties, b0, b1)
-    on.run(tiles.input_gradient, on.like(t), on.x, *vectors, dx, count, RELU=relu)
+    vectors = _contiguous(*f, r, dz, extremum, ties, b0, b1)
+    on.run(programs.input_gradient, on.like(t), on.x, *vectors, dx, count, RELU=relu)
     return dx

@@ -1,8 +1,8 @@
-/* The passes of a fused block epilogue over dense float32 maps; what each computes is said in passes.py.
+/* The passes of the fused block epilogue over dense float32 feature maps. reference.py defines each.
 
-   A map is images x positions x channels, the channels last. A contiguous map (N, C, P) is one too: N C images of one
-   channel. C is the number of channels either way. Vectors per channel (C), and per image and channel (N, C), may be
-   NULL as they may be None in passes.py; (N, C) is images x channels either way.
+   A feature map is images x positions x channels, channels last. A contiguous one (N, C, P) is passed as N C images of
+   one channel. C is the number of channels in both cases. Vectors (C) and arrays (N, C) may be NULL where they may be
+   None in reference.py.
 
    A task is some positions and at most LANES channels of one image. It runs row by row, and the loop over the lanes of
    a row is what the compiler makes vectors of. Where channels are few, a row is several positions, and `fold` adds up
@@ -297,8 +297,8 @@ INLINE void extremum_gradient_part(const int own, Part p, const float *restrict 
     FOR_LANES(p, i, l) dx[i + l] += x[i + l] == extremum[l * own] ? share[l * own] : 0;
 }
 
-void input_gradient(const float *t, const float *x, const float *mu, const float *a, const float *beta, const float *r,
-                    const float *s, const float *dz, const float *extremum, const float *ties, const float *b0,
+void input_gradient(const float *t, const float *x, const float *mu, const float *a, const float *beta, const float *s,
+                    const float *r, const float *dz, const float *extremum, const float *ties, const float *b0,
                     const float *b1, float *dx,
                     int64_t images, int64_t positions, int64_t channels, int64_t C, int64_t count, int relu,
                     int threads)

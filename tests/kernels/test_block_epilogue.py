@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +18,9 @@ from senet import ECAConfig, SEConfig, SharedConfig, UnitConfig
 from senet import functional as sf
 from senet.initialization import draw_
 from senet.insert import InsertedUnit, Site
-from senet.kernels import cc, cpu_passes, fuse, ops, passes, probe
+from senet.kernels import dispatch, fuse
+from senet.kernels.block_epilogue import operation
+from tests.compiler import no_compiler
 
 GATED = ["sigmoid", "tanh", "relu", "hard_sigmoid"]
 UNITS: dict[str, UnitConfig | None] = {
@@ -94,13 +95,13 @@ def assert_equal(found: list[Tensor], wanted: list[Tensor], tolerance: float) ->
 def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The norms and units of the calls of the operation; a test without any has tested the reference by itself."""
     seen: list[str] = []
-    epilogue = ops.block_epilogue
+    epilogue = operation.block_epilogue
 
     def counted(*args: Any) -> Any:
         seen.append(f"{args[11]} {args[10]}")
         return epilogue(*args)
 
-    monkeypatch.setattr(ops, "block_epilogue", counted)
+    monkeypatch.setattr(operation, "block_epilogue", counted)
     yield seen
     assert seen
 
@@ -111,7 +112,7 @@ def test_block_epilogue(name: str, mode: str, calls: list[str]) -> None:
     x, e, norm, unit = map_of(3, 8, 5, 3), map_of(3, 8, 5, 3, seed=1), norm_of(), unit_of(UNITS[name])
     norm.train(mode == "train")
     wanted = results(sf.block_epilogue, x, e, norm, unit)
-    assert_equal(results(fuse.block_epilogue, x, e, norm, unit, everywhere=True), wanted, 1e-10)
+    assert_equal(results(fuse.block_epilogue, x, e, norm, unit), wanted, 1e-10)
 
 
 @pytest.mark.parametrize(
@@ -131,9 +132,9 @@ def test_norms(options: dict[str, Any], mode: str, calls: list[str]) -> None:
     norm, unit = norm_of(**options).train(mode == "train"), unit_of(SEConfig(reduction=4, squeeze="max"))
     x, e = map_of(3, 8, 5, 3), map_of(3, 8, 5, 3, seed=1)
     wanted = results(sf.block_epilogue, x, e, norm, unit)
-    assert_equal(results(fuse.block_epilogue, x, e, norm, unit, everywhere=True), wanted, 1e-10)
+    assert_equal(results(fuse.block_epilogue, x, e, norm, unit), wanted, 1e-10)
     wanted = results(sf.norm_relu, x, None, norm, None)
-    assert_equal(results(fuse.norm_relu, x, None, norm, None, everywhere=True), wanted, 1e-10)
+    assert_equal(results(fuse.norm_relu, x, None, norm, None), wanted, 1e-10)
 
 
 @pytest.mark.parametrize("name", [name for name in UNITS if name != "none"])
@@ -141,7 +142,7 @@ def test_unit_alone(name: str, calls: list[str]) -> None:
     for inserted in (False, name != "relu"):
         unit = unit_of(UNITS[name], inserted=inserted)
         wanted = results(sf.recalibrate, map_of(3, 8, 5, 3), None, None, unit)
-        found = results(fuse.recalibrate, map_of(3, 8, 5, 3), None, None, unit, everywhere=True)
+        found = results(fuse.recalibrate, map_of(3, 8, 5, 3), None, None, unit)
         assert_equal(found, wanted, 1e-10)
 
 
@@ -162,10 +163,10 @@ def test_shapes_and_layouts(kind: type[nn.Module], shape: tuple[int, ...], calls
     last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(len(shape), torch.contiguous_format)
     gappy = x.new_empty(*shape[:-1], 2 * shape[-1])[..., ::2].copy_(x)
     for x_, e_ in ((x, e), (x.to(memory_format=last), e), (x.to(memory_format=last), e.to(memory_format=last))):
-        found = results(fuse.block_epilogue, x_, e_, norm, unit, everywhere=True)
+        found = results(fuse.block_epilogue, x_, e_, norm, unit)
         assert_equal(found, wanted, 1e-10)
         assert found[0].is_contiguous(memory_format=last if x_ is not x else torch.contiguous_format)
-    assert_equal(results(fuse.block_epilogue, gappy, e, norm, unit, everywhere=True), wanted, 1e-10)
+    assert_equal(results(fuse.block_epilogue, gappy, e, norm, unit), wanted, 1e-10)
 
 
 @pytest.mark.parametrize(("dtype", "ulp"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2), (torch.float16, 3e-3)])
@@ -174,7 +175,7 @@ def test_types_of_maps(dtype: torch.dtype, ulp: float, calls: list[str]) -> None
     for like in {torch.float32, dtype}:
         norm, unit = norm_of().to(like), unit_of(SEConfig(reduction=4)).to(like)
         x, e = map_of(4, 8, 9, 9).to(dtype), map_of(4, 8, 9, 9, seed=1).to(dtype)
-        found = results(fuse.block_epilogue, x, e, norm, unit, everywhere=True)
+        found = results(fuse.block_epilogue, x, e, norm, unit)
         assert found[0].dtype == found[1].dtype == dtype
         assert found[3].dtype == like
         wanted = results(sf.block_epilogue, x.double(), e.double(), norm.double(), unit.double())
@@ -184,7 +185,7 @@ def test_types_of_maps(dtype: torch.dtype, ulp: float, calls: list[str]) -> None
 def test_a_mean_far_from_zero_keeps_its_digits(calls: list[str]) -> None:
     norm, x = norm_of().float(), (map_of(4, 8, 16, 16) + 1000).float()
     wanted = results(sf.norm_relu, x.double(), None, norm_of(), None)
-    assert_equal(results(fuse.norm_relu, x, None, norm, None, everywhere=True), wanted, 1e-3)
+    assert_equal(results(fuse.norm_relu, x, None, norm, None), wanted, 1e-3)
 
 
 def arguments(unit: str = "", norm: str = "batch", *, relu: bool = True, shortcut: bool = True) -> tuple[Any, ...]:
@@ -241,7 +242,7 @@ def test_finite_differences(case: tuple[Any, ...]) -> None:
 
 # In eager mode an autograd function, else the operation.
 WAYS = pytest.mark.parametrize(
-    "epilogue", [ops.block_epilogue, torch.ops.senet.block_epilogue], ids=["eager", "operation"]
+    "epilogue", [operation.block_epilogue, torch.ops.senet.block_epilogue], ids=["eager", "operation"]
 )
 
 
@@ -249,7 +250,7 @@ WAYS = pytest.mark.parametrize(
 def test_second_derivatives_are_refused(epilogue: Any) -> None:
     case = arguments("se sigmoid avg")
     (dx,) = torch.autograd.grad(epilogue(*case)[0].square().sum(), case[0], create_graph=True)
-    with pytest.raises(RuntimeError, match=r"no second derivative; senet.kernels.unfuse_\(model\)"):
+    with pytest.raises(RuntimeError, match=r"no second derivative; use senet.kernels.unfuse_\(model\)"):
         dx.sum().backward()
 
 
@@ -257,7 +258,7 @@ def test_second_derivatives_are_refused(epilogue: Any) -> None:
 def test_batches_of_gradients_are_refused(epilogue: Any) -> None:
     case = arguments("se sigmoid avg")
     y = epilogue(*case)[0]
-    with pytest.raises(RuntimeError, match=r"do not take a batch of gradients; senet.kernels.unfuse_\(model\)"):
+    with pytest.raises(RuntimeError, match=r"do not take a batch of gradients; use senet.kernels.unfuse_\(model\)"):
         torch.autograd.grad(y, case[0], torch.ones(2, *y.shape, dtype=y.dtype), is_grads_batched=True)
     y = epilogue(*case)[0]
     with pytest.raises(RuntimeError, match="do not take a batch of gradients"):
@@ -266,11 +267,11 @@ def test_batches_of_gradients_are_refused(epilogue: Any) -> None:
 
 def test_a_step_in_training_leaves_an_earlier_backward_in_evaluation_alone() -> None:
     grads = []
-    for function, options in ((sf.norm_relu, {}), (fuse.norm_relu, {"everywhere": True})):
+    for function in (sf.norm_relu, fuse.norm_relu):
         norm, x = norm_of().eval(), map_of(3, 8, 5, 3).requires_grad_()
-        y = function(x, norm, **options)
-        if options:
-            function(x, norm.train(), **options)
+        y = function(x, norm)
+        if function is fuse.norm_relu:
+            function(x, norm.train())
         grads += torch.autograd.grad(y.square().sum(), x)
     assert torch.allclose(*grads, rtol=1e-12)
 
@@ -278,10 +279,10 @@ def test_a_step_in_training_leaves_an_earlier_backward_in_evaluation_alone() -> 
 @pytest.mark.parametrize("momentum", [0.3, None])
 def test_a_norm_that_does_not_count(momentum: float | None, calls: list[str]) -> None:
     x, found = map_of(3, 8, 5, 3), []
-    for function, options in ((sf.norm_relu, {}), (fuse.norm_relu, {"everywhere": True})):
+    for function in (sf.norm_relu, fuse.norm_relu):
         norm = norm_of(momentum=momentum)
         norm.num_batches_tracked = None
-        function(x, norm, **options)
+        function(x, norm)
         found += [norm.running_mean, norm.running_var]
     assert_equal(found[2:], found[:2], 1e-12)
 
@@ -296,9 +297,9 @@ def test_a_shortcut_alone_may_want_a_gradient(epilogue: Any) -> None:
 
 @pytest.mark.parametrize("name", ["none", "sigmoid", "max"])
 def test_by_triton(name: str, device: torch.device, calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from senet.kernels import triton_passes
+    from senet.kernels.block_epilogue import triton
 
-    monkeypatch.setattr(ops, "passes_for", lambda x: triton_passes)
+    monkeypatch.setattr(dispatch, "passes", lambda x: triton)
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     norm, unit = (
         norm_of(13).float().to(device),
@@ -313,7 +314,7 @@ def test_by_triton(name: str, device: torch.device, calls: list[str], monkeypatc
     try:
         for last in (torch.contiguous_format, torch.channels_last):
             maps = x.to(memory_format=last), e.to(memory_format=last)
-            assert_equal(results(fuse.block_epilogue, *maps, norm, unit, everywhere=True), wanted, 1e-4)
+            assert_equal(results(fuse.block_epilogue, *maps, norm, unit), wanted, 1e-4)
     finally:
         torch.use_deterministic_algorithms(False)
 
@@ -331,7 +332,7 @@ class Log(TorchDispatchMode):
 def test_dispatch_modes_see_the_operations_and_nothing_else() -> None:
     case = arguments("se sigmoid avg")
     with Log() as log:
-        y = ops.block_epilogue(*case)[0]
+        y = operation.block_epilogue(*case)[0]
         y.backward(torch.ones_like(y))
     assert [name for name in log.seen if name.startswith("senet")] == [
         "senet.block_epilogue.default",
@@ -340,34 +341,15 @@ def test_dispatch_modes_see_the_operations_and_nothing_else() -> None:
     assert not any("mul" in name or "sum" in name for name in log.seen)
 
 
-def test_maps_without_data_compile_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_passes, "_c", lambda: pytest.fail("compiled"))
+def test_feature_maps_without_data_compile_nothing() -> None:
+    """Without a compiler, trying to compile would warn, and warnings are errors here."""
     for mode, device in ((FakeTensorMode(), "cpu"), (nullcontext(), "meta")):
-        with mode:
+        with no_compiler(), mode:
             x = torch.empty(2, 4, 3, 2, device=device, requires_grad=True)
-            y = ops.block_epilogue(x, *(None,) * 9, "", "batch", 1e-5, True, "")[0]
+            y = operation.block_epilogue(x, *(None,) * 9, "", "batch", 1e-5, True, "")[0]
             y.sum().backward()
             assert x.grad is not None
             assert x.grad.shape == y.shape == x.shape
-
-
-def test_passes_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = torch.zeros(1, 1, 1, 1)
-    assert ops.passes_for(x) is (passes if cc.compiler() is None else cpu_passes)
-    assert ops.passes_for(x.double()) is ops.passes_for(x.bfloat16()) is ops.passes_for(x.to("meta")) is passes
-    monkeypatch.setattr(cpu_passes, "_c", lambda: None)
-    assert ops.passes_for(x) is passes
-    # A map that says it is on a GPU, where they work or not.
-    for works in (True, False):
-        monkeypatch.setattr(probe, "works", lambda *of, works=works: works)
-        gpu: Any = SimpleNamespace(is_cuda=True, is_cpu=False, device="cuda:0", dtype=torch.float32)
-        assert ops.passes_for(gpu).__name__ == f"senet.kernels.{'triton_passes' if works else 'passes'}"
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_passes_on_a_gpu() -> None:
-    assert ops.passes_for(torch.zeros(1, 1, 1, 1, device="cuda")).__name__.endswith("triton_passes")
 
 
 TWO = """

@@ -1,8 +1,8 @@
-"""The 1x1 convolution with its epilogue in Triton: a matrix product [M, K] x [K, C] over channels-last maps, M = N P.
+"""The 1x1 convolution with its epilogue in Triton: a matrix product [M, K] x [K, C] over channels-last, M = N P.
 
-Imported only where a CUDA tensor has come (or by a test under Triton's interpreter), since Triton may not be installed.
+Imported only for a CUDA tensor, or by a test under Triton's interpreter, since Triton may not be installed.
 """
-# The kernel is Triton's language, which a type checker of Python cannot follow.
+# A type checker for Python cannot follow Triton's language.
 # pyright: reportArgumentType=false, reportCallIssue=false
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class Tiles(NamedTuple):
-    """How the product is cut: positions, output and input channels per tile, and what Triton is told beside."""
+    """Tile sizes of the product: positions, output channels, input channels; and Triton's launch options."""
 
     m: int
     c: int
@@ -26,10 +26,10 @@ class Tiles(NamedTuple):
 
 
 def tiles_of(m: int, k: int, c: int, dtype: torch.dtype, processors: int) -> Tiles:
-    """Tiles for a product [m, k] x [k, c], halved until every multiprocessor has one.
+    """Choose tiles for a product [m, k] x [k, c], halved until every multiprocessor has one.
 
-    By what Hopper's registers hold, not by timings: two programs to a multiprocessor where memory is the limit (few
-    input channels), so that one loads while the other stores; wider tiles, which load less, where arithmetic is.
+    Chosen by the size of Hopper's registers, not by timings. Few input channels: memory is the limit, and two programs
+    share a multiprocessor, so that one loads while the other stores. Many: wider tiles, which load less.
     """
     narrow = dtype != torch.float32
     limits = (128, 128 if narrow and k >= 256 else 64, 64 if narrow else 32)
@@ -50,10 +50,16 @@ def conv1x1(
     relu: bool,
     tiles: Tiles | None = None,
 ) -> Tensor:
-    """`relu(s (W h + b) + e)` in one launch; shapes as in `conv1x1.py`.
+    """`relu(s (W h + b) + e)` in one launch. Sums are float32, and the result is rounded once.
 
-    h: channels-last, float32, bfloat16 or float16.  e: brought to channels-last first if it is not.
-    Sums are float32, and the result is rounded once.
+    Args:
+        h: (N, K, H, W), channels-last, float32, bfloat16 or float16.
+        weight: (C, K) or (C, K, 1, 1).
+        bias: (C).
+        s: (N, C).
+        e: (N, C, H, W); copied to channels-last if it is not.
+        relu: apply a ReLU.
+        tiles: None chooses them.
     """
     n, k, height, width = h.shape
     c, positions = weight.shape[0], height * width
@@ -63,7 +69,7 @@ def conv1x1(
         tiles = tiles_of(m, k, c, h.dtype, processors)
     y = torch.empty((n, c, height, width), dtype=h.dtype, device=h.device, memory_format=torch.channels_last)
     with torch.cuda.device_of(h):
-        _kernel[(triton.cdiv(m, tiles.m) * triton.cdiv(c, tiles.c),)](
+        program[(triton.cdiv(m, tiles.m) * triton.cdiv(c, tiles.c),)](
             h,
             weight.reshape(c, k).contiguous(),
             None if bias is None else bias.contiguous(),
@@ -87,7 +93,7 @@ def conv1x1(
 
 
 @triton.jit
-def _kernel(
+def program(
     h,  # [M, K]
     weight,  # [C, K]
     bias,  # [C] or None
@@ -104,7 +110,8 @@ def _kernel(
     TILE_K: tl.constexpr,
     GROUP: tl.constexpr,
 ):
-    # Programs that run at one time share GROUP row tiles and a few column tiles, so both stay in the L2 cache.
+    """One tile of the product, its epilogue applied in registers."""
+    # Programs that run together share GROUP row tiles and a few column tiles, so both stay in the L2 cache.
     tiles_c = tl.cdiv(C, TILE_C)
     program = tl.program_id(0)
     top = program // (GROUP * tiles_c) * GROUP
@@ -130,7 +137,7 @@ def _kernel(
     if bias is not None:
         acc += tl.load(bias + cols, in_cols, 0.0).to(tl.float32)[None, :]
     if s is not None:
-        # A tile within one image, as most are in large maps, needs one row of gates.
+        # A tile within one image, as most are in large feature maps, needs one row of gates.
         first = (top + place % height) * TILE_M // P
         if first == (tl.minimum((top + place % height + 1) * TILE_M, M) - 1) // P:
             acc *= tl.load(s + first * C + cols, in_cols, 0.0).to(tl.float32)[None, :]
@@ -139,6 +146,6 @@ def _kernel(
     if e is not None:
         acc += tl.load(e + at, inside, 0.0).to(tl.float32)
     if RELU:
-        # Not a maximum: a NaN stays one, as in torch.
+        # Not tl.maximum: a NaN stays a NaN, as in torch.
         acc = tl.where(acc < 0, 0.0, acc)
     tl.store(y + at, acc.to(y.dtype.element_ty), inside)

@@ -1,4 +1,4 @@
-"""The 1x1 convolution with its epilogue, both ways, against float64: the kernel on a GPU or in the interpreter."""
+"""The 1x1 convolution with its epilogue for GPUs against float64: Triton (on a GPU or interpreted), and separate."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from senet.errors import ConfigError
-from senet.kernels import conv1x1 as module
-from senet.kernels.conv1x1 import choose, conv1x1, separate
+from senet.kernels import dispatch
+from senet.kernels.conv1x1.operation import conv1x1, separate
 
 HAS_CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if HAS_CUDA else "cpu")
@@ -28,9 +28,9 @@ def fused(device: torch.device, monkeypatch: pytest.MonkeyPatch, nan_buffers: No
     """The kernel, with its buffers full of NaN before it runs."""
     if device.type == "cpu":
         repair_dot(monkeypatch)
-    from senet.kernels import triton_conv1x1
+    from senet.kernels.conv1x1 import triton
 
-    return triton_conv1x1.conv1x1
+    return triton.conv1x1
 
 
 def repair_dot(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +54,7 @@ def way(request: pytest.FixtureRequest) -> Way:
 
 
 def tiles(side: int):  # type: ignore[no-untyped-def]
-    from senet.kernels.triton_conv1x1 import Tiles
+    from senet.kernels.conv1x1.triton import Tiles
 
     return Tiles(side, side, side, 4, 2)
 
@@ -153,17 +153,9 @@ def test_other_layouts_and_dtypes_of_the_small_arguments(way: Way) -> None:
     assert y.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_separate_over_the_passes_of_a_gpu(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    from senet.kernels import triton_passes
-
-    monkeypatch.setattr(module, "passes_for", lambda x: triton_passes)
-    drawn = draw(2, 6, 5, 3, 4, torch.bfloat16)
-    judge(separate(*drawn, True), *drawn, True)
-
-
 def test_tiles_fill_the_processors() -> None:
     pytest.importorskip("triton")
-    from senet.kernels.triton_conv1x1 import tiles_of
+    from senet.kernels.conv1x1.triton import tiles_of
 
     # SE-ResNet-50's first and last expansions at batch 256, and the last at batch 1 on 132 multiprocessors.
     assert tiles_of(256 * 56 * 56, 64, 256, torch.bfloat16, 132)[:3] == (128, 64, 64)
@@ -180,13 +172,13 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from senet.kernels.triton_conv1x1 import _kernel
+from senet.kernels.conv1x1.triton import program
 
 for dtype in ("bf16", "fp32"):
     constants = {"RELU": True, "TILE_M": 128, "TILE_C": 64, "TILE_K": 32, "GROUP": 8}
     kinds = dict.fromkeys(("h", "weight", "bias", "s", "e", "y"), "*" + dtype) | dict.fromkeys("MKCP", "i32")
-    signature = {name: kinds.get(name, "constexpr") for name in _kernel.arg_names}
-    source = ASTSource(_kernel, signature, {(_kernel.arg_names.index(name),): v for name, v in constants.items()})
+    signature = {name: kinds.get(name, "constexpr") for name in program.arg_names}
+    source = ASTSource(program, signature, {(program.arg_names.index(name),): v for name, v in constants.items()})
     options = {"num_warps": 8, "num_stages": 3, "enable_fp_fusion": True}
     built = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     print(dtype, "wgmma" if "wgmma" in built.asm["ptx"] else "fma", built.metadata.shared <= 232448)
@@ -202,23 +194,24 @@ def test_the_kernel_compiles_for_hopper_without_one(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == ["bf16 wgmma True", "fp32 fma True"], done.stderr
 
 
-@pytest.fixture(params=["fused", "separate"])
-def chosen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Way:
-    """The operations take this way, where they have a choice or not."""
-    way = separate if request.param == "separate" else request.getfixturevalue("fused")
-    monkeypatch.setattr(module, "choose", lambda *arguments: way)
-    return way
+@pytest.fixture(params=["triton", "torch"])
+def chosen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Who computes the operation."""
+    if request.param == "triton":
+        request.getfixturevalue("fused")
+    monkeypatch.setattr(dispatch, "conv1x1_call", lambda h: request.param)
+    return request.param
 
 
 @pytest.mark.parametrize("size", [(2, 3, 5, 4, 3), (2, 3, 5, 1, 1), (1, 1, 2, 3, 3)])
-def test_operations(chosen: Way, size: tuple[int, ...]) -> None:
+def test_operations(chosen: str, size: tuple[int, ...]) -> None:
     drawn = draw(*size, torch.float32)
     judge(conv1x1(*drawn, True), *drawn, True)
     torch.library.opcheck(conv1x1, (*drawn, True))
     torch.library.opcheck(conv1x1, (*drawn[:2],))
 
 
-def test_operations_compile_in_one_graph(chosen: Way) -> None:
+def test_operations_compile_in_one_graph(chosen: str) -> None:
     def block(h: Tensor, weight: Tensor, s: Tensor) -> Tensor:
         return conv1x1(conv1x1(h, weight, None, s, None, True), weight, s=s, e=h) + 1
 
@@ -233,21 +226,21 @@ def test_maps_in_torch_s_first_format_keep_it() -> None:
     y = conv1x1(*drawn, True)
     judge(y, *drawn, True)
     assert y.is_contiguous()
-    assert choose(*drawn, True) is separate
+    assert dispatch.conv1x1_call(drawn[0]) == "torch"
     torch.library.opcheck(conv1x1, (*drawn, True))
 
 
 def test_what_does_not_fit_is_refused() -> None:
     h, weight, bias, s, e = draw(2, 3, 5, 4, 4, torch.float32)
     for arguments, says in (
-        ((h[0], weight), r"h: a map \(N, K, H, W\)"),
-        ((h, weight.t()), r"weight: shape \(3, 5\) does not fit"),
+        ((h[0], weight), r"h: shape \(3, 4, 4\); expected: \(N, K, H, W\)"),
+        ((h, weight.t()), r"weight: shape \(3, 5\) with h"),
         ((h, weight[:, :, None]), r"expected: \(5, 3\) or \(5, 3, 1, 1\)"),
-        ((h, weight, bias[:4]), r"bias: shape \(4,\) does not fit"),
+        ((h, weight, bias[:4]), r"bias: shape \(4,\) with h"),
         ((h, weight, bias, s[:, :4]), r"s: shape"),
-        ((h, weight, bias, s, e[:1]), r"e: shape \(1, 5, 4, 4\) does not fit"),
-        ((h, weight.half()), "weight: torch.float16 does not fit h; expected: torch.float32"),
-        ((h, weight, bias.to("meta")), "bias: on meta, but h is on"),
+        ((h, weight, bias, s, e[:1]), r"e: shape \(1, 5, 4, 4\) with h"),
+        ((h, weight.half()), "weight: torch.float16; expected: torch.float32, like h"),
+        ((h, weight, bias.to("meta")), "bias: on meta; expected: "),
     ):
         with pytest.raises(ConfigError, match=says):
             conv1x1(*arguments)
@@ -257,36 +250,15 @@ def test_what_does_not_fit_is_refused() -> None:
 def test_a_gradient_is_refused(place: int) -> None:
     drawn = draw(1, 2, 3, 2, 2, torch.float32)
     drawn[place].requires_grad_()
-    with pytest.raises(ConfigError, match="for inference, it has no gradient"):
+    with pytest.raises(ConfigError, match="conv1x1: has no gradient"):
         conv1x1(*drawn)
     with torch.no_grad():
         assert not conv1x1(*drawn).requires_grad
 
 
-def test_a_kernel_that_cannot_run_is_not_chosen(fused: Way, monkeypatch: pytest.MonkeyPatch) -> None:
-    from senet.kernels import triton_conv1x1
-
-    def fails(*arguments: object) -> Tensor:
-        raise RuntimeError("a long story\nFailed to find C compiler")
-
-    monkeypatch.setattr(triton_conv1x1, "conv1x1", fails)
-    monkeypatch.setattr(module, "suits_kernel", lambda h: True)
-    monkeypatch.setattr(module, "_chosen", {})
-    monkeypatch.setattr(module, "_time_ms", lambda run: float(run().numel()))
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    drawn = draw(2, 6, 5, 3, 4, torch.float32)
-    with pytest.warns(RuntimeWarning, match=r"without its Triton kernel.*\(RuntimeError: Failed to find C compiler\)"):
-        judge(conv1x1(*drawn, True), *drawn, True)
-    # Said once: warnings are errors here.
-    assert choose(*drawn, True) is separate
-
-
 @pytest.mark.gpu
-@pytest.mark.skipif(not HAS_CUDA, reason="times kernels on a CUDA device")
-def test_the_choice_is_timed_once() -> None:
+@pytest.mark.skipif(not HAS_CUDA, reason="needs a CUDA device")
+def test_on_a_gpu() -> None:
     drawn = draw(8, 64, 256, 14, 14, torch.float16)
-    first = choose(*drawn, True)
-    known = dict(module._chosen)
-    assert choose(*drawn, True) is first
-    assert module._chosen == known
+    assert dispatch.conv1x1_call(drawn[0]) == "triton"
     judge(conv1x1(*drawn, True), *drawn, True)

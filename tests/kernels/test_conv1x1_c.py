@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from senet.kernels import conv1x1_cpu
+from senet.kernels.conv1x1 import c as conv1x1
 
-if not conv1x1_cpu.available():
+if not conv1x1.available():
     pytest.skip("no C compiler", allow_module_level=True)
 
 ops = torch.ops.senet
@@ -63,12 +63,12 @@ def test_every_epilogue(name: str) -> None:
     for with_b, with_s, with_e, relu in itertools.product((True, False), repeat=4):
         b, s, e = (t if there else None for t, there in zip(rest, (with_b, with_s, with_e), strict=True))
         want = truth(h, w, b, s, e, relu)
-        y = ops.conv1x1_packed(h, conv1x1_cpu.pack(w), len(w), b, s, e, relu)
+        y = ops.conv1x1_packed(h, conv1x1.pack(w), len(w), b, s, e, relu)
         assert y.is_contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(y.double(), want, rtol=1e-5, atol=1e-5)
         if e is not None:
             written = e.clone(memory_format=torch.preserve_format)
-            assert ops.conv1x1_packed_(h, conv1x1_cpu.pack(w), b, s, written, relu) is None
+            assert ops.conv1x1_packed_(h, conv1x1.pack(w), b, s, written, relu) is None
             assert torch.equal(written, y)
 
 
@@ -77,7 +77,7 @@ def test_maps_of_another_layout() -> None:
     want = truth(h, w, b, s, e, True)
     h, e, s = h.contiguous(), e.contiguous(), s.t().contiguous().t()
     b = torch.stack((b, b), 1)[:, 0]
-    packed = conv1x1_cpu.pack(w)
+    packed = conv1x1.pack(w)
     torch.testing.assert_close(ops.conv1x1_packed(h, packed, 35, b, s, e, True).double(), want, rtol=1e-5, atol=1e-5)
     ops.conv1x1_packed_(h, packed, b, s, e, True)
     assert e.is_contiguous()
@@ -89,7 +89,7 @@ def test_nan_and_infinity(channels: int) -> None:
     """As torch's ReLU; and a sum that is not a number stays where it is."""
     h, w, b, s, e = operands(1, 4, channels, 2, 3)
     h[0, 0, 0, 0], h[0, 1, 1, 1] = float("nan"), float("inf")
-    y = ops.conv1x1_packed(h, conv1x1_cpu.pack(w), channels, b, s, e, True)
+    y = ops.conv1x1_packed(h, conv1x1.pack(w), channels, b, s, e, True)
     torch.testing.assert_close(y.double(), truth(h, w, b, s, e, True), rtol=1e-5, atol=1e-5, equal_nan=True)
     assert y[0, :, 0, 0].isnan().all()
     assert not y[0, :, 0, 1:].isnan().any()
@@ -103,7 +103,7 @@ def test_threads() -> None:
         results = []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            results.append(ops.conv1x1_packed(h, conv1x1_cpu.pack(w), 67, b, s, e, True))
+            results.append(ops.conv1x1_packed(h, conv1x1.pack(w), 67, b, s, e, True))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(results[0], results[1])
@@ -113,14 +113,14 @@ def test_threads() -> None:
 def test_large_channels() -> None:
     """Several groups of panels, and sums of a thousand terms to float32's rounding."""
     h, w, b, s, e = operands(1, 1024, 200, 2, 5)
-    y = ops.conv1x1_packed(h, conv1x1_cpu.pack(w), 200, b, s, e, False)
+    y = ops.conv1x1_packed(h, conv1x1.pack(w), 200, b, s, e, False)
     torch.testing.assert_close(y.double(), truth(h, w, b, s, e, False), rtol=1e-5, atol=1e-3)
 
 
 @pytest.mark.parametrize("with_e", [True, False])
 def test_as_operations_of_torch(with_e: bool) -> None:
     h, w, b, s, e = operands(2, 6, 35, 3, 5)
-    packed = conv1x1_cpu.pack(w)
+    packed = conv1x1.pack(w)
     tests = ("test_schema", "test_faketensor")
     torch.library.opcheck(
         ops.conv1x1_packed.default, (h, packed, 35, b, s, e if with_e else None, True), test_utils=tests
@@ -142,5 +142,7 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_shapes_do_not_reach_the_kernel(name: str) -> None:
     h, w, b, s, e = operands(2, 6, 35, 3, 5)
-    with pytest.raises(RuntimeError, match=r"senet::conv1x1_packed: \(.*\) torch.float\d\d instead of \(.*\) float32"):
-        ops.conv1x1_packed(*WRONG[name](h, conv1x1_cpu.pack(w), b, s, e), True)
+    with pytest.raises(
+        RuntimeError, match=r"senet::conv1x1_packed: \(.*\) torch.float\d\d; expected: \(.*\) torch.float32"
+    ):
+        ops.conv1x1_packed(*WRONG[name](h, conv1x1.pack(w), b, s, e), True)

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from senet.kernels import conv3x3_cpu
-from tests.kernels.test_conv1x1_cpu import maps, noise
+from senet.kernels.conv3x3 import c as conv3x3
+from tests.kernels.test_conv1x1_c import maps, noise
 
-if not conv3x3_cpu.available():
+if not conv3x3.available():
     pytest.skip("no C compiler", allow_module_level=True)
 
 ops = torch.ops.senet
@@ -56,7 +56,7 @@ def close(y: Tensor, want: Tensor, equal_nan: bool = False) -> None:
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_epilogue(name: str) -> None:
     h, w, padding, *rest = operands(*SHAPES[name])
-    packed = conv3x3_cpu.pack(w)
+    packed = conv3x3.pack(w)
     for with_b, with_e, relu in itertools.product((True, False), repeat=3):
         b, e = (t if there else None for t, there in zip(rest, (with_b, with_e), strict=True))
         y = ops.conv3x3_packed(h, packed, len(w), padding, b, e, relu)
@@ -71,10 +71,10 @@ def test_every_epilogue(name: str) -> None:
 def test_both_ways_to_share_the_tiles_are_taken() -> None:
     """One chunk at a time for all threads, or chunks of each thread's own: more room for more threads."""
     n, k, c, height, width, _ = SHAPES["tiles of a thread's own"]
-    one, two = (conv3x3_cpu._c().scratch(n, height, width, k, c, threads) for threads in (1, 2))
+    one, two = (conv3x3.scratch_size(n, height, width, k, c, threads) for threads in (1, 2))
     assert two - k == 2 * (one - k)
     n, k, c, height, width, _ = SHAPES["several chunks, shared"]
-    one, two = (conv3x3_cpu._c().scratch(n, height, width, k, c, threads) for threads in (1, 2))
+    one, two = (conv3x3.scratch_size(n, height, width, k, c, threads) for threads in (1, 2))
     assert one == two < 36 * n * 9 * 8 * (k + c)
 
 
@@ -82,7 +82,7 @@ def test_one_product_by_hand() -> None:
     """One weight that is not zero moves the map by one position; all other places are zero, to rounding."""
     h, w = maps(1, 16, 5, 6), torch.zeros(16, 16, 3, 3)
     w[3, 7, 0, 2] = 2
-    y = ops.conv3x3_packed(h, conv3x3_cpu.pack(w), 16, [1, 1], None, None, False)
+    y = ops.conv3x3_packed(h, conv3x3.pack(w), 16, [1, 1], None, None, False)
     want = torch.zeros(16, 5, 6)
     want[3, 1:, :-1] = 2 * h[0, 7, :-1, 1:]
     torch.testing.assert_close(y[0], want, rtol=0, atol=1e-5)
@@ -94,13 +94,13 @@ def test_rounding(k: int, bound: float) -> None:
     """Of the map's norm, behind a ReLU as in a network; it hardly grows with the channels."""
     h, w, padding, b, _ = operands(1, k, 32, 16, 16, (1, 1))
     want = truth(h.relu(), w, padding, b, None, True)
-    y = ops.conv3x3_packed(h.relu(), conv3x3_cpu.pack(w), 32, padding, b, None, True)
+    y = ops.conv3x3_packed(h.relu(), conv3x3.pack(w), 32, padding, b, None, True)
     assert 1e-8 < (y - want).norm() / want.norm() < bound
 
 
 def test_maps_of_another_layout() -> None:
     h, w, padding, b, e = operands(2, 16, 32, 5, 6, (1, 1))
-    want, packed = truth(h, w, padding, b, e, True), conv3x3_cpu.pack(w)
+    want, packed = truth(h, w, padding, b, e, True), conv3x3.pack(w)
     h, e, b = h.contiguous(), e.contiguous(), torch.stack((b, b), 1)[:, 0]
     close(ops.conv3x3_packed(h, packed, 32, padding, b, e, True), want)
     ops.conv3x3_packed_(h, packed, padding, b, e, True)
@@ -112,7 +112,7 @@ def test_not_a_number_stays_in_its_tiles() -> None:
     """The tiles that it is in are lost, no value of another is, and nothing hides it."""
     h, w, padding, b, _ = operands(2, 16, 16, 12, 12, (1, 1))
     h[1, 3, 5, 6] = float("nan")
-    y = ops.conv3x3_packed(h, conv3x3_cpu.pack(w), 16, padding, b, None, True)
+    y = ops.conv3x3_packed(h, conv3x3.pack(w), 16, padding, b, None, True)
     want = truth(h, w, padding, b, None, True)
     assert y[want.isnan()].isnan().all()
     assert not y[0].isnan().any()
@@ -126,7 +126,7 @@ def test_not_a_number_stays_in_its_tiles() -> None:
 def test_threads(name: str) -> None:
     """Any number of them gives the same bits."""
     h, w, padding, b, e = operands(*SHAPES[name])
-    packed, before, results = conv3x3_cpu.pack(w), torch.get_num_threads(), []
+    packed, before, results = conv3x3.pack(w), torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
@@ -140,7 +140,7 @@ def test_threads(name: str) -> None:
 def test_callers_at_the_same_time() -> None:
     """Each has memory of its own to work in."""
     h, w, padding, b, _ = operands(2, 64, 64, 20, 20, (1, 1))
-    packed = conv3x3_cpu.pack(w)
+    packed = conv3x3.pack(w)
     many = [h * i for i in range(1, 5)]
     want = [ops.conv3x3_packed(x, packed, 64, padding, b, None, False) for x in many]
     right = [0] * len(many)
@@ -164,8 +164,7 @@ def test_memory_to_work_in_is_float32_whatever_torch_prefers(dtype: torch.dtype)
     made = []
 
     def call() -> None:
-        y = ops.conv3x3_packed(h, conv3x3_cpu.pack(w), 64, padding, b, None, False)
-        made.append((y, conv3x3_cpu._held.room.dtype))
+        made.append(ops.conv3x3_packed(h, conv3x3.pack(w), 64, padding, b, None, False))
 
     torch.set_default_dtype(dtype)
     try:
@@ -174,15 +173,14 @@ def test_memory_to_work_in_is_float32_whatever_torch_prefers(dtype: torch.dtype)
         thread.join()
     finally:
         torch.set_default_dtype(torch.float32)
-    ((y, kind),) = made
-    assert kind == torch.float32
+    (y,) = made
     close(y, truth(h, w, padding, b, None, False))
 
 
 @pytest.mark.parametrize("with_e", [True, False])
 def test_as_operations_of_torch(with_e: bool) -> None:
     h, w, padding, b, e = operands(2, 16, 32, 5, 7, (1, 0))
-    packed = conv3x3_cpu.pack(w)
+    packed = conv3x3.pack(w)
     tests = ("test_schema", "test_faketensor")
     torch.library.opcheck(
         ops.conv3x3_packed.default, (h, packed, 32, padding, b, e if with_e else None, True), test_utils=tests
@@ -204,31 +202,20 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_shapes_do_not_reach_the_kernel(name: str) -> None:
     h, w, _, b, e = operands(2, 32, 32, 5, 6, (1, 1))
-    with pytest.raises(RuntimeError, match=r"senet::conv3x3_packed: \(.*\) torch.float\d\d instead of \(.*\) float32"):
-        ops.conv3x3_packed(*WRONG[name](h, conv3x3_cpu.pack(w), b, e), True)
+    with pytest.raises(
+        RuntimeError, match=r"senet::conv3x3_packed: \(.*\) torch.float\d\d; expected: \(.*\) torch.float32"
+    ):
+        ops.conv3x3_packed(*WRONG[name](h, conv3x3.pack(w), b, e), True)
 
 
 @pytest.mark.parametrize(("k", "c"), [(12, 16), (16, 20)])
 def test_channels_that_fill_no_vector(k: int, c: int) -> None:
     h, w, _, b, e = operands(1, k, c, 5, 6, (1, 1))
     with pytest.raises(RuntimeError, match=rf"{k} to {c} channels; expected: multiples of (8|16)"):
-        ops.conv3x3_packed(h, conv3x3_cpu.pack(w), c, [1, 1], b, e, True)
-    assert not conv3x3_cpu.suits(w, 10_000, 625)
+        ops.conv3x3_packed(h, conv3x3.pack(w), c, [1, 1], b, e, True)
 
 
 def test_a_map_that_the_padding_leaves_nothing_of() -> None:
     h, w, *_ = operands(1, 16, 16, 5, 6, (1, 1))
     with pytest.raises(RuntimeError, match=r"size|dimension"):
-        ops.conv3x3_packed(h[:, :, :1], conv3x3_cpu.pack(w), 16, [0, 0], None, None, True)
-
-
-# Channels, and the positions across a square map and images of it.
-FASTER = [(64, 56, 1), (128, 28, 1), (256, 14, 1), (512, 7, 8), (64, 8, 1), (512, 3, 128)]
-SLOWER = [(512, 7, 1), (256, 4, 1), (512, 3, 1), (64, 2, 128), (16, 32, 128)]
-
-
-@pytest.mark.parametrize(("c", "size", "n"), FASTER + SLOWER)
-def test_where_it_was_measured_to_be_faster(c: int, size: int, n: int) -> None:
-    w = torch.zeros(c, c, 3, 3)
-    assert conv3x3_cpu.suits(w, n * size**2, n * (-(-size // 4)) ** 2) == ((c, size, n) in FASTER)
-    assert not conv3x3_cpu.suits(w.double(), n * size**2, n * (-(-size // 4)) ** 2)
+        ops.conv3x3_packed(h[:, :, :1], conv3x3.pack(w), 16, [0, 0], None, None, True)

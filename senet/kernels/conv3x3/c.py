@@ -1,0 +1,106 @@
+"""A 3x3 convolution of stride 1 by Winograd's algorithm, with sum and ReLU, in C, for float32 on a CPU.
+
+    y = relu(w * h + b + e)
+
+`torch.ops.senet.conv3x3_packed(h, w, c, padding, b, e, relu)` returns y; `conv3x3_packed_(h, w, padding, b, e, relu)`
+writes it into e. `h` (N, K, H, W), `e` (N, C, Y, X), `b` (C), `padding` of height and width; `w` is packed by `pack`
+and four times as large as before. There is no gradient. Wrong shapes or dtypes raise RuntimeError.
+
+F(4x4, 3x3) takes a quarter of the products (Lavin and Gray, arXiv:1509.09308). It is exact in real numbers. In float32
+the error is 2e-7 to 8e-7 of the norm of the feature map; that of oneDNN's direct sum is 1e-7 with few channels and
+1.2e-6 with many. A value that is not finite reaches all results of its tiles.
+"""
+
+from __future__ import annotations
+
+import threading
+from ctypes import CDLL, c_int, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from senet.kernels.cc import library
+from senet.kernels.packed import check, define, panels
+
+SOURCE = Path(__file__).with_name("conv3x3.c")
+
+TILE = 4
+"""Height and width of a tile of results."""
+
+POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)
+"""Points at which the polynomials are evaluated, besides infinity."""
+
+
+def available() -> bool:
+    """Whether `conv3x3.c` is or can be compiled here."""
+    return library(SOURCE) is not None
+
+
+def lanes() -> int:
+    """Both numbers of channels must be multiples of this: the numbers in a vector register."""
+    return _c().lanes()
+
+
+def scratch_size(n: int, height: int, width: int, k: int, c: int, threads: int) -> int:
+    """How many floats a call works in, for an output of this height and width."""
+    return _c().scratch(n, height, width, k, c, threads)
+
+
+def pack(weight: Tensor) -> Tensor:
+    """Pack a weight (C, K, 3, 3), float32: `G w G'`, `(36, panels, K, width of a panel)`."""
+    rows = [[p**i / _slope(p) for i in range(3)] for p in POINTS] + [[0.0, 0.0, 1.0]]
+    g = torch.tensor(rows, dtype=torch.float64, device=weight.device)
+    points = torch.einsum("ai,ckij,bj->abck", g, weight.double(), g).flatten(0, 1)
+    return panels(points.float(), _c().panel())
+
+
+def _slope(p: float) -> float:
+    product = 1.0
+    for other in POINTS:
+        product *= p - other if other != p else 1
+    return product
+
+
+@cache
+def _c() -> CDLL:
+    lib = library(SOURCE)
+    if lib is None:
+        raise RuntimeError("conv3x3.c is not compiled on this machine")
+    lib.scratch.restype = c_int64
+    lib.scratch.argtypes = [c_int64] * 5 + [c_int]
+    lib.conv3x3.argtypes = [c_void_p] * 6 + [c_int64] * 7 + [c_int] * 2
+    lib.conv3x3.restype = None
+    return lib
+
+
+_kept = threading.local()
+
+
+def _scratch(size: int) -> Tensor:
+    """Scratch memory of this thread. It is kept: the system would have to find fresh pages for each call."""
+    scratch = getattr(_kept, "scratch", None)
+    if scratch is None or scratch.numel() < size:
+        scratch = _kept.scratch = torch.empty(size, dtype=torch.float32, device="cpu")
+    return scratch
+
+
+def _run(h: Tensor, w: Tensor, padding: list[int], b: Tensor | None, e: Tensor | None, y: Tensor, relu: bool) -> None:
+    (n, c, *size), k, panel = y.shape, h.shape[1], _c().panel()
+    shapes = ((h, (n, k, *h.shape[2:])), (w, (36, -(-c // panel), k, panel)), (b, (c,)), (e, y.shape))
+    check("conv3x3_packed", *shapes)
+    if c % lanes() or k % lanes():
+        raise RuntimeError(f"senet::conv3x3_packed: {k} to {c} channels; expected: multiples of {lanes()}")
+    b = None if b is None else b.contiguous()
+    threads = torch.get_num_threads()
+    scratch = _scratch(scratch_size(n, *size, k, c, threads))
+    pointers = (None if t is None else t.data_ptr() for t in (h, w, b, e, y, scratch))
+    _c().conv3x3(*pointers, n, *h.shape[2:], k, c, *padding, relu, threads)
+
+
+def _size(h: Tensor, padding: list[int], b: Tensor | None) -> list[int]:
+    return [d + 2 * p - 2 for d, p in zip(h.shape[2:], padding, strict=True)]
+
+
+define("conv3x3_packed", "int[2] padding, Tensor? b", _run, _size)
