@@ -2,8 +2,8 @@
 
     python examples/add_unit.py
 
-A config says what the unit is (`kind` gives it a name, so that a recipe can write it down and read it back) and
-builds the module; the module says what its gates are, and `Unit` applies them.
+A config says what the unit is (`kind` gives it a name, so that a recipe can write it down and read it back), builds
+the module and counts what it costs. The module computes the gates, and `Unit` applies them.
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,13 @@ import senet
 
 @dataclass(frozen=True, kw_only=True)
 class StyleConfig(senet.UnitConfig, kind="style"):
-    """One linear map from (mean, deviation) to the gate, the same for every channel."""
+    """One linear layer from (mean, deviation) to the gate, the same for every channel."""
 
     def build(self, channels: int) -> "Style":
         return Style()
+
+    def cost(self, channels: int, positions: int) -> tuple[int, int]:
+        return 3, 2 * channels
 
 
 class Style(senet.Unit):

@@ -18,7 +18,7 @@ class Segmenter(nn.Module):
     `(N, 3, H, W) -> (N, num_classes, H, W)`.
     """
 
-    def __init__(self, backbone: senet.StageMaps, num_classes: int, width: int = 32) -> None:
+    def __init__(self, backbone: senet.FeatureExtractor, num_classes: int, width: int = 32) -> None:
         super().__init__()
         self.backbone = backbone
         self.lateral = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in backbone.channels)

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from senet.models.describe import describe as describe
     from senet.models.net import Net as Net
     from senet.models.net import Preprocessing as Preprocessing
+    from senet.models.network import FeatureExtractor as FeatureExtractor
     from senet.models.network import Network as Network
-    from senet.models.network import StageMaps as StageMaps
     from senet.models.registry import get_net as get_net
     from senet.models.registry import list_models as list_models
     from senet.recipes.recipe import Recipe as Recipe
@@ -77,7 +77,7 @@ _HOMES = {
     "senet.insert": ("Site", "insert_", "remove_"),
     "senet.models.describe": ("Description", "describe"),
     "senet.models.net": ("Net", "Preprocessing"),
-    "senet.models.network": ("Network", "StageMaps"),
+    "senet.models.network": ("Network", "FeatureExtractor"),
     "senet.models.registry": ("get_net", "list_models"),
     "senet.recipes.recipe": ("Recipe",),
     "senet.units.config": ("ECAConfig", "NoSqueezeConfig", "SEConfig", "SharedConfig"),

@@ -90,8 +90,17 @@ class UnitConfig(Kind, key="unit"):
         return self.kind
 
     def build(self, channels: int) -> nn.Module:
-        """The unit for maps of `channels` channels: a module `(N, C, *) -> (N, C, *)`, its weights not yet drawn."""
+        """Build the unit for `channels` channels: a module `(N, C, *) -> (N, C, *)`, its weights not yet drawn."""
         raise NotImplementedError  # abstract: every kind of unit builds its own
+
+    def cost(self, channels: int, positions: int) -> tuple[int, int]:
+        """Count the unit's parameters, and its multiply-adds for one image.
+
+        Args:
+            channels: Channels of the feature map.
+            positions: Its height times its width.
+        """
+        raise NotImplementedError  # abstract: every kind of unit counts its own
 
 
 def check_at_least(config: object, low: float, *names: str, path: str = "") -> None:

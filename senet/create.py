@@ -1,4 +1,4 @@
-"""A network by name, its weights drawn, or another's loaded."""
+"""Create a network by name, with drawn or loaded weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from typing_extensions import Unpack
 
-    from senet.models.network import Network, StageMaps
+    from senet.models.network import FeatureExtractor, Network
     from senet.models.registry import NetFields
 
 
@@ -44,7 +44,7 @@ def create_model(
     features_only: Literal[True],
     out_stages: tuple[int, ...] | None = ...,
     **fields: Unpack[NetFields],
-) -> StageMaps: ...
+) -> FeatureExtractor: ...
 def create_model(
     model: str | Net,
     *,
@@ -56,26 +56,29 @@ def create_model(
     features_only: bool = False,
     out_stages: tuple[int, ...] | None = None,
     **fields: object,
-) -> Network | StageMaps:
-    """A network in training mode, with freshly drawn weights or with those of a file.
+) -> Network | FeatureExtractor:
+    """Create a network in training mode, with freshly drawn weights or those of a file.
 
-    model: a name of `list_models()`, an alias such as "seresnet50", or a `Net`.
-    weights: what `load_weights_` reads: a file or folder, "timm:seresnet50.a1_in1k", "hf:owner/name", or tensors by
-        name. The network becomes the function that they stand for, and the account of it is printed. With `num_classes`
-        the file's classifier may have other classes; ours then stays as drawn.
-    allow: of what else may stay as drawn where the weights lack it or have another shape, as in `load_weights_`:
-        "features.stem.conv" for other input channels.
-    seed: of the weights that are drawn. They are drawn by name, so twins of one seed share every common weight, and
-        the global random state is left alone.
-    device: where the weights live; "meta" makes none.
-    fused: run batch norm, unit, sum and ReLU of a block as one operation (`senet.kernels.fuse_`).
-    features_only: return the stages' maps instead of logits, as `StageMaps`; `out_stages` chooses (default: all).
-        There is no head then, so neither `num_classes` nor `dropout`.
-    fields: of the network's table, for example `num_classes=10, in_channels=1, se=SEConfig(reduction=8), se=None,
-        shortcut="projection", stride_on="3x3", pool="pad", dropout=0.2`.
+    Args:
+        model: A name of `list_models()`, an alias such as "seresnet50", or a `Net`.
+        weights: What `load_weights_` reads: a file or folder, "timm:seresnet50.a1_in1k", "hf:owner/name", or tensors
+            by name. The table changes to the network that they were trained as, and a report of the loading is
+            printed. With `num_classes` the file's classifier may have other classes; it is then skipped.
+        allow: Names of further parts that may stay as drawn if the weights lack them or have other shapes:
+            "features.stem.conv" for other input channels.
+        seed: Seed of the drawn weights. They are drawn by name, so twins of one seed share all common weights, and the
+            global random state does not change.
+        device: Device of the weights; "meta" allocates none.
+        fused: Run batch norm, unit, sum and ReLU of a block as one operation (`senet.kernels.fuse_`).
+        features_only: Return a `FeatureExtractor`, which gives feature maps instead of logits. It has no head, so
+            `num_classes` and `dropout` cannot be set.
+        out_stages: Stages whose feature maps it returns; None for all.
+        fields: Fields of the table to change, for example `num_classes=10, in_channels=1,
+            se=SEConfig(reduction=8), se=None, shortcut="projection", stride_on="3x3", pool="pad", dropout=0.2`.
 
-    Raises ConfigError for an unknown name, field or value, or one that would have no effect, and CheckpointError for
-    weights that are not this network's.
+    Raises:
+        ConfigError: For an unknown name, field or value, or one that has no effect.
+        CheckpointError: If the weights are not this network's.
 
     >>> model = create_model("se_resnet20", num_classes=100)
     >>> sum(p.numel() for p in model.parameters())
@@ -85,7 +88,7 @@ def create_model(
 
     from senet.initialization import draw_
     from senet.kernels.fuse import fuse_, fuse_like_
-    from senet.models.network import Network, StageMaps
+    from senet.models.network import FeatureExtractor, Network
 
     check_concrete("model", model)
     if not isinstance(fused, bool):
@@ -102,9 +105,9 @@ def create_model(
     if is_meta and weights is not None:
         raise ConfigError("weights: have no effect with device='meta', which holds none")
     stages = net.stage_numbers if out_stages is None else out_stages
-    # Made without memory, so that no library draws weights that ours replace.
+    # On the meta device, so that torch draws no weights that ours would replace.
     with torch.device("meta"):
-        module = StageMaps(net, stages) if features_only else Network(net)
+        module = FeatureExtractor(net, stages) if features_only else Network(net)
     if fused:
         fuse_(module)
     if is_meta:
@@ -123,7 +126,7 @@ def create_model(
         return module
     whole = create_model(net, weights=weights, allow=allow, seed=seed, device=device, fused=fused, num_classes=0)
     with torch.device("meta"):
-        module = StageMaps(whole.net, stages)
+        module = FeatureExtractor(whole.net, stages)
     fuse_like_(module, whole)
     wanted = module.state_dict().keys()
     module.preprocessing = whole.preprocessing

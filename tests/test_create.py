@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from senet import CheckpointError, ConfigError, Network, Preprocessing, StageMaps, create_model, get_net
+from senet import CheckpointError, ConfigError, FeatureExtractor, Network, Preprocessing, create_model, get_net
 from senet.models.net import ResidualNet
 from senet.weights.export import state_as
 
@@ -56,7 +56,7 @@ def test_another_number_of_classes_keeps_the_drawn_classifier(capsys: pytest.Cap
 def test_stage_maps_of_loaded_weights() -> None:
     theirs = source()
     maps = create_model("se_resnet20", weights=theirs.state_dict(), features_only=True, out_stages=(2, 4)).eval()
-    assert isinstance(maps, StageMaps)
+    assert isinstance(maps, FeatureExtractor)
     assert all(p.requires_grad and not p.is_meta for p in maps.parameters())
     stage2, stage4 = maps(images())
     assert torch.equal(stage4, theirs.features(images()))

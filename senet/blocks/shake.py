@@ -5,8 +5,6 @@ The unit's places: at the end of each branch ("each_branch"), or once on the mix
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,28 +14,8 @@ from senet.blocks.residual import Projection
 from senet.config import UnitConfig
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShakeSpec:
-    """What one block is built from.
-
-    in_channels, mid, out: channels before, inside and after the block.
-    stride: of a branch's first 3x3 convolution.  groups: of a bottleneck's 3x3.
-    shake: the gradients' weights, drawn again ("shake") or one half ("even").
-    se_at: the unit's place, "each_branch" or "mixed".
-    """
-
-    in_channels: int
-    mid: int
-    out: int
-    stride: int = 1
-    groups: int = 1
-    shake: str = "shake"
-    se: UnitConfig | None = None
-    se_at: str = "each_branch"
-
-
 def mix(u1: Tensor, u2: Tensor, forward: Tensor, backward: Tensor) -> Tensor:
-    """`a u1 + (1 - a) u2` with a = `forward`, whose gradients are those of a = `backward`.
+    """Mix two branches: `a u1 + (1 - a) u2` with a = `forward` in the values and a = `backward` in the gradients.
 
     `(N, C, H, W), (N, C, H, W), (N, 1, 1, 1), (N, 1, 1, 1) -> (N, C, H, W)`; section 2 of arXiv:1705.07485.
     """
@@ -46,42 +24,44 @@ def mix(u1: Tensor, u2: Tensor, forward: Tensor, backward: Tensor) -> Tensor:
 
 
 class BasicBranch(nn.Module):
-    """3x3 with the stride, 3x3, the unit. `(N, C, H, W) -> (N, out, H/stride, W/stride)`."""
+    """Branch of two 3x3 convolutions and the unit. `(N, C, H, W) -> (N, out, H/stride, W/stride)`."""
 
     norm_relu = staticmethod(sf.norm_relu)
 
-    def __init__(self, spec: ShakeSpec, se: UnitConfig | None) -> None:
+    def __init__(self, in_channels: int, *, mid: int, out: int, stride: int, se: UnitConfig | None) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(spec.in_channels, spec.mid, 3, spec.stride, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(spec.mid)
-        self.conv2 = nn.Conv2d(spec.mid, spec.out, 3, 1, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(spec.out)
-        self.se = se.build(spec.out) if se else None
+        self.conv1 = nn.Conv2d(in_channels, mid, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(mid)
+        self.conv2 = nn.Conv2d(mid, out, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out)
+        self.se = se.build(out) if se else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """The branch's output map."""
+        """Compute the branch's output."""
         x = self.norm_relu(self.conv1(x), self.norm1)
         u = self.norm2(self.conv2(x))
         return u if self.se is None else self.se(u)
 
 
 class BottleneckBranch(nn.Module):
-    """1x1, grouped 3x3 with the stride, 1x1, the unit. `(N, C, H, W) -> (N, out, H/stride, W/stride)`."""
+    """Branch of a 1x1, a grouped 3x3 with the stride, a 1x1 and the unit. `(N, C, H, W) -> (N, out, H/s, W/s)`."""
 
     norm_relu = staticmethod(sf.norm_relu)
 
-    def __init__(self, spec: ShakeSpec, se: UnitConfig | None) -> None:
+    def __init__(
+        self, in_channels: int, *, mid: int, out: int, stride: int, groups: int, se: UnitConfig | None
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(spec.in_channels, spec.mid, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(spec.mid)
-        self.conv2 = nn.Conv2d(spec.mid, spec.mid, 3, spec.stride, 1, groups=spec.groups, bias=False)
-        self.norm2 = nn.BatchNorm2d(spec.mid)
-        self.conv3 = nn.Conv2d(spec.mid, spec.out, 1, bias=False)
-        self.norm3 = nn.BatchNorm2d(spec.out)
-        self.se = se.build(spec.out) if se else None
+        self.conv1 = nn.Conv2d(in_channels, mid, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(mid)
+        self.conv2 = nn.Conv2d(mid, mid, 3, stride, 1, groups=groups, bias=False)
+        self.norm2 = nn.BatchNorm2d(mid)
+        self.conv3 = nn.Conv2d(mid, out, 1, bias=False)
+        self.norm3 = nn.BatchNorm2d(out)
+        self.se = se.build(out) if se else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """The branch's output map."""
+        """Compute the branch's output."""
         x = self.norm_relu(self.conv1(x), self.norm1)
         x = self.norm_relu(self.conv2(x), self.norm2)
         u = self.norm3(self.conv3(x))
@@ -91,7 +71,7 @@ class BottleneckBranch(nn.Module):
 class TwoPaths(nn.Module):
     """Shake-Shake's shortcut: 1x1 convolutions of two subsamplings, one shifted by a pixel; joined, then batch norm.
 
-    `(N, C, H, W) -> (N, out, H/stride, W/stride)`. The shift is right and down, and zeros come in, as in the original.
+    `(N, C, H, W) -> (N, out, H/stride, W/stride)`. As in the original, the shift is right and down and moves zeros in.
     """
 
     def __init__(self, in_channels: int, out: int, stride: int) -> None:
@@ -101,7 +81,7 @@ class TwoPaths(nn.Module):
         self.norm = nn.BatchNorm2d(out)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The joined map."""
+        """Compute both paths and join them."""
         shifted = F.pad(x, (1, -1, 1, -1))
         return self.norm(torch.cat([self.conv1(x), self.conv2(shifted)], 1))
 
@@ -109,21 +89,24 @@ class TwoPaths(nn.Module):
 class ShakeBlock(nn.Module):
     """Abstract: two branches, mixed, plus a shortcut. `(N, C, H, W) -> (N, out, H/stride, W/stride)`.
 
-    In training each image has its own mixing weight, uniform in 0 to 1 and from torch's global random state on the
-    map's device; in evaluation it is one half and nothing is drawn.
+    In training each image has its own mixing weight, uniform in 0 to 1, from torch's global random state on the
+    feature map's device. In evaluation the weight is one half.
+
+    Args:
+        branches: The two branches. They have the unit if it sits on each of them.
+        out: Channels of the output.
+        shake: Mixing weights of the gradients in training: drawn again ("shake") or one half ("even").
+        se: The unit on the mixture, or None.
     """
 
-    def __init__(self, spec: ShakeSpec, branch: type[BasicBranch] | type[BottleneckBranch]) -> None:
+    def __init__(self, branches: tuple[nn.Module, nn.Module], *, out: int, shake: str, se: UnitConfig | None) -> None:
         super().__init__()
-        is_mixed = spec.se_at == "mixed"
-        self.branch1 = branch(spec, None if is_mixed else spec.se)
-        self.branch2 = branch(spec, None if is_mixed else spec.se)
-        self.se = spec.se.build(spec.out) if spec.se and is_mixed else None
-        self.changes_shape = spec.stride > 1 or spec.in_channels != spec.out
-        self.shake = spec.shake
+        self.branch1, self.branch2 = branches
+        self.se = se.build(out) if se else None
+        self.shake = shake
 
     def mixture(self, x: Tensor) -> Tensor:
-        """Both branches and the unit that follows them."""
+        """Mix both branches; apply the unit that follows them."""
         u1, u2 = self.branch1(x), self.branch2(x)
         if self.training:
             forward = torch.rand(len(x), 1, 1, 1, device=u1.device, dtype=u1.dtype)
@@ -134,30 +117,78 @@ class ShakeBlock(nn.Module):
         return u if self.se is None else self.se(u)
 
     def extra_repr(self) -> str:
-        """The choice, as print shows it."""
+        """Return the settings that print shows."""
         return f"shake={self.shake!r}"
 
 
 class ShakeBasic(ShakeBlock):
-    """ReLU first, and none after the sum; where the shape changes, the shortcut begins after that ReLU too."""
+    """Two branches of two 3x3 convolutions, with a ReLU before them and none after the sum.
 
-    def __init__(self, spec: ShakeSpec) -> None:
-        super().__init__(spec, BasicBranch)
-        self.shortcut = TwoPaths(spec.in_channels, spec.out, spec.stride) if self.changes_shape else nn.Identity()
+    Where the shape changes, the shortcut starts after that ReLU too.
+
+    Args:
+        in_channels: Channels of the input.
+        mid: Channels inside a branch.
+        out: Channels of the output.
+        stride: Stride of a branch's first convolution.
+        shake: See `ShakeBlock`.
+        se: The unit, or None.
+        se_at: Its place: "each_branch" or "mixed", once on the mixture.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        mid: int,
+        out: int,
+        stride: int = 1,
+        shake: str = "shake",
+        se: UnitConfig | None = None,
+        se_at: str = "each_branch",
+    ) -> None:
+        inner, mixed = (None, se) if se_at == "mixed" else (se, None)
+
+        def branch() -> BasicBranch:
+            return BasicBranch(in_channels, mid=mid, out=out, stride=stride, se=inner)
+
+        super().__init__((branch(), branch()), out=out, shake=shake, se=mixed)
+        self.changes_shape = stride > 1 or in_channels != out
+        self.shortcut = TwoPaths(in_channels, out, stride) if self.changes_shape else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """The block's output map."""
+        """Compute the block's output."""
         a = F.relu(x)
         return self.mixture(a) + self.shortcut(a if self.changes_shape else x)
 
 
 class ShakeBottleneck(ShakeBlock):
-    """ReLU after the sum; where the shape changes, the shortcut is a 1x1 convolution and batch norm."""
+    """Two bottleneck branches with a ReLU after the sum; a projection where the shape changes.
 
-    def __init__(self, spec: ShakeSpec) -> None:
-        super().__init__(spec, BottleneckBranch)
-        self.shortcut = Projection(spec.in_channels, spec.out, spec.stride) if self.changes_shape else nn.Identity()
+    The arguments are those of `ShakeBasic`, and `groups` of the 3x3 convolutions, which have the stride.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        mid: int,
+        out: int,
+        stride: int = 1,
+        groups: int = 1,
+        shake: str = "shake",
+        se: UnitConfig | None = None,
+        se_at: str = "each_branch",
+    ) -> None:
+        inner, mixed = (None, se) if se_at == "mixed" else (se, None)
+
+        def branch() -> BottleneckBranch:
+            return BottleneckBranch(in_channels, mid=mid, out=out, stride=stride, groups=groups, se=inner)
+
+        super().__init__((branch(), branch()), out=out, shake=shake, se=mixed)
+        changes_shape = stride > 1 or in_channels != out
+        self.shortcut = Projection(in_channels, out, stride) if changes_shape else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """The block's output map."""
+        """Compute the block's output."""
         return F.relu(self.mixture(x) + self.shortcut(x), inplace=True)

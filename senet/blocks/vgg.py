@@ -1,4 +1,4 @@
-"""The layers of VGG (arXiv:1409.1556), with batch norm. A unit's place is after the ReLU of each convolution."""
+"""The layers of VGG (arXiv:1409.1556) with batch norm. A unit sits after the ReLU of each convolution."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from torch import Tensor, nn
 
 from senet import functional as sf
 from senet.config import UnitConfig
-
-GRID = 7
 
 
 class VGGBlock(nn.Module):
@@ -23,25 +21,31 @@ class VGGBlock(nn.Module):
         self.se = se.build(out) if se else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """The recalibrated map."""
+        """Compute the block's output."""
         u = self.norm_relu(self.conv(x), self.norm)
         return u if self.se is None else self.se(u)
 
 
 class VGGHead(nn.Module):
-    """Two hidden fully connected layers over a grid of 7x7 means: `(N, C, h, w) -> (N, hidden)`.
+    """Two hidden fully connected layers after pooling to a grid: `(N, C, h, w) -> (N, hidden)`.
 
-    At 224 pixels the map is that grid already, as in the original; other sizes are averaged, or repeated, to it.
+    At 224 pixels the feature map already has 7x7 positions, as in the original. Other sizes are averaged or repeated.
+
+    Args:
+        channels: Channels of the feature map.
+        grid: Side of the grid.
+        hidden: Width of both layers.
+        dropout: Probability of the dropout between them.
     """
 
-    def __init__(self, channels: int, hidden: int, dropout: float) -> None:
+    def __init__(self, channels: int, grid: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        self.grid = nn.AdaptiveAvgPool2d(GRID)
-        self.fc1 = nn.Linear(channels * GRID**2, hidden)
+        self.grid = nn.AdaptiveAvgPool2d(grid)
+        self.fc1 = nn.Linear(channels * grid**2, hidden)
         self.dropout = nn.Dropout(dropout)
         self.fc2 = nn.Linear(hidden, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The classifier's input, before its own dropout."""
+        """Compute the classifier's input."""
         z = F.relu(self.fc1(self.grid(x).flatten(1)), inplace=True)
         return F.relu(self.fc2(self.dropout(z)), inplace=True)

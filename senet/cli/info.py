@@ -49,7 +49,7 @@ def run(argv: list[str]) -> int:
             raise ConfigError(f"--{path}: has no effect on a detector")
 
     if is_detector:
-        from senet.detection.faster_rcnn import describe_detector
+        from senet.detection.costs import describe_detector
 
         cost = describe_detector(net, num_classes=net.num_classes)
     else:

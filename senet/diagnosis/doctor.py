@@ -15,7 +15,7 @@ from senet.diagnosis.placement import misplaced
 from senet.diagnosis.report import Report, UnitRow
 from senet.errors import ConfigError
 from senet.models.net import Net
-from senet.models.network import Network, StageMaps
+from senet.models.network import FeatureExtractor, Network
 from senet.tracing import untouched
 from senet.units.unit import Unit
 
@@ -133,10 +133,10 @@ def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
 def _missing(model: nn.Module) -> Iterator[tuple[str, int, list[str]]]:
     """Yield networks of ours that lack units of their tables: prefix, number of units in the table, missing names."""
     for name, net in model.named_modules():
-        if not isinstance(net, (Network, StageMaps)) or net.net.se is None:
+        if not isinstance(net, (Network, FeatureExtractor)) or net.net.se is None:
             continue
         with torch.device("meta"):
-            twin = net.net.build() if isinstance(net, Network) else StageMaps(net.net, net.stages)
+            twin = net.net.build() if isinstance(net, Network) else FeatureExtractor(net.net, net.stages)
         in_table = [path for path, m in twin.named_modules() if isinstance(m, Unit)]
         there = dict(net.named_modules())
         missing = [path for path in in_table if path not in there or next(there[path].parameters(), None) is None]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from senet.diagnosis.discovery import Candidate
 from senet.diagnosis.report import Finding
-from senet.models.network import Network, StageMaps
+from senet.models.network import FeatureExtractor, Network
 from senet.tracing import Sum, Trace, trace
 from senet.units.unit import Unit
 
@@ -58,7 +58,9 @@ def _is_placed_elsewhere(m: nn.Module) -> bool:
     if isinstance(m, Unit):
         return getattr(getattr(m, "config", None), "placement", "standard") != "standard"
     # A table with placements of its own has the standard one as its default.
-    return isinstance(m, (Network, StageMaps)) and getattr(m.net, "se_at", None) != getattr(type(m.net), "se_at", None)
+    if not isinstance(m, (Network, FeatureExtractor)):
+        return False
+    return getattr(m.net, "se_at", None) != getattr(type(m.net), "se_at", None)
 
 
 def _same(_unit: nn.Module, args: tuple[Tensor, ...], _out: object) -> Tensor:

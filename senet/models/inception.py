@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from senet.blocks import block_costs
+from senet.blocks.cost import Cost, Shape
 from senet.config import check_at_least, check_types
 from senet.errors import ConfigError
-from senet.models.net import Net, StageMap, slash
+from senet.models.net import Net, StageOutput, slash
 from senet.units.config import SEConfig
 
 if TYPE_CHECKING:
@@ -23,14 +25,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class InceptionModule:
-    """One row of the table: the widths of a module's branches, in the order of their join.
+    """One row of the table: the widths of a module's branches, in the order of their concatenation.
 
-    one: of the 1x1.  three: of the 3x3 and the 1x1 before it.  double: of the two 3x3 and the 1x1 before them.
-    pool: 3x3, "avg" or "max".  proj: width of the 1x1 behind it.
-    stride: of the last 3x3 in both branches and of the pool. At 2 the pool is "max", and `one` and `proj` are 0: the
-        pooled map is passed through.
+    Attributes:
+        one: Width of the 1x1.
+        three: Widths of the 1x1 and the 3x3 after it.
+        double: Widths of the 1x1 and the two 3x3 after it.
+        pool: The 3x3 pooling, "avg" or "max".
+        proj: Width of the 1x1 after the pooling.
+        stride: Stride of the last 3x3 in both branches and of the pooling. With stride 2 the pooling is "max", and
+            `one` and `proj` are 0: the pooled feature map is concatenated as it is.
 
-    Raises ConfigError for a width below 1, and for a module whose branches have different sizes.
+    Raises:
+        ConfigError: For a width below 1, and for a module whose branches have different sizes.
     """
 
     one: int = 0
@@ -48,20 +55,22 @@ class InceptionModule:
         if self.stride == 1:
             check_at_least(self, 1, "one", "proj")
         elif (self.one, self.pool, self.proj) != (0, "max", 0):
-            raise ConfigError("stride: 2 needs pool='max', one=0 and proj=0, the pooled map is passed through")
+            raise ConfigError("stride: 2 needs pool='max', one=0 and proj=0; no 1x1 convolution has a stride")
 
     def out(self, in_channels: int) -> int:
-        """Channels of the join."""
+        """Return the channels after the concatenation."""
         return self.one + self.three[-1] + self.double[-1] + (self.proj or in_channels)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BNInception(Net, kind="inception"):
-    """BN-Inception. The unit's standard place: on the joined output of a module, of all ten in the paper's network.
+    """BN-Inception. The unit's standard place: on the concatenated output of a module.
 
-    stem: widths of its 7x7/2, 1x1 and 3x3.
-    stages: rows of modules, numbered from 3; 3a is `stage3.inception_3a`. The last module of a stage may halve the map.
-    conv_bias: biases on the convolutions, which the released network does not have and some ports of the plain one do.
+    Attributes:
+        stem: Widths of the stem's 7x7/2, 1x1 and 3x3.
+        stages: Rows of modules, numbered from 3; 3a is `stage3.inception_3a`. The last module of a stage can have a
+            stride.
+        conv_bias: Biases on the convolutions. The released network has none, some ports of the plain one have them.
     """
 
     stem: tuple[int, int, int] = (64, 64, 192)
@@ -76,26 +85,43 @@ class BNInception(Net, kind="inception"):
             raise ConfigError(f"stages: {self.stages!r} must have at least one stage, and each at least one module")
 
     @property
-    def maps(self) -> tuple[StageMap, ...]:
-        """One per stage; the stride of a stage includes that of its last module."""
-        maps, channels, stride = [], self.stem[-1], 8
+    def stage_outputs(self) -> tuple[StageOutput, ...]:
+        """The feature map at the end of each stage, after the stride of its last module."""
+        outputs, channels, stride = [], self.stem[-1], 8
         for number, rows in enumerate(self.stages, start=3):
             for row in rows:
                 channels, stride = row.out(channels), stride * row.stride
-            maps.append(StageMap(stage=number, channels=channels, stride=stride))
-        return tuple(maps)
+            outputs.append(StageOutput(stage=number, channels=channels, stride=stride))
+        return tuple(outputs)
 
     def modules(self, stage: int) -> list[tuple[str, int, InceptionModule]]:
-        """The modules of a stage: name, such as "3a", channels before it, row."""
+        """Return the modules of a stage: name, such as "3a", input channels, row."""
         index, found = self.stage_numbers.index(stage), []
-        channels = self.maps[index - 1].channels if index else self.stem[-1]
+        channels = self.stage_outputs[index - 1].channels if index else self.stem[-1]
         for i, row in enumerate(self.stages[index]):
             found.append((f"{stage}{chr(ord('a') + i)}", channels, row))
             channels = row.out(channels)
         return found
 
+    def module_fields(self, number: int, row: InceptionModule) -> dict[str, Any]:
+        """Return the arguments of `blocks.inception.Inception`."""
+        return {**vars(row), "conv_bias": self.conv_bias, "se": self.unit_in(number)}
+
+    def count_stem(self, x: Shape, cost: Cost) -> Shape:
+        """Add what the three convolutions cost; pool twice."""
+        first, second, third = self.stem
+        x = cost.pool(cost.conv_norm(x, first, 7, 2, bias=self.conv_bias), 3, 2, ceil=True)
+        x = cost.conv_norm(x, second, 1, bias=self.conv_bias)
+        return cost.pool(cost.conv_norm(x, third, 3, bias=self.conv_bias), 3, 2, ceil=True)
+
+    def count_stage(self, number: int, x: Shape, cost: Cost) -> Shape:
+        """Add what the stage's modules cost."""
+        for _name, _channels, row in self.modules(number):
+            x = block_costs.inception(cost, x, **self.module_fields(number, row))
+        return x
+
     def layers(self, part: str) -> str:
-        """Each module's name and channels: `[3a 256, fc 16-256], [3b 320, fc 20-320], [3c 576, fc 36-576] /2`."""
+        """Describe a part by its modules: `[3a 256, fc 16-256], [3b 320, fc 20-320], [3c 576, fc 36-576] /2`."""
         if part == "head":
             return "mean"
         if part == "stem":
@@ -103,10 +129,10 @@ class BNInception(Net, kind="inception"):
             return f"7x7 {first} /2, max 3x3/2, 1x1 {second}, 3x3 {third}, max 3x3/2"
         number = int(part.removeprefix("stage"))
         rows = [(name, row.out(channels), row.stride) for name, channels, row in self.modules(number)]
-        return ", ".join(f"[{name} {out}{self.unit_words(number, out)}]{slash(stride)}" for name, out, stride in rows)
+        return ", ".join(f"[{name} {out}{self.unit_layers(number, out)}]{slash(stride)}" for name, out, stride in rows)
 
     def build_features(self) -> nn.Sequential:
-        """Stem and stages."""
+        """Build stem and stages."""
         from torch import nn
 
         from senet.blocks.inception import ConvNormReLU, Inception
@@ -127,17 +153,7 @@ class BNInception(Net, kind="inception"):
                 OrderedDict(
                     (
                         f"inception_{name}",
-                        Inception(
-                            channels,
-                            one=row.one,
-                            three=row.three,
-                            double=row.double,
-                            pool=row.pool,
-                            proj=row.proj,
-                            stride=row.stride,
-                            conv_bias=self.conv_bias,
-                            se=self.unit_in(number),
-                        ),
+                        Inception(channels, **self.module_fields(number, row)),
                     )
                     for name, channels, row in self.modules(number)
                 )

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from senet.blocks.cost import Cost, Shape
 from senet.config import UnitConfig
 from senet.errors import ConfigError
-from senet.models.net import Net, StageMap, slash
+from senet.models.net import Net, StageOutput, slash
 from senet.units.config import SEConfig
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from senet.blocks.inception import Mixed
 
 V = False
-"""`pad` of the convolutions that the figures mark with a V."""
+"""`pad` of the convolutions that the paper's figures mark with a V (valid)."""
 
 
 class Conv(NamedTuple):
@@ -34,21 +35,30 @@ class Conv(NamedTuple):
     stride: int = 1
     pad: bool = True
 
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of the kernel."""
+        height, width = map(int, self.kernel.split("x"))
+        return height, width
+
     def width(self, channels: int) -> int:
-        """Channels behind it."""
+        """Return the channels of its output."""
         return self.out
 
-    def words(self) -> str:
-        """Table 1's notation."""
+    def layers(self) -> str:
+        """Describe it in the notation of Table 1."""
         return f"{self.kernel} {self.out}{slash(self.stride)}"
 
+    def count(self, x: Shape, cost: Cost) -> Shape:
+        """Add what it costs; return the shape of its output."""
+        return cost.conv_norm(x, self.out, self.sides, self.stride, padding=None if self.pad else 0)
+
     def build(self, channels: int) -> nn.Module:
-        """The module for maps of `channels` channels."""
+        """Build the module for `channels` input channels."""
         from senet.blocks.inception import ConvNormReLU
 
-        high, wide = map(int, self.kernel.split("x"))
         # TF-slim's epsilon.
-        return ConvNormReLU(channels, self.out, (high, wide), self.stride, pad=self.pad, eps=1e-3)
+        return ConvNormReLU(channels, self.out, self.sides, self.stride, pad=self.pad, eps=1e-3)
 
 
 class Pool(NamedTuple):
@@ -57,35 +67,44 @@ class Pool(NamedTuple):
     how: Literal["max", "avg"]
 
     def width(self, channels: int) -> int:
-        """Channels behind it."""
+        """Return the channels of its output."""
         return channels
 
-    def words(self) -> str:
-        """Table 1's notation."""
+    def layers(self) -> str:
+        """Describe it in the notation of Table 1."""
         return "max 3x3/2" if self.how == "max" else "avg 3x3"
 
+    def count(self, x: Shape, cost: Cost) -> Shape:
+        """Return the shape of its output."""
+        return cost.pool(x, 3, 2) if self.how == "max" else cost.pool(x, 3, 1, padding=1)
+
     def build(self, channels: int) -> nn.Module:
-        """The module for maps of `channels` channels."""
+        """Build the module for `channels` input channels."""
         from torch import nn
 
         return nn.MaxPool2d(3, 2) if self.how == "max" else nn.AvgPool2d(3, 1, 1, count_include_pad=False)
 
 
 class Join(NamedTuple):
-    """Branches, joined by their channels."""
+    """Branches, concatenated by their channels."""
 
     branches: tuple[tuple[Conv | Pool, ...], ...]
 
     def width(self, channels: int) -> int:
-        """Channels behind it."""
+        """Return the channels of its output."""
         return sum(width(branch, channels) for branch in self.branches)
 
-    def words(self) -> str:
-        """Table 1's notation, a bar between branches."""
-        return f"({' | '.join(', '.join(layer.words() for layer in branch) for branch in self.branches)})"
+    def layers(self) -> str:
+        """Describe it in the notation of Table 1, with a bar between branches."""
+        return f"({' | '.join(', '.join(layer.layers() for layer in branch) for branch in self.branches)})"
+
+    def count(self, x: Shape, cost: Cost) -> Shape:
+        """Add what the branches cost; return the shape of the concatenation."""
+        outputs = [count(branch, x, cost) for branch in self.branches]
+        return outputs[0]._replace(channels=sum(y.channels for y in outputs))
 
     def build(self, channels: int, se: UnitConfig | None = None) -> Mixed:
-        """The module for maps of `channels` channels."""
+        """Build the module for `channels` input channels."""
         from senet.blocks.inception import Mixed
 
         return Mixed([chain(branch, channels) for branch in self.branches], self.width(channels), se)
@@ -95,14 +114,21 @@ Layers = Sequence[Conv | Pool | Join]
 
 
 def width(layers: Layers, channels: int) -> int:
-    """Channels behind a chain of layers."""
+    """Return the channels after a chain of layers."""
     for layer in layers:
         channels = layer.width(channels)
     return channels
 
 
+def count(layers: Layers, x: Shape, cost: Cost) -> Shape:
+    """Add what a chain of layers costs; return the shape of its output."""
+    for layer in layers:
+        x = layer.count(x, cost)
+    return x
+
+
 def chain(layers: Layers, channels: int) -> nn.Sequential:
-    """The layers one behind the other, `layer1`, `layer2`, ..."""
+    """Build a chain of layers, `layer1`, `layer2`, ..."""
     from torch import nn
 
     parts: OrderedDict[str, nn.Module] = OrderedDict()
@@ -113,7 +139,7 @@ def chain(layers: Layers, channels: int) -> nn.Sequential:
 
 
 class Stage(NamedTuple):
-    """One row: `mixed` is what comes before the blocks, `block` the branches of `depth` residual blocks."""
+    """One row: `mixed` comes before the blocks, and `block` has the branches of the `depth` residual blocks."""
 
     mixed: Join | None
     block: Join
@@ -124,7 +150,11 @@ class Stage(NamedTuple):
 class Layout(NamedTuple):
     """A network's table.
 
-    last: behind the last stage.  linear_end: the last block has scale 1 and no ReLU.
+    Attributes:
+        stem: Layers before the first stage.
+        stages: One row per stage.
+        last: Layers after the last stage.
+        linear_end: Whether the last block has scale 1 and no ReLU.
     """
 
     stem: Layers
@@ -133,7 +163,7 @@ class Layout(NamedTuple):
     linear_end: bool = False
 
     def out(self, index: int, in_channels: int) -> int:
-        """Channels of the stage of an index; -1 is the stem."""
+        """Return the output channels of the stage with this index; -1 is the stem."""
         mixed = (stage.mixed for stage in self.stages[: index + 1] if stage.mixed)
         return width((*self.stem, *mixed), in_channels)
 
@@ -227,14 +257,15 @@ LAYOUTS = {
 class InceptionResNet(Net, kind="inception_resnet"):
     """Inception-ResNet-v2. The unit's standard place: on the residual branch, before its scaling and the sum.
 
-    An image has at least 75 pixels a side; fewer do not reach the last stage, whose convolutions are not all padded.
+    Images need at least 75 pixels a side: not all convolutions are padded.
 
-    layout: "slim" is TF-slim's released network, with 10, 20 and 10 blocks. "figures" is the one that arXiv:1602.07261
-        draws, Figures 3, 7 and 15 to 19: Inception-v4's stem, 5, 10 and 5 blocks, no last 1x1. Where its figures
-        print 1154 and 2048 channels, which do not fit a sum, it has the 1152 and 2144 of the reductions; the scales
-        of the residuals are TF-slim's.
-    se_at: "residual", on the branch of every block, or "all", also behind the modules without a shortcut: the first
-        of "slim" (mixed_5b) and both reductions.
+    Attributes:
+        layout: "slim" is TF-slim's released network, with 10, 20 and 10 blocks. "figures" is the one that
+            arXiv:1602.07261 draws in Figures 3, 7 and 15 to 19: Inception-v4's stem, 5, 10 and 5 blocks, no last 1x1.
+            Its figures print 1154 and 2048 channels, which do not fit a sum; here they are 1152 and 2144, as the
+            reductions give. The scales of the residuals are TF-slim's.
+        se_at: "residual", on the branch of every block, or "all", also after the modules without a shortcut: the first
+            of "slim" (mixed_5b) and both reductions.
     """
 
     image_size: int = 299
@@ -243,8 +274,8 @@ class InceptionResNet(Net, kind="inception_resnet"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        gated = [row for n, row in zip(self.stage_numbers, self.table.stages, strict=True) if self.unit_in(n)]
-        if self.se_at == "all" and gated and not any(row.mixed for row in gated):
+        with_unit = [row for n, row in zip(self.stage_numbers, self.table.stages, strict=True) if self.unit_in(n)]
+        if self.se_at == "all" and with_unit and not any(row.mixed for row in with_unit):
             raise ConfigError("se_at: 'all' has no effect, no stage of se.stages has a module without a shortcut")
 
     @property
@@ -253,31 +284,56 @@ class InceptionResNet(Net, kind="inception_resnet"):
         return LAYOUTS[self.layout]
 
     @property
-    def maps(self) -> tuple[StageMap, ...]:
-        """One per stage: 35x35, 17x17 and 8x8 of a 299x299 image."""
+    def stage_outputs(self) -> tuple[StageOutput, ...]:
+        """The feature map at the end of each stage: 35x35, 17x17 and 8x8 for a 299x299 image."""
         outs = [self.table.out(i, self.in_channels) for i in range(3)]
-        return tuple(StageMap(stage=n, channels=out, stride=2 ** (n + 1)) for n, out in enumerate(outs, start=2))
+        return tuple(StageOutput(stage=n, channels=out, stride=2 ** (n + 1)) for n, out in enumerate(outs, start=2))
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The layout "slim" has a last convolution."""
+        return (*super().parts, *(("last",) if self.table.last else ()))
 
     @property
     def num_features(self) -> int:
-        """Inputs of the classifier: the channels behind the last layer."""
-        return width(self.table.last, self.maps[-1].channels)
+        """Inputs of the classifier: the channels after the last layer."""
+        return width(self.table.last, self.stage_outputs[-1].channels)
 
     def layers(self, part: str) -> str:
-        """Branches as channels only: `mixed 1088 /2, [inception 1088, fc 68-1088] x 20`."""
+        """Describe a part, branches by their channels only: `mixed 1088 /2, [inception 1088, fc 68-1088] x 20`."""
         if part == "head":
             return "mean"
         if part in ("stem", "last"):
-            return ", ".join(layer.words() for layer in getattr(self.table, part))
+            return ", ".join(layer.layers() for layer in getattr(self.table, part))
         number = int(part.removeprefix("stage"))
-        row, out = self.table.stages[number - 2], self.maps[number - 2].channels
-        unit = self.unit_words(number, out)
+        row, out = self.table.stages[number - 2], self.stage_outputs[number - 2].channels
+        unit = self.unit_layers(number, out)
         blocks = f"[inception {out}{unit}] x {row.depth}"
         mixed = f"mixed {out}{slash(2 if number > 2 else 1)}{unit if self.se_at == 'all' else ''}"
         return f"{mixed}, {blocks}" if row.mixed else blocks
 
+    def count_stem(self, x: Shape, cost: Cost) -> Shape:
+        """Add what the stem costs."""
+        return count(self.table.stem, x, cost)
+
+    def count_stage(self, number: int, x: Shape, cost: Cost) -> Shape:
+        """Add what the module without a shortcut and the residual blocks cost."""
+        row, se = self.table.stages[number - 2], self.unit_in(number)
+        if row.mixed:
+            x = row.mixed.count(x, cost)
+            if self.se_at == "all":
+                cost.unit(se, x)
+        for _ in range(row.depth):
+            # The 1x1 after the branches has biases and no batch norm.
+            x = cost.unit(se, cost.conv(row.block.count(x, cost), x.channels, 1, bias=True))
+        return x
+
+    def count_last(self, x: Shape, cost: Cost) -> Shape:
+        """Add what the last convolution costs."""
+        return count(self.table.last, x, cost)
+
     def build_features(self) -> nn.Sequential:
-        """Stem, stages and what follows them: `stage2.mixed`, `stage2.block1`, ..."""
+        """Build stem, stages and the last convolution: `stage2.mixed`, `stage2.block1`, ..."""
         from torch import nn
 
         from senet.blocks.inception import ResidualInception

@@ -1,89 +1,34 @@
-"""The module that a `Net` table becomes: stem, stages, mean over space, classifier (Table 1 of arXiv:1709.01507v4)."""
+"""The modules built from a `Net` table (Table 1 of arXiv:1709.01507v4): `Network` and `FeatureExtractor`."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from senet import functional as sf
-from senet.blocks.residual import Basic, Bottleneck, ResidualSpec
 from senet.errors import ConfigError
 from senet.initialization import draw_
-from senet.models.net import Net, Preprocessing, ResidualNet, StageMap
-
-BLOCKS = {"basic": Basic, "bottleneck": Bottleneck}
+from senet.models.net import Net, Preprocessing, StageOutput
 
 
-class StemBlock(nn.Module):
-    """Convolution, batch norm, ReLU, pooling: `(N, in_channels, H, W) -> (N, width, h, w)`."""
-
-    norm_relu = staticmethod(sf.norm_relu)
-
-    def __init__(self, net: ResidualNet) -> None:
-        super().__init__()
-        stem = net.stem
-        channels, stride, before = net.in_channels, stem.stride, OrderedDict[str, nn.Module]()
-        for i, width in enumerate(stem.before, start=1):
-            before[f"conv{i}"] = nn.Conv2d(channels, width, stem.kernel, stride, stem.kernel // 2, bias=False)
-            before[f"norm{i}"] = nn.BatchNorm2d(width)
-            before[f"relu{i}"] = nn.ReLU(inplace=True)
-            channels, stride = width, 1
-        self.before = nn.Sequential(before)
-        self.conv = nn.Conv2d(channels, stem.width, stem.kernel, stride, stem.kernel // 2, bias=False)
-        self.norm = nn.BatchNorm2d(stem.width)
-        self.pool = {
-            "ceil": nn.MaxPool2d(3, 2, ceil_mode=True),
-            "pad": nn.MaxPool2d(3, 2, padding=1),
-            "none": nn.Identity(),
-        }[net.pool]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The first feature map."""
-        return self.pool(self.norm_relu(self.conv(self.before(x)), self.norm))
-
-
-def residual_features(net: ResidualNet) -> nn.Sequential:
-    """Stem and stages of a residual network, named as the paper counts: `stem`, `stage2.block1`, ..."""
-    parts: OrderedDict[str, nn.Module] = OrderedDict(stem=StemBlock(net))
-    channels = net.stem.width
-    for number, row in zip(net.stage_numbers, net.stages, strict=True):
-        blocks: OrderedDict[str, nn.Module] = OrderedDict()
-        for i in range(row.depth):
-            spec = ResidualSpec(
-                in_channels=channels,
-                mid=row.mid,
-                out=row.out,
-                stride=row.stride if i == 0 else 1,
-                first=net.first_width(row),
-                groups=row.groups,
-                stride_on=net.stride_on,
-                shortcut=net.shortcut,
-                projection=net.projection,
-                se=net.unit_in(number),
-            )
-            blocks[f"block{i + 1}"] = BLOCKS[row.block](spec)
-            channels = row.out
-        parts[f"stage{number}"] = nn.Sequential(blocks)
-    return nn.Sequential(parts)
-
-
-def feature_info(maps: tuple[StageMap, ...]) -> list[dict[str, Any]]:
-    """Stage maps in the words of timm: `module`, `num_chs` (channels) and `reduction` (stride to the image)."""
-    return [{"module": f"features.stage{m.stage}", "num_chs": m.channels, "reduction": m.stride} for m in maps]
+def feature_info(outputs: tuple[StageOutput, ...]) -> list[dict[str, Any]]:
+    """Describe feature maps with timm's keys: `module`, `num_chs` (channels) and `reduction` (stride to the image)."""
+    return [{"module": f"features.stage{s.stage}", "num_chs": s.channels, "reduction": s.stride} for s in outputs]
 
 
 class Network(nn.Module):
     """A network built from its table: `(N, in_channels, H, W) -> (N, num_classes)`, any height and width.
 
-    net: the table; an SE network and its plain twin are of this one class and differ in `net.se`.
-    features: `nn.Sequential` of `stem` and `stage2`, `stage3`, ... to the last feature map.
-    classifier: `nn.Linear`, or `nn.Identity` where num_classes is 0.
-    head: from the last map to the classifier's input; the mean over space, unless the network has hidden layers there.
-    num_features: the classifier's inputs, by default the channels of the last map.
-    preprocessing: how loaded weights want their images; None where the weights were drawn.
+    An SE network and its plain twin are both of this class; they differ in `net.se`.
+
+    Attributes:
+        net: The table.
+        features: `nn.Sequential` of `stem`, `stage2`, `stage3`, ..., up to the last feature map.
+        head: From the last feature map to the classifier's input: the mean over space, and VGG's hidden layers.
+        classifier: `nn.Linear`, or `nn.Identity` if num_classes is 0.
+        num_features: Inputs of the classifier.
+        preprocessing: How to prepare images for the loaded weights; None if the weights were drawn.
     """
 
     def __init__(self, net: Net) -> None:
@@ -101,38 +46,45 @@ class Network(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        """Outputs of the classifier; 0 where there is none."""
+        """Outputs of the classifier; 0 if there is none."""
         return self.net.num_classes
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
-        """Of each stage: `module` (its name), `num_chs` (channels) and `reduction` (stride to the image)."""
-        return feature_info(self.net.maps)
+        """For each stage: `module` (its name), `num_chs` (channels) and `reduction` (stride to the image)."""
+        return feature_info(self.net.stage_outputs)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The last feature map: `(N, in_channels, H, W) -> (N, C, h, w)`."""
+        """Compute the last feature map: `(N, in_channels, H, W) -> (N, C, h, w)`."""
         return self.features(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """The head, by default the mean over space, and the classifier: `(N, C, h, w) -> (N, num_classes)`.
+        """Apply head and classifier: `(N, C, h, w) -> (N, num_classes)`.
 
-        pre_logits: stop before the classifier, `(N, num_features)`.
+        Args:
+            x: The last feature map.
+            pre_logits: Stop before the classifier: `(N, num_features)`.
         """
         x = self.dropout(self.head(x))
         return x if pre_logits else self.classifier(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logits."""
+        """Compute the logits."""
         return self.forward_head(self.forward_features(x))
 
     def get_classifier(self) -> nn.Module:
-        """The last layer."""
+        """Return the last layer."""
         return self.classifier
 
     def reset_classifier(self, num_classes: int, *, seed: int = 0) -> None:
-        """Replace the classifier by a freshly drawn one of `num_classes` outputs; 0 leaves the pooled features.
+        """Replace the classifier by a freshly drawn one.
 
-        Raises ConfigError for a negative number.
+        Args:
+            num_classes: Its outputs; 0 for no classifier, so that the network returns its pooled features.
+            seed: Seed of its weights.
+
+        Raises:
+            ConfigError: For a negative number of classes.
         """
         self.net = replace(self.net, num_classes=num_classes)
         where = next(self.features.parameters())
@@ -141,42 +93,47 @@ class Network(nn.Module):
         self.classifier = head.to(where.device, where.dtype)
 
 
-class StageMaps(nn.Module):
-    """Features only: `(N, in_channels, H, W) ->` the list of the chosen stages' maps, for detectors and segmenters.
+class FeatureExtractor(nn.Module):
+    """A network without head: `(N, in_channels, H, W) ->` the list of feature maps of the chosen stages.
 
-    stages: the paper's numbers, in order.  channels, strides: of each map.
-    preprocessing: how loaded weights want their images; None where the weights were drawn.
-    The parameters have the names they have in `Network`, so its weights load.
+    For detection and segmentation. The parameters have the names they have in `Network`, so its weights load.
 
-    Raises ConfigError for stages that the network does not have, or that leave out every unit it has.
+    Attributes:
+        stages: The chosen stages, in the paper's numbering.
+        channels: Channels of each feature map.
+        strides: Stride of each feature map to the image.
+        preprocessing: How to prepare images for the loaded weights; None if the weights were drawn.
+
+    Raises:
+        ConfigError: If the network does not have a stage, or if no unit is before the last chosen stage.
     """
 
     def __init__(self, net: Net, stages: tuple[int, ...]) -> None:
         super().__init__()
         wrong = [s for s in stages if s not in net.stage_numbers]
         if wrong or not stages or list(stages) != sorted(set(stages)):
-            legal = ", ".join(map(str, net.stage_numbers))
-            raise ConfigError(f"out_stages: {stages!r} must be some of this network's stages, in order: {legal}")
+            known = ", ".join(map(str, net.stage_numbers))
+            raise ConfigError(f"out_stages: {stages!r} must be some of this network's stages, in order: {known}")
         if net.se and net.se.stages and min(net.se.stages) > stages[-1]:
             raise ConfigError(f"out_stages: {stages!r} ends before the first unit, se.stages={net.se.stages!r}")
         self.net = net
         self.preprocessing: Preprocessing | None = None
         self.stages = stages
-        maps = tuple(m for m in net.maps if m.stage in stages)
-        self.channels = tuple(m.channels for m in maps)
-        self.strides = tuple(m.stride for m in maps)
-        self.feature_info = feature_info(maps)
+        outputs = tuple(s for s in net.stage_outputs if s.stage in stages)
+        self.channels = tuple(s.channels for s in outputs)
+        self.strides = tuple(s.stride for s in outputs)
+        self.feature_info = feature_info(outputs)
         features = net.build_features()
         names = [name for name, _ in features.named_children()]
-        # Stages behind the last one asked for would never run.
+        # Stages after the last one asked for would never run.
         self.features = features[: names.index(f"stage{stages[-1]}") + 1]
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """The maps, shallowest first."""
-        maps = []
+        """Compute the feature maps, shallowest first."""
+        outputs = []
         wanted = {f"stage{s}" for s in self.stages}
         for name, part in self.features.named_children():
             x = part(x)
             if name in wanted:
-                maps.append(x)
-        return maps
+                outputs.append(x)
+        return outputs

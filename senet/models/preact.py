@@ -9,12 +9,15 @@ WRN-16-8 has no dropout, and 128 channels after a first convolution of 16.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
+from senet.blocks import block_costs
+from senet.blocks.cost import Cost, Shape
 from senet.config import Placement, check_at_least
 from senet.errors import ConfigError
-from senet.models.net import Stage, StagedNet, slash
+from senet.models.net import Stage, StagedNet, check_shortcut, slash
 from senet.units.config import SEConfig
 
 if TYPE_CHECKING:
@@ -25,16 +28,18 @@ if TYPE_CHECKING:
 class PreActNet(StagedNet, kind="preact"):
     """Batch norm and ReLU before each convolution. The unit's standard place: after the branch's last convolution.
 
-    stem_width: channels of the first 3x3 convolution, which neither batch norm nor ReLU follows.
-    stages: one row per stage; the stride is the first convolution's, in a bottleneck the first 1x1's.
-    shortcut: where the shape changes, "projection" (1x1 without batch norm) or "zero_pad" (option A); either begins at
-        the batch norm and ReLU that it shares with the branch, and so does that of the very first unit.
+    Attributes:
+        stages: One row per stage. The stride is that of a block's first convolution.
+        stem_width: Channels of the first 3x3 convolution, without batch norm or ReLU after it.
+        shortcut: Where the shape changes: "projection" (1x1 without batch norm) or "zero_pad" (option A). Both start
+            after the batch norm and ReLU of the branch, and so does the first block's identity.
     """
 
     placements: ClassVar[tuple[str, ...]] = get_args(Placement)
 
     num_classes: int = 10
     image_size: int = 32
+    stages: tuple[Stage, ...]
     stem_width: int = 16
     shortcut: Literal["projection", "zero_pad"] = "projection"
 
@@ -47,49 +52,65 @@ class PreActNet(StagedNet, kind="preact"):
             check_at_least(row, 1, "depth", "mid", "out", "stride", path=path)
             if row.groups != 1:
                 raise ConfigError(f"{path}.groups: {row.groups} has no effect here; expected: 1")
-            if self.shortcut == "zero_pad" and row.out < channels:
-                raise ConfigError(f"shortcut: 'zero_pad' cannot go from {channels} to {row.out} channels")
+            check_shortcut(self.shortcut, channels, row.out)
             channels = row.out
-        if self.se and self.se.placement == "conv3x3" and any(row.block == "basic" for row in self.stages):
-            raise ConfigError(
-                "se.placement: 'conv3x3' needs bottlenecks, whose branch has one 3x3; a basic block has two"
-            )
+        self.check_placement()
+
+    @property
+    def stem_channels(self) -> int:
+        """Channels of the first convolution."""
+        return self.stem_width
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The last part is the batch norm and ReLU after the last sum."""
+        return (*super().parts, "last")
 
     def layers(self, part: str) -> str:
-        """Table 1's notation: `[1x1 16, 3x3 16, 1x1 64, fc 4-64] x 18`."""
+        """Describe a part: `[1x1 16, 3x3 16, 1x1 64, fc 4-64] x 18`."""
         if not part.startswith("stage"):
             return {"stem": f"3x3 {self.stem_width}", "last": "norm, ReLU", "head": "mean"}[part]
-        number, row = self.row(part)
+        number = int(part.removeprefix("stage"))
+        row = self.row(number)
         convs = f"1x1 {row.mid}, 3x3 {row.mid}, 1x1" if row.block == "bottleneck" else f"3x3 {row.mid}, 3x3"
-        return f"[{convs} {row.out}{self.unit_words(number, row.out)}] x {row.depth}{slash(row.stride)}"
+        return f"[{convs} {row.out}{self.unit_layers(number, row.out)}] x {row.depth}{slash(row.stride)}"
+
+    def block_fields(self, number: int, *, is_first: bool) -> dict[str, Any]:
+        """Return the arguments of `PreActBasic` or `PreActBottleneck`."""
+        row = self.row(number)
+        return {
+            "mid": row.mid,
+            "out": row.out,
+            "stride": row.stride if is_first else 1,
+            "shortcut": self.shortcut,
+            "is_first": is_first and number == self.first_stage,
+            "se": self.unit_in(number),
+        }
+
+    def block_cost(self, row: Stage) -> Callable[..., Shape]:
+        """Return the counting function of the row's blocks."""
+        return block_costs.preact_basic if row.block == "basic" else block_costs.preact_bottleneck
+
+    def count_stem(self, x: Shape, cost: Cost) -> Shape:
+        """Add what the first convolution costs."""
+        return cost.conv(x, self.stem_width, 3)
+
+    def count_last(self, x: Shape, cost: Cost) -> Shape:
+        """Add what the last batch norm costs."""
+        return cost.norm(x)
 
     def build_features(self) -> nn.Sequential:
-        """Stem, stages, and the batch norm and ReLU after the last sum."""
+        """Build the stem, the stages, and the batch norm and ReLU after the last sum."""
         from torch import nn
 
-        from senet.blocks.preact import PreActBasic, PreActBottleneck, PreActSpec
+        from senet.blocks.preact import PreActBasic, PreActBottleneck
 
-        blocks = {"basic": PreActBasic, "bottleneck": PreActBottleneck}
-        channels = self.stem_width
-        stem = nn.Conv2d(self.in_channels, channels, 3, padding=1, bias=False)
-        parts: OrderedDict[str, nn.Module] = OrderedDict(stem=nn.Sequential(OrderedDict(conv=stem)))
-        for number, row in zip(self.stage_numbers, self.stages, strict=True):
-            stage: OrderedDict[str, nn.Module] = OrderedDict()
-            for i in range(row.depth):
-                spec = PreActSpec(
-                    in_channels=channels,
-                    mid=row.mid,
-                    out=row.out,
-                    stride=row.stride if i == 0 else 1,
-                    shortcut=self.shortcut,
-                    is_first=number == self.stage_numbers[0] and i == 0,
-                    se=self.unit_in(number),
-                )
-                stage[f"block{i + 1}"] = blocks[row.block](spec)
-                channels = row.out
-            parts[f"stage{number}"] = nn.Sequential(stage)
-        parts["last"] = nn.Sequential(OrderedDict(norm=nn.BatchNorm2d(channels), relu=nn.ReLU(inplace=True)))
-        return nn.Sequential(parts)
+        stem = nn.Conv2d(self.in_channels, self.stem_width, 3, padding=1, bias=False)
+        stages = self.build_stages(lambda row: PreActBasic if row.block == "basic" else PreActBottleneck)
+        last = OrderedDict(norm=nn.BatchNorm2d(self.stages[-1].out), relu=nn.ReLU(inplace=True))
+        return nn.Sequential(
+            OrderedDict(stem=nn.Sequential(OrderedDict(conv=stem)), **stages, last=nn.Sequential(last))
+        )
 
 
 preresnet110 = PreActNet(

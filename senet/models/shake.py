@@ -10,9 +10,12 @@ on the mixture, `se_at="mixed"`.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from senet.blocks import block_costs
+from senet.blocks.cost import Cost, Shape
 from senet.config import check_at_least
 from senet.errors import ConfigError
 from senet.models.net import Stage, StagedNet, slash
@@ -26,16 +29,18 @@ if TYPE_CHECKING:
 class ShakeNet(StagedNet, kind="shake"):
     """Two branches per block, mixed by a weight per image: drawn in training, one half in evaluation.
 
-    stem_width: channels of the first 3x3 convolution; batch norm, and before bottlenecks ReLU, follow it.
-    stages: one row per stage, of one kind of block: "basic" as in the 26-layer network (ReLU first), "bottleneck" as in
-        the 29-layer one (ResNeXt, stride in the 3x3, ReLU last).
-    shake: the weights of the gradients in training, drawn again ("shake") or one half ("even").
-    se_at: the unit's place, "each_branch" at the end of both branches or "mixed" once after the mixing; always before
-        the sum.
+    Attributes:
+        stages: One row per stage, all of one kind of block: "basic" as in the 26-layer network (ReLU first),
+            "bottleneck" as in the 29-layer one (ResNeXt, stride in the 3x3, ReLU last).
+        stem_width: Channels of the first 3x3 convolution. Batch norm follows it, and a ReLU before bottlenecks.
+        shake: Mixing weights of the gradients in training: drawn again ("shake") or one half ("even").
+        se_at: The unit's place, always before the sum: "each_branch", at the end of both branches, or "mixed", once on
+            the mixture.
     """
 
     num_classes: int = 10
     image_size: int = 32
+    stages: tuple[Stage, ...]
     stem_width: int = 16
     shake: Literal["shake", "even"] = "shake"
     se_at: Literal["each_branch", "mixed"] = "each_branch"
@@ -57,48 +62,73 @@ class ShakeNet(StagedNet, kind="shake"):
                 raise ConfigError(f"{path}.out: {row.out} is odd; the shortcut joins two halves")
             channels = row.out
 
+    @property
+    def stem_channels(self) -> int:
+        """Channels of the first convolution."""
+        return self.stem_width
+
+    @property
+    def is_basic(self) -> bool:
+        """Whether the blocks are basic. They start with a ReLU; bottlenecks end with one."""
+        return self.stages[0].block == "basic"
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Basic blocks are followed by a last ReLU."""
+        return (*super().parts, *(("last",) if self.is_basic else ()))
+
     def layers(self, part: str) -> str:
-        """Table 1's notation: `[2 (3x3 96, 3x3 96, fc 6-96)] x 4`."""
+        """Describe a part: `[2 (3x3 96, 3x3 96, fc 6-96)] x 4`."""
         if not part.startswith("stage"):
             return {"stem": f"3x3 {self.stem_width}", "last": "ReLU", "head": "mean"}[part]
-        number, row = self.row(part)
+        number = int(part.removeprefix("stage"))
+        row = self.row(number)
         groups = f" g={row.groups}" if row.groups > 1 else ""
         convs = f"1x1 {row.mid}, 3x3 {row.mid}{groups}, 1x1" if row.block == "bottleneck" else f"3x3 {row.mid}, 3x3"
-        unit = self.unit_words(number, row.out)
+        unit = self.unit_layers(number, row.out)
         each, mixed = (unit, "") if self.se_at == "each_branch" else ("", unit)
         return f"[2 ({convs} {row.out}{each}){mixed}] x {row.depth}{slash(row.stride)}"
 
+    def block_fields(self, number: int, *, is_first: bool) -> dict[str, Any]:
+        """Return the arguments of `ShakeBasic` or `ShakeBottleneck`."""
+        row = self.row(number)
+        fields = {
+            "mid": row.mid,
+            "out": row.out,
+            "stride": row.stride if is_first else 1,
+            "shake": self.shake,
+            "se": self.unit_in(number),
+            "se_at": self.se_at,
+        }
+        return fields if self.is_basic else fields | {"groups": row.groups}
+
+    def block_cost(self, row: Stage) -> Callable[..., Shape]:
+        """Return the counting function of the blocks."""
+        return block_costs.shake_basic if self.is_basic else block_costs.shake_bottleneck
+
+    def count_stem(self, x: Shape, cost: Cost) -> Shape:
+        """Add what the first convolution costs."""
+        return cost.conv_norm(x, self.stem_width, 3)
+
+    def count_last(self, x: Shape, cost: Cost) -> Shape:
+        """Return `x`: the last ReLU costs nothing."""
+        return x
+
     def build_features(self) -> nn.Sequential:
-        """Stem, stages, and the ReLU after the last sum where the blocks do not end in one."""
+        """Build the stem, the stages, and the last ReLU if the blocks do not end in one."""
         from torch import nn
 
-        from senet.blocks.shake import ShakeBasic, ShakeBottleneck, ShakeSpec
+        from senet.blocks.shake import ShakeBasic, ShakeBottleneck
 
-        is_basic = self.stages[0].block == "basic"
-        channels = self.stem_width
-        stem: OrderedDict[str, nn.Module] = OrderedDict(
-            conv=nn.Conv2d(self.in_channels, channels, 3, padding=1, bias=False), norm=nn.BatchNorm2d(channels)
+        stem = OrderedDict[str, nn.Module](
+            conv=nn.Conv2d(self.in_channels, self.stem_width, 3, padding=1, bias=False),
+            norm=nn.BatchNorm2d(self.stem_width),
         )
-        if not is_basic:
+        if not self.is_basic:
             stem["relu"] = nn.ReLU(inplace=True)
-        parts: OrderedDict[str, nn.Module] = OrderedDict(stem=nn.Sequential(stem))
-        for number, row in zip(self.stage_numbers, self.stages, strict=True):
-            stage: OrderedDict[str, nn.Module] = OrderedDict()
-            for i in range(row.depth):
-                spec = ShakeSpec(
-                    in_channels=channels,
-                    mid=row.mid,
-                    out=row.out,
-                    stride=row.stride if i == 0 else 1,
-                    groups=row.groups,
-                    shake=self.shake,
-                    se=self.unit_in(number),
-                    se_at=self.se_at,
-                )
-                stage[f"block{i + 1}"] = (ShakeBasic if is_basic else ShakeBottleneck)(spec)
-                channels = row.out
-            parts[f"stage{number}"] = nn.Sequential(stage)
-        if is_basic:
+        stages = self.build_stages(lambda _row: ShakeBasic if self.is_basic else ShakeBottleneck)
+        parts = OrderedDict[str, nn.Module](stem=nn.Sequential(stem), **stages)
+        if self.is_basic:
             parts["last"] = nn.ReLU()
         return nn.Sequential(parts)
 

@@ -6,53 +6,72 @@ VGG-16 27.02/8.81, SE-VGG-16 25.22/7.70. The authors released neither.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from senet.blocks import block_costs
+from senet.blocks.cost import Cost, Shape
 from senet.config import check_at_least
-from senet.errors import ConfigError
-from senet.models.net import Net, StageMap
+from senet.models.net import StagedNet
 from senet.units.config import SEConfig
 
 if TYPE_CHECKING:
     from torch import nn
 
 
+GRID = 7
+"""The head's input is pooled to 7x7."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class VGGStage:
-    """One row: `depth` 3x3 convolutions of `out` channels, then 2x2 maximum pooling."""
+    """One row: 3x3 convolutions, then 2x2 maximum pooling.
+
+    Attributes:
+        depth: Number of convolutions.
+        out: Channels.
+    """
 
     depth: int
     out: int
 
+    stride: ClassVar[int] = 2
+
 
 @dataclass(frozen=True, kw_only=True)
-class VGGNet(Net, kind="vgg"):
-    """VGG with batch norm. The unit's place: after the ReLU of each convolution. There is no stem, conv1_x is stage 1.
+class VGGNet(StagedNet, kind="vgg"):
+    """VGG with batch norm. The unit's place: after the ReLU of each convolution. No stem; conv1_x is stage 1.
 
-    dropout: behind each of the two hidden layers of the head.
-    hidden: width of those layers, which follow a grid of 7x7 means.
-    conv_bias: biases on the convolutions, redundant before batch norm: 4,224 parameters, as in torchvision. The paper
-        does not say.
+    Attributes:
+        stages: One row per stage.
+        dropout: Probability of the dropout after each of the head's two hidden layers.
+        hidden: Width of those layers. The feature map is averaged to 7x7 before them.
+        conv_bias: Biases on the convolutions, which batch norm makes redundant: 4,224 parameters, as in torchvision.
+            The paper does not say.
     """
 
     stages: tuple[VGGStage, ...]
     hidden: int = 4096
     conv_bias: bool = True
 
+    first_stage: ClassVar[int] = 1
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.stages:
-            raise ConfigError("stages: () must have at least one row")
         for i, row in enumerate(self.stages):
             check_at_least(row, 1, "depth", "out", path=f"stages[{i}]")
         check_at_least(self, 1, "hidden")
 
     @property
-    def maps(self) -> tuple[StageMap, ...]:
-        """One per row of the table, after its pooling."""
-        return tuple(StageMap(stage=n, channels=row.out, stride=2**n) for n, row in enumerate(self.stages, start=1))
+    def stem_channels(self) -> int:
+        """Channels of the image."""
+        return self.in_channels
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The stages; there is no stem."""
+        return tuple(f"stage{number}" for number in self.stage_numbers)
 
     @property
     def num_features(self) -> int:
@@ -60,34 +79,45 @@ class VGGNet(Net, kind="vgg"):
         return self.hidden
 
     def layers(self, part: str) -> str:
-        """Table 1's notation: `[3x3 64, fc 4-64] x 2, max 2x2/2`."""
+        """Describe a part: `[3x3 64, fc 4-64] x 2, max 2x2/2`."""
         if part == "head":
             return f"mean to 7x7, fc {self.hidden}, fc {self.hidden}"
         number = int(part.removeprefix("stage"))
-        row = self.stages[number - 1]
-        return f"[3x3 {row.out}{self.unit_words(number, row.out)}] x {row.depth}, max 2x2/2"
+        row = self.row(number)
+        return f"[3x3 {row.out}{self.unit_layers(number, row.out)}] x {row.depth}, max 2x2/2"
+
+    def block_fields(self, number: int, *, is_first: bool) -> dict[str, Any]:
+        """Return the arguments of `VGGBlock`."""
+        return {"out": self.row(number).out, "bias": self.conv_bias, "se": self.unit_in(number)}
+
+    def block_cost(self, row: VGGStage) -> Callable[..., Shape]:
+        """Return the counting function of the blocks."""
+        return block_costs.vgg
+
+    def count_stage(self, number: int, x: Shape, cost: Cost) -> Shape:
+        """Add what the convolutions cost; pool."""
+        return cost.pool(super().count_stage(number, x, cost), 2, 2)
+
+    def count_head(self, x: Shape, cost: Cost) -> None:
+        """Add what the two hidden layers cost."""
+        cost.linear(cost.linear(x.channels * GRID**2, self.hidden), self.hidden)
 
     def build_features(self) -> nn.Sequential:
-        """The stages: `stage1.block1`, ..., `stage1.pool`, `stage2.block1`, ..."""
+        """Build the stages: `stage1.block1`, ..., `stage1.pool`, `stage2.block1`, ..."""
         from torch import nn
 
         from senet.blocks.vgg import VGGBlock
 
-        parts, channels = OrderedDict[str, nn.Module](), self.in_channels
-        for number, row in zip(self.stage_numbers, self.stages, strict=True):
-            layers = OrderedDict[str, nn.Module]()
-            for i in range(row.depth):
-                layers[f"block{i + 1}"] = VGGBlock(channels, row.out, bias=self.conv_bias, se=self.unit_in(number))
-                channels = row.out
-            layers["pool"] = nn.MaxPool2d(2)
-            parts[f"stage{number}"] = nn.Sequential(layers)
-        return nn.Sequential(parts)
+        stages = self.build_stages(lambda _row: VGGBlock)
+        for stage in stages.values():
+            stage.add_module("pool", nn.MaxPool2d(2))
+        return nn.Sequential(stages)
 
     def build_head(self) -> nn.Module:
-        """The 7x7 grid of means and the two hidden layers."""
+        """Build the pooling to 7x7 and the two hidden layers."""
         from senet.blocks.vgg import VGGHead
 
-        return VGGHead(self.maps[-1].channels, self.hidden, self.dropout)
+        return VGGHead(self.stages[-1].out, GRID, self.hidden, self.dropout)
 
 
 vgg16_bn = VGGNet(

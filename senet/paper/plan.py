@@ -213,8 +213,8 @@ def _called(net: Net) -> str:
     for name, known in nets().items():
         if replace(net, num_classes=known.num_classes, image_size=known.image_size) == known:
             return name
-    maps = net.maps
-    return f"a {net.kind} network of {len(maps)} stages up to {maps[-1].channels} channels"
+    outputs = net.stage_outputs
+    return f"a {net.kind} network of {len(outputs)} stages up to {outputs[-1].channels} channels"
 
 
 def _on(recipe: Recipe, data: str, size: int) -> Recipe:

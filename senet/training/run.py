@@ -151,7 +151,7 @@ def _take_folder(folder: Path, recipe: Recipe, device: torch.device, *, resume: 
 
 def _check_last_batch(recipe: Recipe, images: int) -> None:
     """Raise ConfigError where the last batch is one image on a 1x1 map, on which batch norm cannot train."""
-    is_point = recipe.model.maps[-1].stride >= recipe.data.image_size
+    is_point = recipe.model.stage_outputs[-1].stride >= recipe.data.image_size
     if is_point and images % recipe.data.batch_size == 1 and not recipe.train.limit_batches:
         raise ConfigError(
             f"data.batch_size: {recipe.data.batch_size} leaves a last batch of one of the {images:,} training images, "

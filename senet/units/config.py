@@ -1,6 +1,6 @@
-"""The attention units a network can carry, each as plain data: every choice of the paper, and two beyond it.
+"""Configs of the attention units: the choices of arXiv:1709.01507v4 and two units beyond it. Loads no torch.
 
-A config builds its unit, `SEConfig(reduction=8).build(channels=64)`; the modules are in the file of the unit's name.
+A config builds its unit, `SEConfig(reduction=8).build(channels=64)`. Each module is in the file named after its unit.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ Gate = Literal["sigmoid", "tanh", "relu", "hard_sigmoid"]
 class ReducingConfig(UnitConfig):
     """Abstract: a unit of two layers, the first of which reduces the channels.
 
-    reduction: r of Eq. 3.
+    Attributes:
+        reduction: r of Eq. 3.
     """
 
     reduction: int = 16
@@ -39,20 +40,28 @@ class ReducingConfig(UnitConfig):
         check_at_least(self, 1, "reduction")
 
     def hidden(self, channels: int) -> int:
-        """Width of the first layer, C/r of Eq. 3."""
+        """Return the width of the first layer, C/r of Eq. 3."""
         return max(1, channels // self.reduction)
+
+    def layer_cost(self, channels: int, bias: bool) -> tuple[int, int]:
+        """Count the parameters of both layers, and their multiply-adds for one vector of channels."""
+        hidden = self.hidden(channels)
+        weights = 2 * channels * hidden
+        return weights + bias * (hidden + channels), weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class SEConfig(ReducingConfig, kind="se"):
     """The squeeze-and-excitation unit of arXiv:1709.01507v4, section 3, and the choices of section 6.
 
-    reduction: r of Eq. 3 and Table 10; the hidden width is `hidden(C) = max(1, C // r)`.
-    squeeze: Table 11.  gate: Table 12.
-    bias: biases on both fully connected layers. Every released network has them (the default); the paper's
-        ablations (sections 6 and 7) do not.
-    round_to: the hidden width is rounded to a multiple of this, at least one: 8 in timm's and mmpretrain's networks,
-        1 (not rounded) in the paper's.
+    Attributes:
+        reduction: r of Eq. 3 and Table 10. The hidden width is `hidden(C) = max(1, C // r)`.
+        squeeze: The squeeze operator, Table 11.
+        gate: The gate function, Table 12.
+        bias: Biases on both fully connected layers. Every released network has them; the paper's ablations (sections
+            6 and 7) do not.
+        round_to: Round the hidden width to a multiple of this: 8 in the networks of timm and mmpretrain, 1 (no
+            rounding) in the paper's.
 
     >>> SEConfig(reduction=4).hidden(64)
     16
@@ -68,18 +77,22 @@ class SEConfig(ReducingConfig, kind="se"):
         check_at_least(self, 1, "round_to")
 
     def hidden(self, channels: int) -> int:
-        """Width of the first layer, C/r of Eq. 3, rounded."""
+        """Return the width of the first layer, C/r of Eq. 3, rounded to `round_to`."""
         if self.round_to == 1:
             return super().hidden(channels)
         nearest = int(channels / self.reduction + self.round_to / 2) // self.round_to
         return max(1, nearest) * self.round_to
 
     def summary(self, channels: int) -> str:
-        """Table 1's notation: the widths of the two layers, where the unit sits on `channels` channels."""
+        """Return the notation of Table 1: the widths of the two layers, "fc 16-256"."""
         return f"fc {self.hidden(channels)}-{channels}" if self.placement == "standard" else f"se {self.placement}"
 
+    def cost(self, channels: int, positions: int) -> tuple[int, int]:
+        """Count parameters and multiply-adds; the size of the feature map does not matter."""
+        return self.layer_cost(channels, self.bias)
+
     def build(self, channels: int) -> SqueezeExcite:
-        """The unit for maps of `channels` channels."""
+        """Build the unit for `channels` channels."""
         from senet.units.se import SqueezeExcite
 
         return SqueezeExcite(channels, self)
@@ -87,18 +100,26 @@ class SEConfig(ReducingConfig, kind="se"):
 
 @dataclass(frozen=True, kw_only=True)
 class NoSqueezeConfig(ReducingConfig, kind="no_squeeze"):
-    """Table 16: the same two layers as 1x1 convolutions at every position, without the squeeze (section 7.1).
+    """NoSqueeze of Table 16: both layers as 1x1 convolutions at every position, without the squeeze (section 7.1).
 
-    The parameters are those of `SEConfig`; the multiply-adds grow with the map.
+    It has the parameters of `SEConfig`; the multiply-adds grow with the feature map.
 
-    reduction: r of Eq. 3.  gate: Table 12.  bias: on both layers; the paper's ablation has none.
+    Attributes:
+        reduction: r of Eq. 3.
+        gate: The gate function, Table 12.
+        bias: Biases on both layers. The paper's ablation has none.
     """
 
     gate: Gate = "sigmoid"
     bias: bool = True
 
+    def cost(self, channels: int, positions: int) -> tuple[int, int]:
+        """Count parameters and multiply-adds; both layers run at every position."""
+        params, macs = self.layer_cost(channels, self.bias)
+        return params, macs * positions
+
     def build(self, channels: int) -> NoSqueeze:
-        """The unit for maps of `channels` channels."""
+        """Build the unit for `channels` channels."""
         from senet.units.no_squeeze import NoSqueeze
 
         return NoSqueeze(channels, self)
@@ -108,8 +129,9 @@ class NoSqueezeConfig(ReducingConfig, kind="no_squeeze"):
 class ECAConfig(UnitConfig, kind="eca"):
     """Efficient channel attention (arXiv:1910.03151): a 1-D convolution across channels instead of two FC layers.
 
-    kernel: width of that convolution, odd; 0 takes the paper's rule, `|log2(C)/2 + 1/2|` to an odd number (Eq. 12).
-    gate: the function after it; the paper's is the sigmoid.
+    Attributes:
+        kernel: Width of that convolution, an odd number. 0 means Eq. 12: `|log2(C)/2 + 1/2|`, made odd.
+        gate: The gate function; a sigmoid in the paper.
 
     >>> ECAConfig().width(256), ECAConfig(kernel=3).width(256)
     (5, 3)
@@ -121,15 +143,19 @@ class ECAConfig(UnitConfig, kind="eca"):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.kernel < 0 or (self.kernel and self.kernel % 2 == 0):
-            raise ConfigError(f"kernel: {self.kernel!r} is not a width; expected: 0 (by the rule), 1, 3, 5, ...")
+            raise ConfigError(f"kernel: {self.kernel!r} is not a width; expected: 0 (Eq. 12), 1, 3, 5, ...")
 
     def width(self, channels: int) -> int:
-        """Kernel width for `channels` channels."""
+        """Return the kernel's width for `channels` channels."""
         t = int(abs(log2(channels) / 2 + 0.5))
         return self.kernel or (t if t % 2 else t + 1)
 
+    def cost(self, channels: int, positions: int) -> tuple[int, int]:
+        """Count parameters and multiply-adds of the 1-D convolution."""
+        return self.width(channels), self.width(channels) * channels
+
     def build(self, channels: int) -> ECA:
-        """The unit for maps of `channels` channels."""
+        """Build the unit for `channels` channels."""
         from senet.units.eca import ECA
 
         return ECA(channels, self)
@@ -137,10 +163,12 @@ class ECAConfig(UnitConfig, kind="eca"):
 
 @dataclass(frozen=True, kw_only=True)
 class SharedConfig(UnitConfig, kind="shared"):
-    """Channels in groups that share their weights, no FC layers: the proposal of the student report (seed 000, 4.3).
+    """Groups of channels that share their weights, no FC layers: the student report's proposal (seed 000, section 4.3).
 
-    groups: number of groups G; channels must divide by it. Parameters: 2 C/G + 1.
-    squeeze: Table 11.  gate: Table 12.
+    Attributes:
+        groups: Number of groups G, a divisor of the channels. There are 2 C/G + 1 parameters.
+        squeeze: The squeeze operator, Table 11.
+        gate: The gate function, Table 12.
     """
 
     groups: int = 8
@@ -151,8 +179,22 @@ class SharedConfig(UnitConfig, kind="shared"):
         super().__post_init__()
         check_at_least(self, 1, "groups")
 
+    def group_size(self, channels: int) -> int:
+        """Return the channels of one group.
+
+        Raises:
+            ConfigError: If the groups do not divide the channels.
+        """
+        if channels % self.groups:
+            raise ConfigError(f"groups: {self.groups} does not divide the {channels} channels of a block")
+        return channels // self.groups
+
+    def cost(self, channels: int, positions: int) -> tuple[int, int]:
+        """Count the parameters; elementwise products are not counted as multiply-adds."""
+        return 2 * self.group_size(channels) + 1, 0
+
     def build(self, channels: int) -> SharedExcite:
-        """The unit for maps of `channels` channels; ConfigError where they do not divide into the groups."""
+        """Build the unit for `channels` channels; ConfigError if the groups do not divide them."""
         from senet.units.shared import SharedExcite
 
         return SharedExcite(channels, self)

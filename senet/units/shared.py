@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from senet import functional as sf
-from senet.errors import ConfigError
 from senet.units.config import SharedConfig
 from senet.units.unit import Unit, check_channels
 
@@ -27,9 +26,7 @@ class SharedExcite(Unit):
         super().__init__()
         check_channels(channels)
         self.config = config or SharedConfig()
-        if channels % self.config.groups:
-            raise ConfigError(f"groups: {self.config.groups} does not divide the {channels} channels of a block")
-        per_group = channels // self.config.groups
+        per_group = self.config.group_size(channels)
         self.weight = nn.Parameter(torch.empty(per_group))
         self.bias = nn.Parameter(torch.empty(per_group))
         self.link = nn.Parameter(torch.empty(1))

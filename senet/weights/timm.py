@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from senet.blocks.vgg import GRID
 from senet.errors import CheckpointError
 from senet.models.net import Net, Preprocessing, ResidualNet
+from senet.models.vgg import GRID
 from senet.weights.convention import Convention, Settled, Shape
 from senet.weights.inception_resnet import inception_resnet_key, settle_inception_resnet
 from senet.weights.residual import layer_key, refuse_blur, settle_residual

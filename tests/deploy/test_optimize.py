@@ -21,7 +21,7 @@ from senet import ConfigError, NoSqueezeConfig, SEConfig, UnitConfig, create_mod
 from senet.config import Placement
 from senet.deploy.optimize import optimize
 from senet.kernels import dispatch
-from senet.models.network import StageMaps
+from senet.models.network import FeatureExtractor
 from tests.compiler import no_compiler
 from tests.deploy.same import Fn, error, noise, same, trained
 from tests.models.small import FAMILIES, pixels, small
@@ -131,7 +131,7 @@ def test_rounding_in_float32() -> None:
 
 
 def test_outputs_in_a_nest() -> None:
-    maps = StageMaps(of_one_block("bottleneck"), (3, 5))
+    maps = FeatureExtractor(of_one_block("bottleneck"), (3, 5))
     assert isinstance(same(maps, 3, 64, 64)(noise(1, 3, 64, 64)), list)
     nest = Fn(lambda m, x: {"a": (x + 1, 3), "b": [m.c(x), None], "x": x}, c=conv())
     same(nest, 3, 5, 7)

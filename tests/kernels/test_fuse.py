@@ -30,7 +30,7 @@ from senet import (
     insert_,
     load_weights_,
 )
-from senet.blocks.residual import Bottleneck, ResidualSpec
+from senet.blocks.residual import Bottleneck
 from senet.data import open_data
 from senet.initialization import draw_
 from senet.kernels import fuse, fuse_, unfuse_
@@ -96,7 +96,7 @@ def test_every_family(name: str, calls: list[Any]) -> None:
 @pytest.mark.parametrize("placement", ["standard", "pre", "post", "identity", "identity_before", "conv3x3"])
 @pytest.mark.parametrize("config", [SEConfig, ECAConfig, SharedConfig, NoSqueezeConfig])
 def test_every_place_and_unit(config: Any, placement: Any, calls: list[Any]) -> None:
-    block = Bottleneck(ResidualSpec(in_channels=8, mid=8, out=16, stride=2, se=config(placement=placement)))
+    block = Bottleneck(8, mid=8, out=16, stride=2, se=config(placement=placement))
     draw_(block, 0)
     block.double()
     fused = copy.deepcopy(block)

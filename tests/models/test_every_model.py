@@ -171,7 +171,7 @@ def test_every_form_of_the_table(family: str, pool: Any, stride_on: Any, shortcu
     size = 32 if family != "cifar" else 16
     model = create_model(net)
     assert_learns(model, size, se_must_move=False)
-    assert model.net.maps[-1].stride == net.stem.stride * (1 if pool == "none" else 2) * 2 ** sum(
+    assert model.net.stage_outputs[-1].stride == net.stem.stride * (1 if pool == "none" else 2) * 2 ** sum(
         row.stride == 2 for row in net.stages
     )
 

@@ -179,7 +179,7 @@ def test_fields() -> None:
         assert len(units_of(create_model(net, se=SEConfig(stages=(3,)), device="meta"))) == units
     for net in (mobilenet, shufflenet_g3):
         grey = create_model(replace(short(net), stem_width=12), in_channels=1, num_classes=0)
-        assert grey(images(40)[:, :1]).shape == (2, net.maps[-1].channels)
+        assert grey(images(40)[:, :1]).shape == (2, net.stage_outputs[-1].channels)
     # Table 1 of arXiv:1707.01083: widths 272, 544, 1088 with 4 groups, of the same cost.
     four = tuple(ShuffleStage(depth=d, out=c) for d, c in ((4, 272), (8, 544), (4, 1088)))
     assert describe(replace(shufflenet_g3, stages=four, groups=4)).macs == pytest.approx(137_460_672, rel=0.05)

@@ -13,7 +13,7 @@ import pytest
 import senet.models
 from senet import ConfigError, Net, SEConfig, create_model, from_dict, get_net, list_models, override, to_dict
 from senet.config import field_types
-from senet.models.net import ResidualNet, Stage, StageMap, Stem
+from senet.models.net import ResidualNet, Stage, StageOutput, Stem
 from senet.models.registry import FAMILIES, NetFields, canonical_name, nets
 
 
@@ -176,11 +176,11 @@ def test_blocks_of_each_network(name: str, depths: tuple[int, ...]) -> None:
 
 
 def test_stage_maps_of_a_table() -> None:
-    assert get_net("resnet18").maps == tuple(
-        StageMap(stage=s, channels=c, stride=r) for s, c, r in ((2, 64, 4), (3, 128, 8), (4, 256, 16), (5, 512, 32))
+    assert get_net("resnet18").stage_outputs == tuple(
+        StageOutput(stage=s, channels=c, stride=r) for s, c, r in ((2, 64, 4), (3, 128, 8), (4, 256, 16), (5, 512, 32))
     )
     assert get_net("resnet20").stage_numbers == (2, 3, 4)
-    assert replace(get_net("resnet18"), pool="none").maps[0].stride == 2
+    assert replace(get_net("resnet18"), pool="none").stage_outputs[0].stride == 2
 
 
 def test_units_by_stage() -> None:
@@ -199,7 +199,7 @@ def test_a_network_of_ones_own() -> None:
         num_classes=3,
         image_size=16,
     )
-    assert net.maps == (StageMap(stage=2, channels=16, stride=2),)
+    assert net.stage_outputs == (StageOutput(stage=2, channels=16, stride=2),)
     assert net.layers("stem") == "3x3 8 /2"
     assert net.layers("stage2") == "[1x1 4, 3x3 4 g=2, 1x1 16, fc 4-16] x 2"
     assert sum(p.numel() for p in create_model(net).parameters()) == sum(p.numel() for p in net.build().parameters())

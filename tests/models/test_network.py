@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from senet import ConfigError, ECAConfig, Network, SEConfig, StageMaps, create_model, get_net, list_models
+from senet import ConfigError, ECAConfig, FeatureExtractor, Network, SEConfig, create_model, get_net, list_models
 from tests.models.small import FAMILIES, pixels, small
 
 # Every warning is an error here; torch's own, from inside its tracers, are not ours to fix.
@@ -166,7 +166,7 @@ def test_feature_info_of_resnet50() -> None:
 @pytest.mark.parametrize("stages", [(2,), (4,), (2, 4), (2, 3, 4)], ids=str)
 def test_out_stages(model: Network, stages: tuple[int, ...]) -> None:
     maps = create_model("se_resnet20", features_only=True, out_stages=stages)
-    assert isinstance(maps, StageMaps)
+    assert isinstance(maps, FeatureExtractor)
     own = set(maps.state_dict())
     assert own <= set(model.state_dict())
     # Nothing behind the last stage is carried along.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import senet
 from senet import ConfigError, ECAConfig, NoSqueezeConfig, SEConfig, SharedConfig, UnitConfig, create_model
-from senet.blocks.preact import PreActBasic, PreActSpec
+from senet.blocks.preact import PreActBasic
 from senet.config import Placement, from_dict, override, to_dict
 from senet.models.net import Net, Stage
 from senet.models.preact import (
@@ -247,12 +247,12 @@ def test_small_odd_and_grey_images(size: tuple[int, int]) -> None:
 def test_wrong_values_raise(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         replace(BASIC, **fields)
-    assert replace(BASIC, stages=BASIC.stages[::-1]).maps[-1].channels == 4
+    assert replace(BASIC, stages=BASIC.stages[::-1]).stage_outputs[-1].channels == 4
 
 
 def test_a_basic_block_refuses_conv3x3() -> None:
-    with pytest.raises(ConfigError, match="placement: 'conv3x3' needs a bottleneck"):
-        PreActBasic(PreActSpec(in_channels=4, mid=4, out=4, se=replace(SE, placement="conv3x3")))
+    with pytest.raises(ConfigError, match=r"se\.placement: 'conv3x3' needs bottlenecks"):
+        PreActBasic(4, mid=4, out=4, se=replace(SE, placement="conv3x3"))
 
 
 def test_written_down_and_overridden() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import senet
 from senet import ConfigError, ECAConfig, NoSqueezeConfig, SEConfig, SharedConfig, UnitConfig, create_model
-from senet.blocks.shake import ShakeBasic, ShakeBottleneck, ShakeSpec, TwoPaths, mix
+from senet.blocks.shake import ShakeBasic, ShakeBottleneck, TwoPaths, mix
 from senet.config import from_dict, to_dict
 from senet.models.net import Net, Stage
 from senet.models.shake import (
@@ -89,7 +89,7 @@ def test_the_rule_by_hand() -> None:
 @pytest.mark.parametrize("shake", ["shake", "even"])
 @pytest.mark.parametrize("kind", [ShakeBasic, ShakeBottleneck])
 def test_training_draws_a_weight_per_image(kind: type[ShakeBasic] | type[ShakeBottleneck], shake: str) -> None:
-    block = randomised(kind(ShakeSpec(in_channels=4, mid=4, out=4, shake=shake))).train()
+    block = randomised(kind(4, mid=4, out=4, shake=shake)).train()
     branches: list[Tensor] = []
     for branch in (block.branch1, block.branch2):
         branch.register_forward_hook(lambda _module, _inputs, u: branches.append(u))

@@ -93,7 +93,7 @@ def test_eca_equals_a_loop_and_timm(kernel: int) -> None:
 
 @pytest.mark.parametrize("kernel", [2, 4, -1])
 def test_eca_refuses_widths_without_a_middle(kernel: int) -> None:
-    with pytest.raises(ConfigError, match=rf"kernel: {kernel} is not a width; expected: 0 \(by the rule\), 1, 3"):
+    with pytest.raises(ConfigError, match=rf"kernel: {kernel} is not a width; expected: 0 \(Eq. 12\), 1, 3"):
         ECAConfig(kernel=kernel)
 
 

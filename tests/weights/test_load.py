@@ -204,7 +204,7 @@ def test_a_model_that_is_no_longer_its_table_is_refused():
         (nn.DataParallel, r"a DataParallel and not a Network; give the network inside, its \.module"),
         (torch.compile, r"a OptimizedModule and not a Network; give the network inside, its \._orig_mod"),
         (lambda model: model.features, r"a Sequential and not a Network$"),
-        (lambda model: create_model(model.net, features_only=True), "a StageMaps and not a Network"),
+        (lambda model: create_model(model.net, features_only=True), "a FeatureExtractor and not a Network"),
     ],
 )
 def test_what_is_no_network_is_refused(wrap, says):
