@@ -30,7 +30,7 @@ from senet import create_model, get_net
 from senet.bench.machine import describe_machine
 from senet.bench.measure import Subject, measure
 from senet.bench.result import Case
-from senet.cli.subjects import QUIET, settle_norms_
+from senet.bench.subjects import QUIET, settle_norms_
 from senet.config import to_dict
 from senet.deploy.int8 import GATES, quantize_onnx
 from senet.deploy.onnx import export_onnx, session

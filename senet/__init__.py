@@ -59,9 +59,9 @@ if TYPE_CHECKING:
     from senet.weights.hub import from_pretrained as from_pretrained
     from senet.weights.hub import push_to_hub as push_to_hub
     from senet.weights.hub import save_pretrained as save_pretrained
-    from senet.weights.load import identify as identify
+    from senet.weights.identify import identify as identify
     from senet.weights.load import load_weights_ as load_weights_
-    from senet.weights.load_report import Ledger as Ledger
+    from senet.weights.load_report import LoadReport as LoadReport
 
 __version__ = "0.2.0"
 
@@ -88,8 +88,9 @@ _HOMES = {
     "senet.units.unit": ("Unit",),
     "senet.weights.export": ("state_as",),
     "senet.weights.hub": ("from_pretrained", "push_to_hub", "save_pretrained"),
-    "senet.weights.load_report": ("Ledger",),
-    "senet.weights.load": ("identify", "load_weights_"),
+    "senet.weights.load_report": ("LoadReport",),
+    "senet.weights.identify": ("identify",),
+    "senet.weights.load": ("load_weights_",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -43,7 +43,7 @@ def test_another_number_of_classes_keeps_the_drawn_classifier(capsys: pytest.Cap
         torch.equal(a, b) for a, b in zip(model.features.parameters(), theirs.features.parameters(), strict=True)
     )
     assert torch.equal(model.classifier.weight, drawn.classifier.weight)  # type: ignore[arg-type]
-    assert "classifier.weight is (10, 64) there and (4, 64) here" in capsys.readouterr().out
+    assert "classifier.weight is (10, 64) in the source and (4, 64) in the network" in capsys.readouterr().out
     # The same number is no reason to keep it.
     model = create_model("se_resnet20", weights=theirs.state_dict(), num_classes=10)
     assert torch.equal(model.classifier.weight, theirs.classifier.weight)  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from senet.data import Split
+from senet.data.images import moments
 from senet.initialization import stream
 from senet.recipes.recipe import DataRecipe
 
@@ -50,5 +51,5 @@ def load(
 def pixels(split: Split, recipe: DataRecipe, index: int) -> Tensor:
     """Return one image as the network gets it, before normalisation: (C, S, S) uint8."""
     images, _ = split.prepare(split[(0, [index])], torch.device("cpu"))
-    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (recipe.mean, recipe.std))
+    mean, std = moments(recipe.mean, recipe.std, images.device)
     return (images[0] * std + mean).round().clamp(0, 255).byte()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet.cli.parse import Parser, data_fields, with_data
 from senet.cli.show import table
-from senet.cli.theirs import elsewhere, theirs
 from senet.errors import ConfigError, RunError, unknown
 from senet.files import free_name
-from senet.recipes.recipe import Recipe
+from senet.foreign_models import is_foreign, load_foreign
+from senet.recipes.recipe import DataRecipe, Recipe
+from senet.recipes.registry import recipe_for
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,11 +44,11 @@ def run(argv: list[str]) -> int:
     for name, least in (("channels", 1), ("images", 0)):
         if found[name] < least:
             raise ConfigError(f"--{name}: {found[name]} is too small; expected: {least} or more")
-    other = elsewhere(found["CHECKPOINT"], found["pretrained"])
+    other = is_foreign(found["CHECKPOINT"], found["pretrained"])
     if other and "data.name" not in found.named:
         raise ConfigError(f"--data: {found['CHECKPOINT']} has no data of its own; name a data set or an image folder")
 
-    model, recipe, outputs = theirs(*other, found["pretrained"]) if other else _own(found["CHECKPOINT"])
+    model, recipe, outputs = _foreign(found["CHECKPOINT"], found["pretrained"]) if other else _own(found["CHECKPOINT"])
     recipe = with_data(recipe, found)
 
     import torch
@@ -107,6 +109,13 @@ def _own(checkpoint: str) -> tuple[nn.Module, Recipe, Sequence[str]]:
 
     loaded = load(Path(checkpoint).expanduser())
     return loaded.model, loaded.recipe, loaded.classes
+
+
+def _foreign(source: str, pretrained: bool) -> tuple[nn.Module, Recipe, Sequence[str]]:
+    """A network of another library; of the recipe only the data counts."""
+    found = load_foreign(source, pretrained=pretrained)
+    data = DataRecipe().with_preprocessing(found.preprocessing)
+    return found.model, replace(recipe_for("digits"), name=found.name, data=data), found.classes
 
 
 def _chosen(wanted: str, words: Sequence[str], names: Sequence[str]) -> list[int]:

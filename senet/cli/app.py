@@ -6,20 +6,17 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from senet.cli.parse import Parser
-from senet.cli.theirs import elsewhere, theirs
 from senet.errors import ConfigError, DataError
+from senet.foreign_models import is_foreign, load_foreign
 from senet.recipes.recipe import DataRecipe
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from senet.analysis.switchboard import Averages
 
 DESCRIPTION = """Serve a page: drop an image, see the prediction and each unit's gates, switch units off.
@@ -49,7 +46,7 @@ def run(argv: list[str]) -> int:
     found = parser.read(argv)
     if not 0 <= found["port"] < 65536:
         raise ConfigError(f"--port: {found['port']} is none; expected: 0 to 65535")
-    other = elsewhere(found["CHECKPOINT"], found["pretrained"])
+    other = is_foreign(found["CHECKPOINT"], found["pretrained"])
 
     from senet.app.page import PageContent, build, check_extra, serve
 
@@ -62,11 +59,15 @@ def run(argv: list[str]) -> int:
     from senet.data import load_image, normalise
     from senet.device import pick_device
     from senet.runs.checkpoint import load
+    from senet.weights.ilsvrc import named
 
     device = pick_device(found["device"], field="--device")
     if other:
-        model, recipe, classes, about = library_network(*other, found["pretrained"])
-        title, folder = other[1], None
+        foreign = load_foreign(found["CHECKPOINT"], pretrained=found["pretrained"])
+        library, _, title = foreign.name.partition(":")
+        model, classes, folder = foreign.model, named(foreign.classes), None
+        recipe = DataRecipe(name=foreign.name, in_memory="no").with_preprocessing(foreign.preprocessing)
+        about = f"From {library}, with {'pretrained' if foreign.pretrained else 'random'} weights"
     else:
         path = Path(found["CHECKPOINT"]).expanduser()
         checkpoint = load(path)
@@ -163,12 +164,3 @@ def examples(folder: str, recipe: DataRecipe, temporary: Path) -> list[Path]:
         raise DataError(f"{where}: no images in this folder")
     count = min(EXAMPLES, len(files))
     return [files[i * len(files) // count] for i in range(count)]
-
-
-def library_network(source: str, name: str, pretrained: bool) -> tuple[nn.Module, DataRecipe, tuple[str, ...], str]:
-    """Another library's network, how its images are prepared, its classes, and a line that says what it is."""
-    from senet.weights.ilsvrc import named
-
-    model, recipe, outputs = theirs(source, name, pretrained)
-    data = replace(recipe.data, name=f"{source}:{name}", in_memory="no")
-    return model, data, named(outputs), f"{source}'s, with {'pretrained' if pretrained else 'random'} weights"

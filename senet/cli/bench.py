@@ -12,8 +12,8 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from senet.bench.subjects import OTHERS, TREATMENTS, Plan, Side, ratios, subjects, treatments
 from senet.cli.parse import Parser
-from senet.cli.subjects import OTHERS, TREATMENTS, Plan, Side, ratios, subjects, treatments
 from senet.config import to_dict
 from senet.errors import ConfigError, unknown
 from senet.models.registry import canonical_name, get_net

@@ -10,7 +10,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from senet.cli.parse import Parser, data_fields, with_data
-from senet.config import to_dict
 from senet.errors import ConfigError, RunError, unknown
 
 if TYPE_CHECKING:
@@ -57,11 +56,10 @@ def run(argv: list[str]) -> int:
     out = check(found)
 
     from senet.runs.checkpoint import load
-    from senet.weights.files import recipe_preprocessing
 
     checkpoint = load(Path(found["CHECKPOINT"]).expanduser())
     recipe = sized(with_data(checkpoint.recipe, found), found["size"])
-    checkpoint.model.preprocessing = recipe_preprocessing(to_dict(recipe.data))
+    checkpoint.model.preprocessing = recipe.data.preprocessing
     told: dict[str, Any] = {"model": recipe.name, "out": str(out)}
     told |= write_int8(checkpoint, recipe, out, found) if found["int8"] else write(checkpoint, recipe, out, found)
     told["bytes"] = out.stat().st_size

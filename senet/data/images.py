@@ -42,7 +42,7 @@ def load_image(source: str | Path | Image.Image, recipe: DataRecipe) -> Tensor:
         DataError: For a file that is not an image.
         ConfigError: If `recipe.resize` is smaller than S.
 
-    >>> load_image(Image.new("RGB", (640, 480)), DataRecipe(image_size=224, mean=(0.0,) * 3, std=(1.0,) * 3)).shape
+    >>> load_image(Image.new("RGB", (640, 480)), DataRecipe(image_size=224, mean=(0.5,) * 3, std=(0.5,) * 3)).shape
     torch.Size([3, 224, 224])
     """
     image = fit(read(source, recipe.channels), evaluation_side(recipe), recipe)
@@ -54,7 +54,7 @@ def normalise(images: Tensor, recipe: DataRecipe) -> Tensor:
 
     The memory format does not change.
 
-    >>> normalise(torch.tensor([[[0, 255]]], dtype=torch.uint8), DataRecipe(mean=(127.5,), std=(127.5,)))
+    >>> normalise(torch.tensor([[[0, 255]]], dtype=torch.uint8), DataRecipe(mean=(0.5,), std=(0.5,)))
     tensor([[[-1.,  1.]]])
     """
     mean, std = moments(recipe.mean, recipe.std, images.device)
@@ -63,9 +63,9 @@ def normalise(images: Tensor, recipe: DataRecipe) -> Tensor:
 
 @cache
 def moments(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation, (C, 1, 1) float32 each, on a device."""
+    """Return mean and deviation of pixel values 0 to 255, from those of values 0 to 1: (C, 1, 1) float32 each."""
     # Cached: a copy to a GPU in every step would synchronise.
-    return tuple(torch.tensor(v, device=device).view(-1, 1, 1) for v in (mean, std))  # type: ignore[return-value]
+    return tuple(torch.tensor([255 * v for v in x], device=device).view(-1, 1, 1) for x in (mean, std))  # type: ignore[return-value]
 
 
 def evaluation_side(recipe: DataRecipe) -> int:

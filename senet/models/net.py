@@ -43,14 +43,17 @@ N = TypeVar("N", bound="StagedNet")
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How to prepare images for a network's weights: scale values to 0..1, then `(x - mean) / std`.
+    """How a network expects its images: grey or RGB, values 0 to 1, resized, cropped, then `(x - mean) / std`.
+
+    The defaults are torchvision's for ImageNet.
 
     Attributes:
-        mean: Mean of each channel: 1 value for grey images, 3 for RGB.
-        std: Standard deviation of each channel.
-        image_size: Side of the crop in pixels.
+        mean: Per channel, 1 value for grey and 3 for RGB.
+        std: Per channel.
+        image_size: Side of the central crop in pixels.
         resize: Shorter side before the crop in pixels.
-        interpolation: "bilinear" or "bicubic".
+        interpolation: Filter of the resizing, antialiased.
+        keep_aspect: Scale both sides by the same factor; False scales each side to `resize`.
     """
 
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
@@ -58,6 +61,7 @@ class Preprocessing:
     image_size: int = 224
     resize: int = 256
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    keep_aspect: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

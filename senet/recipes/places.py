@@ -18,5 +18,7 @@ places365 = replace(
     imagenet.imagenet,
     name="se_resnet152",
     model=se_resnet152,
-    data=replace(imagenet.imagenet.data, name="places365", keep_aspect=False, mean=(116.052, 113.768, 105.448)),
+    data=replace(
+        imagenet.imagenet.data, name="places365", keep_aspect=False, mean=(116.052 / 255, 113.768 / 255, 105.448 / 255)
+    ),
 )

@@ -6,13 +6,13 @@ ends so, `--lr 0.05`. Defaults here are neutral; the values that reproduce resul
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from senet.config import check_at_least, check_types
 from senet.device import Device
 from senet.errors import ConfigError
-from senet.models.net import Net
+from senet.models.net import Net, Preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class DataRecipe:
         proportion to `image_size`, 256 for 224.
     keep_aspect: scale both sides alike, then cut out the centre; false scales each side to `resize` by itself.
     interpolation: of the resizing in evaluation, "bilinear" or "bicubic", both antialiased.
-    mean, std: of each channel, in pixel values 0 to 255; their length is the number of channels (1 grey, 3 RGB).
+    mean, std: of each channel, of values 0 to 1; their length is the number of channels (1 grey, 3 RGB).
     """
 
     name: str = "digits"
@@ -68,8 +68,8 @@ class DataRecipe:
     resize: int = 0
     keep_aspect: bool = True
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    mean: tuple[float, ...] = (127.5,)
-    std: tuple[float, ...] = (127.5,)
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -85,6 +85,8 @@ class DataRecipe:
             raise ConfigError(f"crop_ratio: {self.crop_ratio!r} is not a range of positive numbers")
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3) or min(self.std, default=0) <= 0:
             raise ConfigError(f"mean, std: {self.mean!r}, {self.std!r} must be 1 or 3 numbers each, std above 0")
+        if not all(0 <= value <= 1 for value in self.mean):
+            raise ConfigError(f"mean: {self.mean!r} is out of range; expected: 0 to 1, that is pixel values over 255")
 
     @property
     def channels(self) -> int:
@@ -100,6 +102,21 @@ class DataRecipe:
     def is_in_memory(self) -> bool:
         """Whether the images live as tensors."""
         return self.in_memory == "yes" or (self.in_memory == "auto" and self.image_size <= 64)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How evaluation prepares images; in memory they have the size of the crop already."""
+        resize = self.image_size if self.is_in_memory else self.shorter_side
+        return Preprocessing(**_shared(self) | {"resize": resize})
+
+    def with_preprocessing(self, preprocessing: Preprocessing) -> DataRecipe:
+        """A copy whose evaluation prepares images this way."""
+        return replace(self, resize=preprocessing.resize, **_shared(preprocessing))
+
+
+def _shared(config: DataRecipe | Preprocessing) -> dict[str, Any]:
+    """The fields that both types have and that mean the same in both."""
+    return {name: getattr(config, name) for name in ("mean", "std", "image_size", "interpolation", "keep_aspect")}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,11 @@
-"""One file = recipe + weights + measurements. Loading rebuilds the network and never executes anything.
+"""Checkpoints: a network, how it was trained and what was measured, in one file that is read without running code.
 
-The file is safetensors: the weights under the network's own names, and in the header, under "senet", the recipe, the
-class names and the measurements as JSON. `last.ckpt` of a run, which also holds the optimiser, is read too; torch reads
-it with weights only, so a pickle that would run code is refused.
+The file is safetensors: the weights under the network's own names, and a `Header` as JSON. A run's `last.ckpt`, which
+also holds the optimiser, is read too.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,33 +18,41 @@ from torch import Tensor
 from senet.config import from_dict, to_dict
 from senet.errors import CheckpointError, ConfigError
 from senet.files import write_atomically
+from senet.models.net import Net, Preprocessing
 from senet.models.network import Network
-from senet.recipes.recipe import Recipe
-from senet.weights import files
-
-KEY = files.KEY
-VERSION = 1
+from senet.recipes.recipe import DataRecipe, Recipe
+from senet.weights import files, ilsvrc
+from senet.weights.header import KEY, Header
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds: the network with its weights, in evaluation mode, and how it came about.
+    """What a checkpoint holds.
 
-    classes: names of the outputs, in order.  measurements: what was measured when it was written, for example
-    `{"top1_error": 1.9, "epoch": 12}`.
+    Attributes:
+        model: The network with its weights, in evaluation mode.
+        recipe: How it was trained.
+        classes: Names of the outputs, in order.
+        measurements: What was measured when it was written, such as `{"top1_error": 1.9, "epoch": 12}`.
     """
 
     model: Network
     recipe: Recipe
     classes: tuple[str, ...]
-    measurements: dict[str, Any] = field(default_factory=dict)
+    measurements: Mapping[str, Any] = field(default_factory=dict)
 
 
 def header(recipe: Recipe, classes: tuple[str, ...], measurements: Mapping[str, Any]) -> str:
-    """The part of a checkpoint that is no tensor, as JSON."""
-    return json.dumps(
-        {"version": VERSION, "recipe": to_dict(recipe), "classes": list(classes), "measurements": dict(measurements)}
-    )
+    """The text that a checkpoint holds beside its tensors."""
+    sections = to_dict(recipe)
+    return Header(
+        name=sections.pop("name"),
+        model=from_dict(Net, sections.pop("model")),
+        preprocessing=recipe.data.preprocessing,
+        classes=classes,
+        measurements=measurements,
+        recipe=sections,
+    ).dumps()
 
 
 def save(
@@ -57,10 +63,17 @@ def save(
     classes: tuple[str, ...],
     measurements: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint; whatever was at `path` stays until the new file is whole.
+    """Write a checkpoint. An existing file stays as it is until the new one is complete.
 
-    weights: the network, or its state dict.
-    Raises RunError where the file cannot be written.
+    Args:
+        path: The file, `.safetensors`.
+        weights: The network, or its state dict.
+        recipe: How it was trained.
+        classes: Names of the outputs, in order.
+        measurements: What was measured.
+
+    Raises:
+        RunError: If the file cannot be written.
     """
     state = weights.state_dict() if isinstance(weights, Network) else weights
     tensors = {name: t.detach().cpu().contiguous() for name, t in state.items()}
@@ -71,7 +84,8 @@ def save(
 def find(path: str | Path) -> Path:
     """The checkpoint a path means: the file itself, or in a run folder the best one, else the last; or a Hub folder's.
 
-    Raises CheckpointError where there is none.
+    Raises:
+        CheckpointError: If there is none.
     """
     path = Path(path)
     if path.is_dir():
@@ -89,36 +103,53 @@ def find(path: str | Path) -> Path:
 def load(path: str | Path) -> Checkpoint:
     """Read a checkpoint (`.safetensors`, or a run's `last.ckpt`) or a run folder, and rebuild its network.
 
-    Raises CheckpointError for a file that is absent, damaged, no checkpoint of senet, or whose weights or classes do
-    not fit the network it names; nothing in the file is ever executed.
+    A file of `save_pretrained` is a checkpoint too if it names its classes and its preprocessing.
+
+    Raises:
+        CheckpointError: For a file that is absent, damaged or not written by this version of senet, and if its weights
+            or classes do not fit its network. Nothing in the file is ever executed.
     """
     path = find(path)
-    text, state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_ckpt(path)
-    try:
-        meta = json.loads(text)
-        if "model" in meta and "recipe" not in meta:
-            raise CheckpointError(f"{path}: holds a network but no recipe; senet.from_pretrained reads it")
-        version = meta["version"]
-        if version > VERSION:
-            raise CheckpointError(f"{path}: written by a newer senet (format {version}, this one reads {VERSION})")
-        recipe = from_dict(Recipe, meta["recipe"])
-        classes = tuple(map(str, meta["classes"]))
-        measurements = dict(meta["measurements"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: its description cannot be read: {error}") from error
-    outputs = recipe.model.num_classes
-    if outputs and len(classes) != outputs:
-        raise CheckpointError(f"{path}: names {len(classes)} classes, but its network has {outputs} outputs")
-    model = rebuild(recipe, state, path)
-    model.preprocessing = files.recipe_preprocessing(to_dict(recipe.data))
-    return Checkpoint(model, recipe, classes, measurements)
+    source = files.read(path)
+    about = source.header
+    if about is None:
+        raise CheckpointError(f"{path}: has weights but no header of senet, so it is not a checkpoint; senet convert")
+    if about.recipe is not None:
+        try:
+            recipe = from_dict(Recipe, {**about.recipe, "name": about.name, "model": to_dict(about.model)})
+        except ConfigError as error:
+            raise CheckpointError(f"{path}: its header cannot be read: {error}") from error
+    elif about.preprocessing is None or not about.classes:
+        raise CheckpointError(f"{path}: states no preprocessing or no classes; senet.from_pretrained reads it")
+    else:
+        recipe = untrained_recipe(about.name, about.model, about.preprocessing, about.classes)
+    outputs = about.model.num_classes
+    if outputs and len(about.classes) != outputs:
+        raise CheckpointError(f"{path}: names {len(about.classes)} classes, but its network has {outputs} outputs")
+    model = _rebuild(about.name, about.model, source.tensors, path)
+    model.preprocessing = about.preprocessing
+    return Checkpoint(model, recipe, about.classes, about.measurements)
 
 
-def rebuild(recipe: Recipe, state: Mapping[str, Tensor], path: Path) -> Network:
-    """The recipe's network with these weights, in evaluation mode; CheckpointError where they do not fit."""
+def untrained_recipe(name: str, net: Net, preprocessing: Preprocessing | None, classes: tuple[str, ...]) -> Recipe:
+    """A recipe for weights that were not trained here, so that they can be evaluated: only its data counts.
+
+    Args:
+        name: What the network is called.
+        net: The network.
+        preprocessing: How it expects its images; None: pixels from -1 to 1.
+        classes: Names of its outputs.
+    """
+    halves = (0.5,) * net.in_channels
+    images = "imagenet" if ilsvrc.named(classes) == ilsvrc.names() else "images"
+    data = DataRecipe(name=images, image_size=net.image_size, mean=halves, std=halves)
+    return Recipe(name=name, model=net, data=data.with_preprocessing(preprocessing) if preprocessing else data)
+
+
+def _rebuild(name: str, net: Net, state: Mapping[str, Tensor], path: Path) -> Network:
     try:
         with torch.device("meta"):
-            model = Network(recipe.model)
+            model = Network(net)
     except ConfigError as error:
         raise CheckpointError(f"{path}: its network cannot be built: {error}") from error
     want = {name: tuple(t.shape) for name, t in model.state_dict().items()}
@@ -127,7 +158,7 @@ def rebuild(recipe: Recipe, state: Mapping[str, Tensor], path: Path) -> Network:
         wrong = sorted(n for n in want.keys() | have.keys() if want.get(n) != have.get(n))
         first = wrong[0]
         raise CheckpointError(
-            f"{path}: not the weights of {recipe.name}: {len(wrong)} tensors differ, the first is {first!r} "
+            f"{path}: not the weights of {name}: {len(wrong)} tensors differ, the first is {first!r} "
             f"(expected {want.get(first, 'none')}, found {have.get(first, 'none')})"
         )
     model.to_empty(device="cpu")
@@ -135,27 +166,14 @@ def rebuild(recipe: Recipe, state: Mapping[str, Tensor], path: Path) -> Network:
     return model.eval()
 
 
-def _read_safetensors(path: Path) -> tuple[str, dict[str, Tensor]]:
-    text, state = files.read_safetensors(path)
-    if text is None:
-        raise CheckpointError(f"{path}: has weights but no recipe, so it was not written by senet")
-    return text, state
-
-
 def read_ckpt(path: Path) -> dict[str, Any]:
-    """The whole of a `last.ckpt`, tensors on the CPU; CheckpointError where it is damaged or would run code."""
+    """Read the whole of a `last.ckpt`, to resume it; CheckpointError if it is damaged or could run code."""
     data = files.read_torch(path)
     if not isinstance(data, dict) or not isinstance(data.get(KEY), str) or not isinstance(data.get("state_dict"), dict):
         raise CheckpointError(f"{path}: not a checkpoint written by senet")
     return data
 
 
-def _read_ckpt(path: Path) -> tuple[str, dict[str, Tensor]]:
-    data = read_ckpt(path)
-    return data[KEY], kept_weights(data["state_dict"])
-
-
 def kept_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The network's weights among a training module's: the moving average's where there is one."""
-    prefix = "average.module." if any(n.startswith("average.module.") for n in state) else "network."
-    return {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+    """The weights of a training module that are evaluated and kept: the moving average's if it has one."""
+    return files.evaluated_weights(state)[1]

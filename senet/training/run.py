@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -18,7 +17,6 @@ import torch
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from senet.config import from_dict
 from senet.data import Data, Split
 from senet.device import pick_device
 from senet.errors import CheckpointError, ConfigError, MissingExtraError, RunError
@@ -32,6 +30,7 @@ from senet.runs.recipe_file import RECIPE
 from senet.training.callbacks import AtomicIO, Keeper, Progress, fingerprint, say
 from senet.training.module import Classifier
 from senet.training.plots import plot_curves
+from senet.weights.header import Header
 
 PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -162,9 +161,9 @@ def _check_last_batch(recipe: Recipe, images: int) -> None:
 def _check_start(start: Path, recipe: Recipe, data: Data) -> None:
     """Raise CheckpointError where a checkpoint is of another network, RunError where the images are others now."""
     state = read_ckpt(start)
-    theirs = from_dict(Recipe, json.loads(state[KEY])["recipe"])
-    if theirs.model != recipe.model:
-        raise CheckpointError(f"{start}: is of another network, {theirs.name}; the run's recipe is of {recipe.name}")
+    about = Header.loads(state[KEY], start)
+    if about.model != recipe.model:
+        raise CheckpointError(f"{start}: is of another network, {about.name}; the run's recipe is of {recipe.name}")
     if state.get("images") != fingerprint(data):
         raise RunError(f"{start}: the images are not those that the run began with: {data.source}")
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from senet.errors import CheckpointError
 from senet.models.inception import BNInception
 from senet.models.net import Net, Preprocessing, ResidualNet
-from senet.weights.convention import Convention, Settled, Shape, no_names, refusal
-from senet.weights.inception_resnet import inception_resnet_key, settle_inception_resnet
-from senet.weights.residual import layer_key, settle_residual
+from senet.weights.convention import Convention, Inferred, Shape, no_names, refusal
+from senet.weights.inception_resnet import inception_resnet_key, infer_inception_resnet
+from senet.weights.residual import infer_residual, layer_key
 
 MEAN_OF_7X7 = "Cadene's own head is a 7x7 mean, the same as ours at 224 pixels only"
 
@@ -29,7 +29,7 @@ def _stem(kind: str, number: int, count: int) -> str:
     return f"layer0.{'conv' if kind == 'conv' else 'bn'}{number}"
 
 
-def _sees(shapes: Mapping[str, Shape]) -> bool:
+def _matches(shapes: Mapping[str, Shape]) -> bool:
     return layer0(shapes) and "last_linear.weight" in shapes
 
 
@@ -39,7 +39,7 @@ def key(name: str, net: Net) -> str:
     return layer_key("cadene", name, net, stem=_stem, unit=unit, head="last_linear")
 
 
-def settle(net: Net, shapes: Mapping[str, Shape]) -> Settled:
+def infer(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
     """The authors' function; CheckpointError for basic blocks, which have a second ReLU there."""
     rows = net.stages if isinstance(net, ResidualNet) else ()
     if any(row.block == "basic" for row in rows):
@@ -48,12 +48,12 @@ def settle(net: Net, shapes: Mapping[str, Shape]) -> Settled:
             "which no table here can have"
         )
     stride_on = "3x3" if any(row.groups > 1 for row in rows) else "1x1"
-    return settle_residual("cadene", key, net, shapes, pool="ceil", stride_on=stride_on, units=(True,)), ()
+    return infer_residual("cadene", key, net, shapes, pool="ceil", stride_on=stride_on, units=(True,)), ()
 
 
-def _settle(net: Net, shapes: Mapping[str, Shape]) -> Settled:
-    settled, _ = settle(net, shapes)
-    return settled, (MEAN_OF_7X7,) if shapes else ()
+def _infer(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
+    inferred, _ = infer(net, shapes)
+    return inferred, (MEAN_OF_7X7,) if shapes else ()
 
 
 INCEPTION_LAYERS = {
@@ -68,7 +68,7 @@ INCEPTION_LAYERS = {
 }
 
 
-def _sees_bn_inception(shapes: Mapping[str, Shape]) -> bool:
+def _matches_bn_inception(shapes: Mapping[str, Shape]) -> bool:
     return "conv1_7x7_s2.weight" in shapes and "inception_3a_1x1_bn.weight" in shapes
 
 
@@ -86,7 +86,7 @@ def _key_bn_inception(name: str, net: Net) -> str:
     return f"{block}_{INCEPTION_LAYERS[layer]}{'_bn' if kind == 'norm' else ''}.{leaf}"
 
 
-def _settle_bn_inception(net: Net, shapes: Mapping[str, Shape]) -> Settled:
+def _infer_bn_inception(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
     if not isinstance(net, BNInception):
         raise no_names("cadene", net)
     if not shapes and net.se:
@@ -99,7 +99,7 @@ def _permute_bn_inception(name: str, tensor: Tensor, inverse: bool) -> Tensor:
     return tensor.flip(1) if name == "features.stem.conv7x7.conv.weight" and tensor.shape[1] == 3 else tensor
 
 
-def _sees_inception_resnet(shapes: Mapping[str, Shape]) -> bool:
+def _matches_inception_resnet(shapes: Mapping[str, Shape]) -> bool:
     return "conv2d_1a.conv.weight" in shapes and "last_linear.weight" in shapes
 
 
@@ -107,10 +107,10 @@ def _key_inception_resnet(name: str, net: Net) -> str:
     return inception_resnet_key("cadene", name, net, head="last_linear")
 
 
-def _settle_inception_resnet(net: Net, shapes: Mapping[str, Shape]) -> Settled:
+def _infer_inception_resnet(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
     notes = ("the first of its 1001 classes, the background, is left out",)
     is_longer = shapes.get("last_linear.bias") == (1001,)
-    return settle_inception_resnet("cadene", net, shapes), notes if is_longer else ()
+    return infer_inception_resnet("cadene", net, shapes), notes if is_longer else ()
 
 
 def _permute_inception_resnet(name: str, tensor: Tensor, inverse: bool) -> Tensor:
@@ -122,20 +122,20 @@ BYTES_BGR = Preprocessing(mean=(128 / 255, 117 / 255, 104 / 255), std=(1 / 255, 
 HALVES = (0.5, 0.5, 0.5)
 INCEPTION = Preprocessing(mean=HALVES, std=HALVES, image_size=299, resize=341)
 
-RESIDUAL = Convention(name="cadene", sees=_sees, key=key, settle=_settle)
+RESIDUAL = Convention(name="cadene", matches=_matches, key=key, infer=_infer)
 BN_INCEPTION = Convention(
     name="cadene",
-    sees=_sees_bn_inception,
+    matches=_matches_bn_inception,
     key=_key_bn_inception,
-    settle=_settle_bn_inception,
+    infer=_infer_bn_inception,
     preprocessing=BYTES_BGR,
     permute=_permute_bn_inception,
 )
 INCEPTION_RESNET = Convention(
     name="cadene",
-    sees=_sees_inception_resnet,
+    matches=_matches_inception_resnet,
     key=_key_inception_resnet,
-    settle=_settle_inception_resnet,
+    infer=_infer_inception_resnet,
     preprocessing=INCEPTION,
     permute=_permute_inception_resnet,
 )

@@ -21,9 +21,9 @@ from senet.errors import CheckpointError, MissingExtraError
 from senet.files import write_atomically
 from senet.models.inception import BNInception
 from senet.models.net import Net, Preprocessing, ResidualNet
-from senet.weights.convention import Convention, Settled, Shape, no_names
+from senet.weights.convention import Convention, Inferred, Shape, no_names
 from senet.weights.ilsvrc import ilsvrc2017_order
-from senet.weights.residual import settle_residual, settle_unit, stem_layer
+from senet.weights.residual import infer_residual, infer_unit, stem_layer
 
 MESSAGES = {
     "Shape": {"dim": (1, "dims")},
@@ -157,7 +157,7 @@ def write(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
     write_atomically(Path(path), lambda file: file.write(message.SerializeToString()))
 
 
-def sees(shapes: Mapping[str, Shape]) -> bool:
+def matches(shapes: Mapping[str, Shape]) -> bool:
     """Whether the first layer has the authors' name."""
     return bool({"conv1/7x7_s2.weight", "conv1_1/3x3_s2.weight"} & set(shapes))
 
@@ -213,14 +213,14 @@ def _inception_layer(module: str) -> str:
     return f"{block}/{layer.removeprefix('conv')}{bn}"
 
 
-def settle(net: Net, shapes: Mapping[str, Shape]) -> Settled:
+def infer(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
     """Ceil pooling; the stride in the first 1x1, but in the 3x3 where that is grouped, as in ResNeXt and SENet-154."""
     if isinstance(net, BNInception):
-        return replace(net, se=settle_unit("caffe", key, net, shapes), conv_bias="conv1/7x7_s2.bias" in shapes), ()
+        return replace(net, se=infer_unit("caffe", key, net, shapes), conv_bias="conv1/7x7_s2.bias" in shapes), ()
     if not isinstance(net, ResidualNet) or any(row.block != "bottleneck" for row in net.stages):
         raise no_names("caffe", net)
     is_grouped = any(row.groups > 1 for row in net.stages)
-    return settle_residual("caffe", key, net, shapes, pool="ceil", stride_on="3x3" if is_grouped else "1x1"), ()
+    return infer_residual("caffe", key, net, shapes, pool="ceil", stride_on="3x3" if is_grouped else "1x1"), ()
 
 
 def permute(name: str, tensor: Tensor, inverse: bool) -> Tensor:
@@ -235,9 +235,9 @@ def permute(name: str, tensor: Tensor, inverse: bool) -> Tensor:
 
 CONVENTION = Convention(
     name="caffe",
-    sees=sees,
+    matches=matches,
     key=key,
-    settle=settle,
+    infer=infer,
     preprocessing=Preprocessing(mean=(123 / 255, 117 / 255, 104 / 255), std=(1 / 255, 1 / 255, 1 / 255)),
     permute=permute,
 )

@@ -1,4 +1,4 @@
-"""Weights by a short name: from the Hugging Face Hub into its cache on this machine, with their hash checked."""
+"""Fetch weights from the Hugging Face Hub by a short name, and check their hash."""
 
 from __future__ import annotations
 
@@ -8,29 +8,33 @@ from pathlib import Path
 from senet.errors import CheckpointError, ConfigError
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""Files of a repository or folder that hold its weights, the first one that is there."""
+"""The files that may hold a repository's weights, in order of preference."""
 
 REPOSITORIES = {"hf": "{}", "timm": "timm/{}"}
-"""What stands before the colon of a spec, and the repository it means."""
+"""The prefix of a spec -> the name of the repository."""
 
 HASH = "#sha256="
 
 
 def is_spec(source: object) -> bool:
-    """Whether this is text for `fetch`, such as "timm:seresnet50.a1_in1k", and no mere path."""
+    """Whether this is a spec for `fetch`, such as "timm:seresnet50.a1_in1k", and not only a path."""
     return isinstance(source, str) and (source.partition(":")[0] in REPOSITORIES or HASH in source)
 
 
 def fetch(spec: str | Path) -> Path:
-    """The folder on this machine that holds what a spec names: weights and, where there is one, their config.json.
+    """Download weights and their config.json, if there is one, and return their folder in the Hub's cache.
 
-    spec: "timm:seresnet50.ra2_in1k", a repository of timm's, or "hf:owner/name", any other; then, where wanted,
-        "@revision" (a branch, tag or commit) and "#sha256=" with the first 8 or more digits of the weights' hash.
-        Also a path, which is returned as it is once the hash is checked.
+    What is in the cache is not downloaded again; with `HF_HUB_OFFLINE=1` nothing is.
 
-    What is in the Hub's cache is not fetched again; with `HF_HUB_OFFLINE=1` nothing is asked of the network.
-    Raises CheckpointError where there is no such repository, revision or file, where it is neither within reach nor in
-    the cache, and where the hash differs; ConfigError for a spec that is none.
+    Args:
+        spec: "timm:seresnet50.ra2_in1k" for a repository of timm, or "hf:owner/name" for any; then optionally
+            "@revision" (a branch, tag or commit) and "#sha256=" with at least the first 8 digits of the weights' hash.
+            A path is returned as it is, after its hash is checked.
+
+    Raises:
+        CheckpointError: If there is no such repository, revision or file, if it is neither in the cache nor can be
+            downloaded, and if the hash differs.
+        ConfigError: For a malformed spec.
     """
     text, has_hash, digest = str(spec).partition(HASH)
     digest = digest.lower()
@@ -41,9 +45,7 @@ def fetch(spec: str | Path) -> Path:
         file = next((path / name for name in WEIGHTS if (path / name).is_file()), path)
         found = _sha256(file)
         if not found.startswith(digest):
-            raise CheckpointError(
-                f"{file}: not used, for its sha256 is {found}, not {digest}; to fetch it anew, delete it"
-            )
+            raise CheckpointError(f"{file}: its sha256 is {found}; expected: {digest}; delete it to download it again")
     return path
 
 
@@ -58,25 +60,25 @@ def _download(spec: str) -> Path:
         try:
             path = Path(huggingface_hub.hf_hub_download(repository, file, revision=revision, local_files_only=is_local))
         except errors.LocalEntryNotFoundError:
-            # The network will not be there for the next file either, and asking takes half a minute.
+            # The next file would not be reachable either, and asking takes half a minute.
             is_local = True
         except errors.EntryNotFoundError:
             continue
         except errors.HFValidationError as error:
             raise ConfigError(f"spec: {spec!r} names no repository; it is like 'hf:owner/name@revision'") from error
         except errors.GatedRepoError as error:
-            raise CheckpointError(f"{spec}: {repository} asks for a login and a permission: hf auth login") from error
+            raise CheckpointError(f"{spec}: {repository} needs a login with permission: hf auth login") from error
         except errors.RepositoryNotFoundError as error:
             raise CheckpointError(f"{spec}: the Hub has no repository {repository}, or it is private") from error
         except errors.RevisionNotFoundError as error:
             raise CheckpointError(f"{spec}: {repository} has no revision {wanted!r}") from error
-        # The HTTP library's error is not the same in all versions of the client.
+        # The HTTP library's error type depends on the version of the client.
         except (errors.HTTPError, OSError) as error:  # pyright: ignore[reportPrivateImportUsage]
-            raise CheckpointError(f"{spec}: cannot be fetched: {first_line(error)}") from error
+            raise CheckpointError(f"{spec}: cannot be downloaded: {first_line(error)}") from error
         else:
             if file in WEIGHTS:
                 return path.parent
-            # All files of one commit, whatever is pushed meanwhile.
+            # Take all files of one commit, whatever is pushed meanwhile.
             revision = path.parent.name
     if not is_local:
         raise CheckpointError(f"{spec}: {repository} has neither {' nor '.join(WEIGHTS)}")

@@ -1,9 +1,8 @@
-"""Files of weights, read without executing anything: safetensors, torch's, Caffe's, and folders as on the Hub."""
+"""Read files of weights without executing anything: safetensors, torch's, Caffe's, and folders as on the Hub."""
 
 from __future__ import annotations
 
 import json
-import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,13 +14,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from senet.config import from_dict
 from senet.errors import CheckpointError, ConfigError
-from senet.models.net import Net, Preprocessing
+from senet.models.net import Preprocessing
 from senet.weights.fetch import fetch, is_spec
-
-KEY = "senet"
-"""Where our own files describe themselves, as JSON: in the header of safetensors, beside the weights of torch's."""
+from senet.weights.header import KEY, Header
+from senet.weights.timm import read_preprocessing
 
 WRAPPERS = ("state_dict_ema", "ema", "state_dict", "model_state_dict", "model", "net")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
@@ -33,28 +30,35 @@ FILES = ("model.safetensors", "pytorch_model.bin", "best.safetensors", "last.ckp
 class Source:
     """Tensors under their own names, and what else their file says.
 
-    name: the path, or "a mapping".  hint: the file's name without its ending, or the architecture that its config.json
-    states: what `Convention.by_file` reads.
-    notes: of what was unpacked.  net, preprocessing, classes: where the file says them.
+    Attributes:
+        name: The path, or "a mapping".
+        tensors: On the CPU.
+        hint: The file's name without its ending, or the architecture that its config.json states, for
+            `Convention.infer_from_name`.
+        notes: What was unpacked.
+        header: What a file of ours says; None for other files.
+        preprocessing: From the header or a config.json; None if neither states it.
     """
 
     name: str
     tensors: Mapping[str, Tensor]
     hint: str = ""
     notes: tuple[str, ...] = ()
-    net: Net | None = None
+    header: Header | None = None
     preprocessing: Preprocessing | None = None
-    classes: tuple[str, ...] = ()
 
 
 def read(path: str | Path) -> Source:
-    """The tensors of a file, on the CPU: `.safetensors`, `.caffemodel`, else torch's (`.pth`, `.pt`, `.bin`, `.ckpt`).
+    """Read the tensors of a file, on the CPU.
 
-    A folder: its model.safetensors or pytorch_model.bin and the config.json beside it, or a run's best checkpoint.
-    "timm:NAME" or "hf:OWNER/NAME": such a folder, fetched from the Hugging Face Hub (`fetch`).
+    Args:
+        path: A file (`.safetensors`, `.caffemodel`, or torch's `.pth`, `.pt`, `.bin`, `.ckpt`); a folder with such a
+            file and perhaps a config.json, or a run's folder; or "timm:NAME" or "hf:OWNER/NAME", which is fetched
+            from the Hugging Face Hub (`fetch`).
 
-    Raises CheckpointError for a file that is absent, damaged or holds no weights, and for a pickle that would run code,
-    which is refused unread.
+    Raises:
+        CheckpointError: For a file that is absent, damaged or holds no weights, and for a pickle that could run code,
+            which is not unpickled.
     """
     if not str(path) or "://" in str(path):
         raise CheckpointError(f"weights: {str(path)!r} is neither a file or folder on this machine nor {SPECS}")
@@ -62,23 +66,27 @@ def read(path: str | Path) -> Source:
         return replace(read(fetch(path)), name=str(path))
     path = Path(path)
     if path.is_dir():
-        return _folder(path)
+        return _read_folder(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file or folder, nor {SPECS}")
-    hint = path.stem.lower()
+    text: object = None
     if path.suffix == ".caffemodel":
         from senet.weights import caffe
 
-        return Source(name=str(path), tensors=caffe.read(path), hint=hint)
-    if path.suffix == ".safetensors":
-        text, tensors = read_safetensors(path)
-        return _described(Source(name=str(path), tensors=tensors, hint=hint), text)
-    data = read_torch(path)
-    source = replace(unwrap(data, str(path)), hint=hint)
-    return _described(source, data.get(KEY) if isinstance(data, Mapping) else None)
+        source = Source(name=str(path), tensors=caffe.read(path))
+    elif path.suffix == ".safetensors":
+        text, tensors = _read_safetensors(path)
+        source = Source(name=str(path), tensors=tensors)
+    else:
+        data = read_torch(path)
+        text = data.get(KEY) if isinstance(data, Mapping) else None
+        source = unwrap(data, str(path))
+    header = Header.loads(text, path) if isinstance(text, str) else None
+    preprocessing = header.preprocessing if header else None
+    return replace(source, hint=path.stem.lower(), header=header, preprocessing=preprocessing)
 
 
-def _folder(path: Path) -> Source:
+def _read_folder(path: Path) -> Source:
     name = next((name for name in FILES if (path / name).is_file()), None)
     if name is None:
         raise CheckpointError(f"{path}: none of {', '.join(FILES)} is in this folder")
@@ -94,29 +102,14 @@ def _folder(path: Path) -> Source:
     if source.preprocessing or not pretrained:
         return source
     try:
-        return replace(source, preprocessing=timm_preprocessing(pretrained))
+        return replace(source, preprocessing=read_preprocessing(pretrained))
     except (ConfigError, KeyError, TypeError, ValueError) as error:
-        note = f"config.json does not say in our terms how the images are wanted: {error}"
+        note = f"the preprocessing in config.json cannot be read: {error}"
         return replace(source, notes=(*source.notes, note))
 
 
-def timm_preprocessing(pretrained: Mapping[str, Any]) -> Preprocessing:
-    """What timm's `pretrained_cfg` says: the shorter side is the crop's over `crop_pct`, rounded down."""
-    side = pretrained["input_size"][-1]
-    return from_dict(
-        Preprocessing,
-        {
-            "mean": list(pretrained["mean"]),
-            "std": list(pretrained["std"]),
-            "image_size": side,
-            "resize": math.floor(side / pretrained["crop_pct"]),
-            "interpolation": pretrained["interpolation"],
-        },
-    )
-
-
-def read_safetensors(path: Path) -> tuple[str | None, dict[str, Tensor]]:
-    """The text under `KEY` in the header, None where there is none, and the tensors."""
+def _read_safetensors(path: Path) -> tuple[str | None, dict[str, Tensor]]:
+    """The text under `KEY` in the metadata, None if there is none, and the tensors."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -126,14 +119,14 @@ def read_safetensors(path: Path) -> tuple[str | None, dict[str, Tensor]]:
 
 
 def read_torch(path: Path) -> Any:
-    """What torch saved, tensors on the CPU; CheckpointError where it is damaged or would run code."""
+    """Read what `torch.save` wrote, tensors on the CPU; CheckpointError if it is damaged or could run code."""
     try:
         with path.open("rb") as file, warnings.catch_warnings():
-            # A zip file, as torch writes them, or a bare pickle; of anything else torch says that it may run code.
+            # torch writes zip files, or bare pickles. Of any other file it says that it may run code.
             if not file.read(4).startswith((b"PK\x03\x04", b"\x80")):
-                raise CheckpointError(f"{path}: cannot be read: not a file of torch's")
+                raise CheckpointError(f"{path}: cannot be read: not a file written by torch.save")
             file.seek(0)
-            # torch warns of old pickles before it refuses them.
+            # torch warns about old pickles before it refuses them.
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)
     except CheckpointError:
@@ -142,14 +135,17 @@ def read_torch(path: Path) -> Any:
         # torch raises a dozen types for damaged files; the first line says which kind this is.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(error, UnpicklingError) or "Weights only load failed" in str(error):
-            reason = "refused, for it holds objects that could run code, or is damaged"
+            reason = "refused: it is damaged, or holds objects that could run code"
         raise CheckpointError(f"{path}: cannot be read: {reason}") from error
 
 
 def unwrap(data: Any, name: str = "a mapping") -> Source:
-    """The tensors inside what people save around them: wrappers such as "state_dict", prefixes such as "module.".
+    """Find the tensors inside what people save around them: wrappers like "state_dict", prefixes like "module.".
 
-    Moving averages are preferred where both are there. Raises CheckpointError where there are no tensors inside.
+    If both the weights and their moving average are there, the average is taken.
+
+    Raises:
+        CheckpointError: If there are no tensors inside.
     """
     notes: list[str] = []
     while isinstance(data, Mapping):
@@ -164,56 +160,26 @@ def unwrap(data: Any, name: str = "a mapping") -> Source:
     if odd is not None:
         raise CheckpointError(f"{name}: not a mapping of names to tensors: {odd!r} is a {type(data[odd]).__name__}")
     tensors = {str(key): tensor for key, tensor in data.items()}
-    for part in ("average.module.", "network."):
-        # Our own training module holds both, and its moving average is what was evaluated.
-        if any(key.startswith(part) for key in tensors):
-            notes.append(f"only {part!r} of a training module")
-            tensors = {key.removeprefix(part): t for key, t in tensors.items() if key.startswith(part)}
-            break
+    prefix, tensors = evaluated_weights(tensors)
+    if prefix:
+        notes.append(f"only {prefix!r} of a training module")
     while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in tensors)), None):
         notes.append(f"without the prefix {prefix!r}")
         tensors = {key.removeprefix(prefix): t for key, t in tensors.items()}
     if any(key.startswith("encoder.") for key in tensors):
-        # A segmentation network, whose decoder keeps its names.
+        # The encoder of a segmentation network; the decoder's names are kept.
         notes.append("without the prefix 'encoder.'")
         tensors = {key.removeprefix("encoder."): t for key, t in tensors.items()}
     return Source(name=name, tensors=tensors, notes=tuple(notes))
 
 
-def _described(source: Source, text: object) -> Source:
-    """The source with what our own files say of themselves."""
-    if not isinstance(text, str):
-        return source
-    try:
-        meta = json.loads(text)
-        table = meta["model"] if "model" in meta else meta["recipe"]["model"]
-        wanted = meta.get("preprocessing")
-        return replace(
-            source,
-            net=from_dict(Net, table, path="model"),
-            preprocessing=from_dict(Preprocessing, wanted, path="preprocessing")
-            if wanted
-            else recipe_preprocessing(meta.get("recipe", {}).get("data", {})),
-            classes=tuple(map(str, meta.get("classes", ()))),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{source.name}: its description cannot be read: {error}") from error
+def evaluated_weights(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
+    """The weights of our training module that are evaluated: the moving average if it has one, else the network's.
 
-
-def recipe_preprocessing(data: Mapping[str, Any]) -> Preprocessing | None:
-    """What a written recipe's evaluation does with images, their moments in pixel values; None where there is none."""
-    if "mean" not in data:
-        return None
-    side = data["image_size"]
-    # As in `DataRecipe`: images that are kept in memory have the crop's size already.
-    in_memory = data["in_memory"] == "yes" or (data["in_memory"] == "auto" and side <= 64)
-    return from_dict(
-        Preprocessing,
-        {
-            # Rounded, so that 57.12 is 0.224 and not a digit less in the last place.
-            **{name: [round(value / 255, 12) for value in data[name]] for name in ("mean", "std")},
-            "image_size": side,
-            "resize": side if in_memory else data["resize"] or round(side * 256 / 224),
-            "interpolation": data.get("interpolation", "bilinear"),
-        },
-    )
+    Returns:
+        The prefix that was removed, "" for the state of another module, and the tensors.
+    """
+    for prefix in ("average.module.", "network."):
+        if any(name.startswith(prefix) for name in state):
+            return prefix, {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+    return "", dict(state)

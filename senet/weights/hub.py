@@ -1,8 +1,7 @@
-"""Networks on the Hugging Face Hub: weights fetched by a short name, networks saved, pushed and read back whole.
+"""Networks on the Hugging Face Hub: save them, push them, and read them back.
 
-A repository of ours holds `model.safetensors`, which says its table and, where classes and preprocessing are known, is
-also a checkpoint that `senet.load` reads; `config.json`, the network's table, its classes and how it wants its images;
-and a model card.
+A repository of ours holds `model.safetensors`, which `senet.load` reads as a checkpoint if it states classes and
+preprocessing; `config.json`, which states the same and the network's table; and a model card.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from senet.files import write_atomically, write_text
 from senet.models.network import Network
 from senet.weights.convention import check_intact
 from senet.weights.fetch import HASH, first_line, is_spec
-from senet.weights.files import KEY
-from senet.weights.whole import name_of, read_network
+from senet.weights.header import KEY, Header
+from senet.weights.identify import name_of, read_network
 
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@.+)?")
 """owner/name on the Hub, perhaps with a revision; other texts without a colon are paths."""
@@ -51,21 +50,24 @@ model = senet.from_pretrained("{address}")
 
 
 def from_pretrained(source: str | Path, *, revision: str | None = None, quiet: bool = False) -> Network:
-    """A network from the Hub or a folder, with its weights, in evaluation mode; `preprocessing` says what it wants.
+    """A network from the Hub or a folder, with its weights, in evaluation mode, and its `preprocessing`.
 
-    source: "owner/name" of a repository, a folder or file, or a spec of `fetch`. It need not be one that
-        `push_to_hub` made: of other libraries' weights, the network is found by names and shapes.
-    revision: branch, tag or commit.
-    quiet: do not print the ledger.
+    Args:
+        source: "owner/name" of a repository, a folder or file, or a spec of `fetch`. Repositories of other libraries
+            work too: the network is found from names and shapes.
+        revision: Branch, tag or commit.
+        quiet: Do not print the load report.
 
-    Raises what `fetch` raises, and CheckpointError where it is none of the networks here.
+    Raises:
+        CheckpointError: If the source cannot be had (see `fetch`), or holds no network of ours.
+        ConfigError: For a malformed spec, and for a `revision` without effect.
     """
     text, mark, digest = str(source).partition(HASH)
     if REPOSITORY.fullmatch(text) and not Path(text).exists():
         text = f"hf:{text}"
     if revision is not None:
         if not is_spec(text):
-            raise ConfigError(f"revision: {revision!r} has no effect on {text!r}, which is on this machine")
+            raise ConfigError(f"revision: {revision!r} has no effect on {text!r}, a local path")
         text = f"{text}@{revision}"
     _, model, _ = read_network(f"{text}{mark}{digest}", quiet=quiet)
     return model
@@ -80,19 +82,23 @@ def save_pretrained(
     metrics: Mapping[str, float] | None = None,
     license: str = "unknown",
 ) -> None:
-    """Write a network as a repository of the Hub has it: model.safetensors, config.json, README.md (a model card).
+    """Write a network as a repository of the Hub: model.safetensors, config.json, README.md (a model card).
 
-    What else is in the folder stays, and a README.md that is there too.
+    Other files in the folder stay, and so does an existing README.md. `from_pretrained` reads the folder back; so does
+    `senet.load` if `classes` and `model.preprocessing` are known.
 
-    name: what it is called; empty: the name here of the network that it is.
-    classes: names of its outputs, in order.
-    metrics: what was measured, for example `{"top1_error": 22.4}`, errors in percent.
-    license: of the weights, in the Hub's words: "apache-2.0".
+    Args:
+        model: The network.
+        folder: Made if absent.
+        name: What it is called; empty: the name of the network here with this table.
+        classes: Names of its outputs, in order.
+        metrics: What was measured, such as `{"top1_error": 22.4}`; errors in percent.
+        license: Of the weights, as the Hub names it: "apache-2.0".
 
-    `from_pretrained` reads it back; `senet.load` only with `classes`, and where `model.preprocessing` is known.
-
-    Raises ConfigError for classes that are not as many as the outputs and a model that is no longer what its table
-    says, such as one with units from `insert_`; RunError where it cannot be written.
+    Raises:
+        ConfigError: If there are not as many classes as outputs, and for a model that no longer has the tensors of its
+            table, such as one with units from `insert_`.
+        RunError: If the folder cannot be written.
     """
     carrier = _Carrier(model, name, classes, metrics or {}, license, Path(folder).name)
     try:
@@ -114,18 +120,31 @@ def push_to_hub(
     message: str = "Push a network of senet",
     token: str | None = None,
 ) -> str:
-    """Put a network into a repository of the Hub, made where there is none; returns the commit's address.
+    """Push a network to a repository of the Hub, which is made if it does not exist.
 
-    repository: "owner/name".  name, classes, metrics, license: as in `save_pretrained`.
-    private: whether others may not see a new repository.  branch: None is "main".  message: the commit's.
-    token: None is that of `hf auth login`.
+    Args:
+        model: The network.
+        repository: "owner/name".
+        name: As in `save_pretrained`, like the next three.
+        classes: Names of its outputs.
+        metrics: What was measured.
+        license: Of the weights.
+        private: Make a new repository private.
+        branch: None for "main".
+        message: Of the commit.
+        token: None for that of `hf auth login`.
 
-    Raises ConfigError as `save_pretrained`, RunError where the Hub refuses or cannot be reached.
+    Returns:
+        The address of the commit.
+
+    Raises:
+        ConfigError: As `save_pretrained`.
+        RunError: If the Hub refuses or cannot be reached.
     """
     carrier = _Carrier(model, name, classes, metrics or {}, license, repository)
     try:
         return carrier.push_to_hub(repository, private=private, branch=branch, commit_message=message, token=token)
-    # The HTTP library's error is not the same in all versions of the client.
+    # The HTTP library's error type depends on the version of the client.
     except (errors.HTTPError, errors.HFValidationError, OSError) as error:  # pyright: ignore[reportPrivateImportUsage]
         raise RunError(f"cannot push to {repository}: {first_line(error)}") from error
 
@@ -137,7 +156,7 @@ class _Carrier(
     pipeline_tag="image-classification",
     paper_url="https://arxiv.org/abs/1709.01507",
 ):
-    """A network and what is told of it, as the Hub's mixin saves and pushes them."""
+    """A network and its description, as the Hub's mixin saves and pushes them."""
 
     def __init__(
         self,
@@ -150,7 +169,7 @@ class _Carrier(
     ) -> None:
         check_intact(model)
         if classes and len(classes) != model.num_classes:
-            raise ConfigError(f"classes: {len(classes)} names, and the network has {model.num_classes} outputs")
+            raise ConfigError(f"classes: {len(classes)} names; expected: {model.num_classes}, one per output")
         self.model, self.license, self.address = model, license, address
         self.about: dict[str, Any] = {
             "library_name": "senet",
@@ -165,29 +184,19 @@ class _Carrier(
 
     def _save_pretrained(self, save_directory: Path) -> None:
         state = {name: t.detach().cpu().contiguous() for name, t in self.model.state_dict().items()}
-        weights = to_bytes(state, metadata={"format": "pt", KEY: json.dumps(self._header())})
+        header = Header(
+            name=self.about["architecture"],
+            model=self.model.net,
+            preprocessing=self.model.preprocessing,
+            classes=tuple(self.about["classes"]),
+            measurements=self.about["measurements"],
+        )
+        weights = to_bytes(state, metadata={"format": "pt", KEY: header.dumps()})
         write_atomically(save_directory / "model.safetensors", lambda file: file.write(weights))
         write_text(save_directory / "config.json", json.dumps(self.about, indent=2) + "\n")
 
-    def _header(self) -> dict[str, Any]:
-        """A checkpoint's description, with a recipe where enough is known for one, else with the table alone."""
-        about = {key: self.about[key] for key in ("classes", "preprocessing", "measurements")}
-        p = self.model.preprocessing
-        if p is None or not self.about["classes"]:
-            return {"model": self.about["model"], **about}
-        data = {
-            "name": "imagenet" if self.model.num_classes == 1000 else "images",
-            "image_size": p.image_size,
-            "resize": p.resize,
-            "interpolation": p.interpolation,
-            "mean": [round(255 * value, 6) for value in p.mean],
-            "std": [round(255 * value, 6) for value in p.std],
-        }
-        recipe = {"name": self.about["architecture"], "model": self.about["model"], "data": data}
-        return {"version": 1, "recipe": recipe, **about}
-
     def generate_model_card(self, *args: Any, **kwargs: Any) -> huggingface_hub.ModelCard:
-        """The README: what it is, how it wants its images, how to load it, what was measured."""
+        """The README: what the network is, how it expects its images, how to load it, what was measured."""
         usual = self._hub_mixin_info.model_card_data.to_dict()
         p = self.model.preprocessing
         images = "not stated"

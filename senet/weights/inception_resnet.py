@@ -51,7 +51,7 @@ def inception_resnet_key(convention: str, name: str, net: Net, *, head: str) -> 
     return f"{theirs}.branch{branch}{place}.{layer}.{leaf}"
 
 
-def settle_inception_resnet(convention: str, net: Net, shapes: Mapping[str, Shape]) -> Net:
+def infer_inception_resnet(convention: str, net: Net, shapes: Mapping[str, Shape]) -> Net:
     """The table itself: there is one such network. Raises CheckpointError for units where there are no shapes."""
     if not isinstance(net, InceptionResNet):
         raise no_names(convention, net)

@@ -1,4 +1,4 @@
-"""Weights of any known library into one of our networks: all of them, and the function they stand for there."""
+"""Load weights of any known library into one of our networks: all tensors, and the function they stand for there."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from senet.initialization import draw_
 from senet.kernels.fuse import fuse_like_
 from senet.models.net import Net
 from senet.models.network import Network
-from senet.models.registry import nets
 from senet.units.config import SEConfig
 from senet.weights import (
     cadene,
@@ -34,7 +33,7 @@ from senet.weights import (
 )
 from senet.weights.convention import Convention, NoNames, Shape, check_intact, no_names, shapes_of
 from senet.weights.files import Source
-from senet.weights.load_report import Ledger
+from senet.weights.load_report import LoadReport
 
 CONVENTIONS: tuple[Convention, ...] = (
     native.CONVENTION,
@@ -54,8 +53,7 @@ CONVENTIONS: tuple[Convention, ...] = (
     pytorchcv.CIFAR_RESIDUAL,
     caffe.CONVENTION,
 )
-"""Every convention; of several that see the same names, and so stand for the same function, the first one counts."""
-
+"""Every convention. If several match, they stand for the same function, and the first one is used."""
 
 COUNTER = "num_batches_tracked"
 
@@ -67,99 +65,90 @@ def load_weights_(
     convention: str | None = None,
     allow: Sequence[str] = (),
     quiet: bool = False,
-) -> Ledger:
-    """Load weights into a network, in place, and make it the function that they stand for where they come from.
+) -> LoadReport:
+    """Load weights into a network, in place, and change its table to the function that they stand for.
 
-    The names say whose they are, and settle with the shapes what of the network's table must change: pooling, strides,
-    biases, rounding. The parameters stay the same objects, so an optimiser keeps them, but for those whose shape
-    changes or that are new, which a note counts; hooks on the blocks do not stay. `model.preprocessing` becomes what
-    the weights want.
+    The names tell which library the weights come from. Names and shapes tell which fields of the network's table must
+    change: pooling, strides, biases, rounding. Parameters stay the same objects, so an optimiser keeps them; those that
+    are new or change shape are replaced, and a note counts them. Hooks on the blocks are lost. `model.preprocessing` is
+    set to what the weights expect.
 
-    model: a `Network` itself, without what DataParallel or torch.compile put around it.
-    source: a file or folder (`files.read`), what was read of it, or tensors by name, wrapped or not.
-    convention: whose names they are, for example "timm"; None: found out.
-    allow: names, or what they begin with, or patterns such as "features.*.se", under which the model may keep its own
-        values; of a tensor that has no place here, its own name counts.
-    quiet: do not print the ledger.
+    Args:
+        model: A `Network`, not wrapped by DataParallel or torch.compile.
+        source: A file or folder (see `files.read`), or tensors by name, wrapped or not.
+        convention: The library whose names these are, such as "timm"; None: found from the names.
+        allow: Tensors that may be missing, unused or of another shape: names, prefixes of names, or patterns such as
+            "features.*.se". A tensor without a place in the network goes by its own name.
+        quiet: Do not print the load report.
 
-    Raises CheckpointError where tensors are missing, left over or of another shape, or where no table of ours is the
-    source's function; the model is then as it was. ConfigError for an unknown convention, an `allow` that names
-    nothing, and a model that is no `Network`, or no longer what its table says.
+    Returns:
+        What became of every tensor.
+
+    Raises:
+        CheckpointError: If tensors are missing, unused or of another shape, or no table of ours has the function of the
+            source; the model is then unchanged.
+        ConfigError: For an unknown convention, an `allow` that names no tensor, and a model that is not a `Network` or
+            no longer has the tensors of its table.
     """
     check_intact(model)
     if next(model.parameters()).is_meta:
         raise ConfigError("model: is on the meta device, which holds no weights")
     allow = [allow] if isinstance(allow, str) else allow
-    found = _found(source)
+    found = as_source(source)
     shapes = {name: tuple(t.shape) for name, t in found.tensors.items()}
-    theirs = detect(shapes, convention, name=found.name)
-    net, notes = _settled(model.net, found, theirs, shapes)
-    match = _match(net, found, theirs)
-    _check_whole(net, match, found, theirs, allow)
-    ledger = _ledger(model, net, found, theirs, match, notes)
+    names = detect(shapes, convention, name=found.name)
+    net, notes = _infer(model.net, found, names, shapes)
+    match = _match(net, found, names)
+    _check_complete(net, match, found, names, allow)
+    report = _report(model, net, found, names, match, notes)
     if made := become_(model, net):
         note = f"{made} parameters are new objects: make the optimiser after loading"
-        ledger = replace(ledger, notes=(*ledger.notes, note))
+        report = replace(report, notes=(*report.notes, note))
     state = model.state_dict()
     with torch.no_grad():
         for name, value in match.values.items():
             state[name].copy_(value)
-    model.preprocessing = ledger.preprocessing
+    model.preprocessing = report.preprocessing
     if not quiet:
-        print(ledger)
-    return ledger
+        print(report)
+    return report
 
 
-def identify(tensors: Mapping[str, Tensor] | Source) -> tuple[str, str]:
-    """The named network that tensors are the weights of, whatever its classes, and whose names they have.
-
-    Raises CheckpointError where it is none, with the nearest ones.
-
-    >>> from senet import create_model
-    >>> identify(create_model("se_resnet20", num_classes=100).state_dict())
-    ('se_resnet20', 'senet')
-    """
-    found = _found(tensors)
-    shapes = {name: tuple(t.shape) for name, t in found.tensors.items()}
-    theirs = detect(shapes)
-    differ: dict[str, int] = {}
-    for name, net in nets().items():
-        try:
-            settled, _ = theirs.settle(sized(net, theirs, shapes), shapes)
-            differ[name] = _distance(settled, theirs, shapes)
-        except CheckpointError:
-            continue
-        if not differ[name]:
-            return name, theirs.name
-    near = ", ".join(f"{name} ({differ[name]} tensors differ)" for name in sorted(differ, key=differ.__getitem__)[:3])
-    raise CheckpointError(
-        f"{found.name}: no network here has these {len(shapes)} tensors of {theirs.name}; the nearest: {near or 'none'}"
-    )
+def as_source(source: str | Path | Mapping[str, Tensor] | Source) -> Source:
+    """Read a file, or unwrap tensors by name."""
+    if isinstance(source, Source):
+        return source
+    return files.read(source) if isinstance(source, (str, Path)) else files.unwrap(source)
 
 
 def detect(shapes: Mapping[str, Shape], convention: str | None = None, *, name: str = "a mapping") -> Convention:
-    """The convention of these names; of those called `convention` where that is given.
+    """Find the convention of these names; only among those called `convention` if that is given.
 
-    Raises CheckpointError where there is none, ConfigError for an unknown `convention`.
+    Raises:
+        CheckpointError: If no convention matches.
+        ConfigError: For an unknown `convention`.
     """
     names = list(dict.fromkeys(c.name for c in CONVENTIONS))
     if convention is not None and convention not in names:
         raise unknown("convention", convention, names, kind="conventions")
-    seen = [c for c in CONVENTIONS if c.sees(shapes)]
-    wanted = [c for c in seen if convention in (None, c.name)]
+    matching = [c for c in CONVENTIONS if c.matches(shapes)]
+    wanted = [c for c in matching if convention in (None, c.name)]
     if wanted:
         return wanted[0]
-    if seen:
-        raise CheckpointError(f"{name}: these are the names of {seen[0].name}, not of {convention}")
+    if matching:
+        raise CheckpointError(f"{name}: these are the names of {matching[0].name}, not of {convention}")
     raise CheckpointError(f"{name}: names of no known convention ({first(shapes)}); known: {', '.join(names)}")
 
 
 @torch.no_grad()
 def become_(model: Network, net: Net) -> int:
-    """Make a network that of another table, in place; parameters of the same name and shape stay the same objects.
+    """Change a network into that of another table, in place.
 
-    The others are drawn anew, with seed 0, on the device and in the type of the first; they are frozen where those are
-    that they replace, or the weight beside them is. Returns how many they are.
+    Parameters of the same name and shape stay the same objects. The others are drawn with seed 0, on the device and in
+    the dtype of the first parameter, and frozen if the parameter that they replace, or the weight beside them, is.
+
+    Returns:
+        How many parameters are new objects.
     """
     if net == model.net:
         return 0
@@ -181,8 +170,8 @@ def become_(model: Network, net: Net) -> int:
         for leaf, p in module.named_parameters(recurse=False):
             if leaf not in kept:
                 made += 1
-                like_it = old.get(f"{path}.{leaf}", old.get(f"{path}.weight"))
-                p.requires_grad_(like_it is None or like_it.requires_grad)
+                replaced = old.get(f"{path}.{leaf}", old.get(f"{path}.weight"))
+                p.requires_grad_(replaced is None or replaced.requires_grad)
         for leaf, tensor in kept.items():
             setattr(module, leaf, tensor)
     for name, child in new.named_children():
@@ -192,7 +181,7 @@ def become_(model: Network, net: Net) -> int:
 
 
 def changes(before: Net, after: Net) -> tuple[str, ...]:
-    """What differs between two tables of one family: "pool: ceil -> pad", "se.bias: True -> False"."""
+    """The fields in which two tables of one family differ: "pool: ceil -> pad", "se.bias: True -> False"."""
     return tuple(_changes(to_dict(before), to_dict(after), ""))
 
 
@@ -204,19 +193,14 @@ def _changes(before: Any, after: Any, path: str) -> Iterator[str]:
         yield f"{path}: {before} -> {after}"
 
 
-def _found(source: str | Path | Mapping[str, Tensor] | Source) -> Source:
-    if isinstance(source, Source):
-        return source
-    return files.read(source) if isinstance(source, (str, Path)) else files.unwrap(source)
-
-
-def _settled(net: Net, found: Source, theirs: Convention, shapes: Mapping[str, Shape]) -> tuple[Net, tuple[str, ...]]:
-    if found.net is not None and theirs is native.CONVENTION:
-        return native.as_written(net, found.net), ()
-    net, notes = theirs.settle(net, shapes)
-    if theirs.by_file is None:
+def _infer(net: Net, found: Source, names: Convention, shapes: Mapping[str, Shape]) -> tuple[Net, tuple[str, ...]]:
+    """The table of the source's function, and notes."""
+    if found.header is not None and names is native.CONVENTION:
+        return native.as_written(net, found.header.model), ()
+    net, notes = names.infer(net, shapes)
+    if names.infer_from_name is None:
         return net, notes
-    net, more = theirs.by_file(net, found.hint)
+    net, more = names.infer_from_name(net, found.hint)
     return net, (*notes, *more)
 
 
@@ -224,13 +208,20 @@ def _settled(net: Net, found: Source, theirs: Convention, shapes: Mapping[str, S
 class _Match:
     """Our names and a source's tensors, name by name.
 
-    values: our name -> what is to be written, in our shape.  theirs: our name -> theirs, of the tensors written.
-    wrong: our name -> their name, of the tensors of another shape.
-    unnamed: ours, of units that they have no names for.
+    Attributes:
+        values: Our name -> what is to be written, in our shape.
+        keys: Our name -> the source's name, of the tensors written.
+        wrong: Our name -> the source's name, of tensors of another shape.
+        unnamed: Our names in units that the convention has no names for.
+        missing: Our names without a tensor in the source.
+        unused: The source's names without a place in the network.
+        reshaped: Our names of tensors that gained or lost trailing ones.
+        permuted: Our names of tensors that were reordered.
+        counters: How many `num_batches_tracked` are missing, which is no fault.
     """
 
     values: dict[str, Tensor] = field(default_factory=dict)
-    theirs: dict[str, str] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
     wrong: dict[str, str] = field(default_factory=dict)
     unnamed: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -240,11 +231,11 @@ class _Match:
     counters: int = 0
 
 
-def _match(net: Net, found: Source, theirs: Convention) -> _Match:
+def _match(net: Net, found: Source, names: Convention) -> _Match:
     match = _Match()
     for ours, shape in shapes_of(net).items():
         try:
-            key = theirs.key(ours, net)
+            key = names.key(ours, net)
         except NoNames:
             if ".se." not in ours:
                 raise
@@ -260,123 +251,114 @@ def _match(net: Net, found: Source, theirs: Convention) -> _Match:
             else:
                 match.missing.append(ours)
             continue
-        value = theirs.permute(ours, tensor, False) if theirs.permute else tensor
+        value = names.permute(ours, tensor, False) if names.permute else tensor
         if without_ones(value.shape) != without_ones(shape):
             match.wrong[ours] = key
             continue
         if value.is_meta or value.is_complex() or not (value.is_floating_point() or key.endswith(COUNTER)):
             what = "on the meta device, which holds no numbers" if value.is_meta else f"of {value.dtype}, not of floats"
             raise CheckpointError(f"{found.name}: {key!r} is {what}")
-        match.values[ours], match.theirs[ours] = value.reshape(shape), key
+        match.values[ours], match.keys[ours] = value.reshape(shape), key
         if value is not tensor:
             match.permuted.append(ours)
         elif value.shape != shape:
             match.reshaped.append(ours)
-    used = set(match.theirs.values())
-    match.unused = [name for name in found.tensors if name not in used and name not in match.wrong.values()]
+    used = {*match.keys.values(), *match.wrong.values()}
+    match.unused = [name for name in found.tensors if name not in used]
     return match
 
 
 def without_ones(shape: Shape) -> Shape:
-    """A shape without its trailing ones: a 1x1 convolution (h, C, 1, 1) has the numbers of a linear layer (h, C)."""
+    """A shape without trailing ones: a 1x1 convolution (h, C, 1, 1) has the numbers of a linear layer (h, C)."""
     while shape and shape[-1] == 1:
         shape = shape[:-1]
     return tuple(shape)
 
 
-def _check_whole(net: Net, match: _Match, found: Source, theirs: Convention, allow: Sequence[str]) -> None:
+def _check_complete(net: Net, match: _Match, found: Source, names: Convention, allow: Sequence[str]) -> None:
+    """Raise CheckpointError for tensors that do not fit and that `allow` does not name."""
     ours_of = {key: name for name, key in match.wrong.items()}
     if match.unused:
-        ours_of |= {key: name for key, name in _elsewhere(net, theirs) if key in match.unused}
+        ours_of |= {key: name for key, name in _optional_tensors(net, names) if key in match.unused}
     for pattern in allow:
         known = ("classifier", *shapes_of(net), *match.unused, *ours_of.values())
-        if not any(_under(name, [pattern]) for name in known):
+        if not any(_is_named(name, [pattern]) for name in known):
             raise ConfigError(f"allow: {pattern!r} names no tensor of the network or of {found.name}")
-    if any(not _under(name, allow) for name in match.unnamed):
-        keep = "to keep the model's, name them in `allow`: 'features.*.se'"
-        raise CheckpointError(f"{found.name}: {no_names(theirs.name, net)}; {keep}")
-    missing = [name for name in match.missing if not _under(name, allow)]
-    wrong = [name for name in match.wrong if not _under(name, allow)]
-    unused = [name for name in match.unused if not _under(ours_of.get(name, name), allow)]
-    faults = (
-        f"{len(missing)} of {len(shapes_of(net))} tensors missing ({first(missing)})" * bool(missing),
-        f"{len(unused)} of {len(found.tensors)} unused ({first(unused)})" * bool(unused),
-        f"{len(wrong)} of another shape ({first(_wrong(name, net, match, found) for name in wrong)})" * bool(wrong),
-    )
-    if any(faults):
+    if any(not _is_named(name, allow) for name in match.unnamed):
+        hint = "to keep the units of the model, name them in `allow`: 'features.*.se'"
+        raise CheckpointError(f"{found.name}: {no_names(names.name, net)}; {hint}")
+    missing = [name for name in match.missing if not _is_named(name, allow)]
+    wrong = [name for name in match.wrong if not _is_named(name, allow)]
+    unused = [name for name in match.unused if not _is_named(ours_of.get(name, name), allow)]
+    faults = []
+    if missing:
+        faults.append(f"{len(missing)} of {len(shapes_of(net))} tensors missing ({first(missing)})")
+    if unused:
+        faults.append(f"{len(unused)} of {len(found.tensors)} unused ({first(unused)})")
+    if wrong:
+        shapes = first(_both_shapes(name, net, match, found) for name in wrong)
+        faults.append(f"{len(wrong)} of another shape ({shapes})")
+    if faults:
         raise CheckpointError(
-            f"{found.name}: not the weights of this network, by the names of {theirs.name}: "
-            f"{', '.join(filter(None, faults))}. Nothing was loaded; what may stay as it is must be named in `allow`"
+            f"{found.name}: not the weights of this network, by the names of {names.name}: {', '.join(faults)}. "
+            "Nothing was loaded; name in `allow` what may keep its values"
         )
 
 
-def _wrong(name: str, net: Net, match: _Match, found: Source) -> str:
-    there, here = tuple(found.tensors[match.wrong[name]].shape), shapes_of(net)[name]
-    return f"{name} is {there} there and {here} here"
+def _both_shapes(name: str, net: Net, match: _Match, found: Source) -> str:
+    in_file, here = tuple(found.tensors[match.wrong[name]].shape), shapes_of(net)[name]
+    return f"{name} is {in_file} in the source and {here} in the network"
 
 
-def _elsewhere(net: Net, theirs: Convention) -> Iterator[tuple[str, str]]:
-    """(theirs, ours) of what the network does not have and its like has: a classifier, units."""
+def _optional_tensors(net: Net, names: Convention) -> Iterator[tuple[str, str]]:
+    """(the source's name, our name) of the classifier's and units' tensors that the network lacks."""
     wider = replace(net, num_classes=net.num_classes or 1, se=net.se or SEConfig())
     for name in shapes_of(wider).keys() - shapes_of(net).keys():
-        yield theirs.key(name, wider), name
+        yield names.key(name, wider), name
 
 
-def _under(name: str, patterns: Iterable[str]) -> bool:
+def _is_named(name: str, patterns: Iterable[str]) -> bool:
     """Whether a name is one of these, or begins with one of them and a dot."""
     return any(fnmatchcase(name, p) or fnmatchcase(name, f"{p}.*") for p in patterns)
 
 
-def _ledger(
-    model: Network, net: Net, found: Source, theirs: Convention, match: _Match, notes: tuple[str, ...]
-) -> Ledger:
+def _report(
+    model: Network, net: Net, found: Source, names: Convention, match: _Match, notes: tuple[str, ...]
+) -> LoadReport:
+    expected = found.preprocessing or names.preprocessing
+    preprocessing = expected if expected and len(expected.mean) == net.in_channels else None
     here = {name: t.dtype for name, t in model.state_dict().items()}
     cast = {t.dtype for name, t in match.values.items() if t.dtype != here.get(name, t.dtype)}
-    odd = [match.theirs.get(name, name) for name, t in match.values.items() if not t.isfinite().all()]
-    wanted = found.preprocessing or theirs.preprocessing
-    images = wanted if wanted and len(wanted.mean) == net.in_channels else None
-    untold = () if found.net or not theirs.untold else theirs.untold(net, found.hint)
-    more = (
-        *["images have other channels there: how these are wanted is not known"] * (images != wanted),
-        *[theirs.images_vary] * bool(theirs.images_vary and images and not found.preprocessing),
-        *(f"{_wrong(name, net, match, found)}; kept as it was" for name in match.wrong),
-        *[f"{match.counters} num_batches_tracked are absent, and 0 here"] * bool(match.counters),
-        *[f"cast from {first(map(str, cast))}"] * bool(cast),
-        *[f"{len(odd)} tensors hold NaN or infinity ({first(odd)})"] * bool(odd),
-    )
-    return Ledger(
+    odd = [match.keys.get(name, name) for name, t in match.values.items() if not t.isfinite().all()]
+    more = []
+    if preprocessing != expected:
+        more.append("the source's images have other channels: its preprocessing does not apply")
+    if names.images_vary and preprocessing and not found.preprocessing:
+        more.append(names.images_vary)
+    more += [f"{_both_shapes(name, net, match, found)}; kept as it was" for name in match.wrong]
+    if match.counters:
+        more.append(f"{match.counters} num_batches_tracked are missing, set to 0")
+    if cast:
+        more.append(f"cast from {first(map(str, cast))}")
+    if odd:
+        more.append(f"{len(odd)} tensors hold NaN or infinity ({first(odd)})")
+    return LoadReport(
         source=found.name,
-        convention=theirs.name,
-        loaded=tuple(ours for ours, key in match.theirs.items() if ours == key),
-        renamed=tuple((key, ours) for ours, key in match.theirs.items() if ours != key),
+        convention=names.name,
+        loaded=tuple(ours for ours, key in match.keys.items() if ours == key),
+        renamed=tuple((key, ours) for ours, key in match.keys.items() if ours != key),
         reshaped=tuple(match.reshaped),
         permuted=tuple(match.permuted),
         missing=(*match.missing, *match.wrong),
         unused=(*match.unused, *match.wrong.values()),
-        settled=changes(model.net, net),
+        changed=changes(model.net, net),
         notes=(*found.notes, *notes, *more),
-        untold=untold,
-        preprocessing=images,
+        unknown_fields=names.unknown_fields(net, found.hint) if names.unknown_fields and not found.header else (),
+        preprocessing=preprocessing,
     )
 
 
-def sized(net: Net, theirs: Convention, shapes: Mapping[str, Shape]) -> Net:
-    """The table with the classes and input channels of these shapes."""
-    outputs = shapes.get(theirs.key("classifier.weight", net), (0,))[0]
-    stem = next(name for name, shape in shapes_of(net).items() if len(shape) == 4)
-    inputs = shapes.get(theirs.key(stem, net), (0, net.in_channels))[1]
-    return replace(net, num_classes=outputs, in_channels=inputs)
-
-
-def _distance(net: Net, theirs: Convention, shapes: Mapping[str, Shape]) -> int:
-    """How many tensors differ in name or shape."""
-    want = {theirs.key(name, net): without_ones(shape) for name, shape in shapes_of(net).items()}
-    have = {name: without_ones(shape) for name, shape in shapes.items()}
-    differ = {name for name in want.keys() | have.keys() if want.get(name) != have.get(name)}
-    return sum(not name.endswith(COUNTER) for name in differ)
-
-
 def first(names: Iterable[str], most: int = 3) -> str:
-    """The first few, and that there are more."""
+    """The first few names, and dots if there are more."""
     few = list(islice(names, most + 1))
     return ", ".join(few[:most]) + ", ..." * (len(few) > most)

@@ -9,19 +9,22 @@ from senet.models.net import Preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ledger:
-    """The account of one loading; `str` is a handful of lines, `table` says it tensor by tensor.
+class LoadReport:
+    """What became of every tensor of a file. `str` gives a summary, `table` a line per tensor.
 
-    source: the file, or "a mapping".  convention: whose names it has.
-    loaded: tensors that have the same name here and there.  renamed: (theirs, ours) of the others.
-    reshaped, permuted: our names of those among them that also got or lost trailing ones in their shape, or whose
-        channels or classes were put into another order.
-    missing: our names that the source does not fill; they kept the model's values.
-    unused: names in the source that have no place here.
-    settled: what of the network's table was changed to the source's function, "pool: ceil -> pad".
-    notes: what the source cannot say, and what was done about it.
-    untold: fields of the network's table that the source cannot say, and that stayed the model's.
-    preprocessing: how these weights want their images; None: not known.
+    Attributes:
+        source: The file, or "a mapping".
+        convention: The library whose names the file has.
+        loaded: Tensors of the same name in the file and in the network.
+        renamed: (name in the file, our name) of the others.
+        reshaped: Our names of tensors whose shape gained or lost trailing ones.
+        permuted: Our names of tensors whose channels or classes were reordered.
+        missing: Our names that the file does not have; these tensors kept their values.
+        unused: Names in the file that the network does not have.
+        changed: Fields of the network's table that were set to the file's function: "pool: ceil -> pad".
+        notes: What the file does not tell, and what was assumed.
+        unknown_fields: Fields of the network's table that the file does not tell; they kept their values.
+        preprocessing: How the weights expect their images; None if that is not known.
     """
 
     source: str
@@ -32,13 +35,13 @@ class Ledger:
     permuted: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
-    settled: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    untold: tuple[str, ...] = ()
+    unknown_fields: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
 
     def __str__(self) -> str:
-        """The counts, what was settled, the notes."""
+        """Counts, changed fields, preprocessing and notes."""
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
@@ -48,8 +51,8 @@ class Ledger:
             f"{len(self.reshaped)} reshaped, {len(self.permuted)} permuted; "
             f"{len(self.missing)} missing, {len(self.unused)} unused"
         )
-        if self.settled:
-            yield f"  settled: {', '.join(self.settled)}"
+        if self.changed:
+            yield f"  changed: {', '.join(self.changed)}"
         if self.preprocessing:
             p = self.preprocessing
             mean, std = (" ".join(f"{v:.3f}" for v in values) for values in (p.mean, p.std))
@@ -58,10 +61,10 @@ class Ledger:
             yield f"  note: {note}"
 
     def table(self) -> str:
-        """A line per tensor: what became of it, their name, our name."""
+        """A line per tensor: what became of it, its name in the file, our name."""
         marks = dict.fromkeys(self.reshaped, "reshaped") | dict.fromkeys(self.permuted, "permuted")
         rows = [(name, name) for name in self.loaded] + list(self.renamed)
-        lines = [(marks.get(ours, "loaded" if theirs == ours else "renamed"), theirs, ours) for theirs, ours in rows]
-        lines += [("missing", "-", ours) for ours in self.missing] + [("unused", theirs, "-") for theirs in self.unused]
-        wide = max((len(theirs) for _, theirs, _ in lines), default=0)
-        return "\n".join(f"{what:8}  {theirs:{wide}}  {ours}".rstrip() for what, theirs, ours in lines)
+        lines = [(marks.get(ours, "loaded" if key == ours else "renamed"), key, ours) for key, ours in rows]
+        lines += [("missing", "-", ours) for ours in self.missing] + [("unused", key, "-") for key in self.unused]
+        width = max((len(key) for _, key, _ in lines), default=0)
+        return "\n".join(f"{what:8}  {key:{width}}  {ours}".rstrip() for what, key, ours in lines)

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from senet.models.net import Net
-from senet.weights.convention import Convention, Settled, Shape
-from senet.weights.residual import layer_key, settle_residual
+from senet.weights.convention import Convention, Inferred, Shape
+from senet.weights.residual import infer_residual, layer_key
 
 
-def _sees(shapes: Mapping[str, Shape]) -> bool:
+def _matches(shapes: Mapping[str, Shape]) -> bool:
     return "backbone.layer1.0.conv1.weight" in shapes
 
 
@@ -21,8 +21,8 @@ def _key(name: str, net: Net) -> str:
     return layer_key("mmpretrain", name, net, unit=unit, root="backbone.", head="head.fc")
 
 
-def _settle(net: Net, shapes: Mapping[str, Shape]) -> Settled:
-    return settle_residual("mmpretrain", _key, net, shapes, pool="pad", stride_on="3x3", round_to=8), ()
+def _infer(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
+    return infer_residual("mmpretrain", _key, net, shapes, pool="pad", stride_on="3x3", round_to=8), ()
 
 
-CONVENTION = Convention(name="mmpretrain", sees=_sees, key=_key, settle=_settle)
+CONVENTION = Convention(name="mmpretrain", matches=_matches, key=_key, infer=_infer)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from senet.models.net import Net, Preprocessing
-from senet.weights.convention import Convention, Settled, Shape
-from senet.weights.residual import layer_key, settle_residual
+from senet.weights.convention import Convention, Inferred, Shape
+from senet.weights.residual import infer_residual, layer_key
 
 CIFAR = Preprocessing(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010), image_size=32, resize=32)
 
 
-def _sees(shapes: Mapping[str, Shape]) -> bool:
+def _matches(shapes: Mapping[str, Shape]) -> bool:
     return "layer1.0.se.fc.0.weight" in shapes and "layer4.0.conv1.weight" in shapes
 
 
-def _sees_cifar(shapes: Mapping[str, Shape]) -> bool:
+def _matches_cifar(shapes: Mapping[str, Shape]) -> bool:
     return "layer1.0.se.fc.0.weight" in shapes and "layer4.0.conv1.weight" not in shapes
 
 
@@ -23,12 +23,12 @@ def _key(name: str, net: Net) -> str:
     return layer_key("moskomule", name, net, unit=("se.fc.0", "se.fc.2"))
 
 
-def _settle(net: Net, shapes: Mapping[str, Shape]) -> Settled:
-    settled = settle_residual("moskomule", _key, net, shapes, pool="pad", stride_on="3x3", bias=False, units=(True,))
-    return settled, ()
+def _infer(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
+    inferred = infer_residual("moskomule", _key, net, shapes, pool="pad", stride_on="3x3", bias=False, units=(True,))
+    return inferred, ()
 
 
-RESIDUAL = Convention(name="moskomule", sees=_sees, key=_key, settle=_settle, conv_units=False)
+RESIDUAL = Convention(name="moskomule", matches=_matches, key=_key, infer=_infer, conv_units=False)
 CIFAR_RESIDUAL = Convention(
-    name="moskomule", sees=_sees_cifar, key=_key, settle=_settle, preprocessing=CIFAR, conv_units=False
+    name="moskomule", matches=_matches_cifar, key=_key, infer=_infer, preprocessing=CIFAR, conv_units=False
 )

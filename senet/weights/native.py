@@ -1,4 +1,4 @@
-"""Our own names. A file's header says the table of its function; without one, the shapes say the little they can."""
+"""Our own names. The header of a file states its network's table; without one, shapes tell only a little of it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from senet.config import field_types
 from senet.errors import CheckpointError
 from senet.models.net import Net, ResidualNet
 from senet.units.config import SEConfig
-from senet.weights.convention import Convention, Settled, Shape, refusal
+from senet.weights.convention import Convention, Inferred, Shape, refusal
 from senet.weights.residual import unit_by_shapes
 
 KEPT = ("num_classes", "in_channels", "image_size", "dropout")
-"""The fields in which a file's table does not count: the shapes do, or nothing in the weights depends on them."""
+"""Fields that are not taken from a file's table: shapes tell them, or the weights do not depend on them."""
 
 
-def _sees(shapes: Mapping[str, Shape]) -> bool:
+def _matches(shapes: Mapping[str, Shape]) -> bool:
     return any(re.match(r"features\.stage\d+\.(block1|inception_)", name) for name in shapes)
 
 
@@ -25,7 +25,7 @@ def _key(name: str, net: Net) -> str:
     return name
 
 
-def _settle(net: Net, shapes: Mapping[str, Shape]) -> Settled:
+def _infer(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
     if not shapes:
         return net, ()
     if isinstance(net, ResidualNet):
@@ -33,10 +33,10 @@ def _settle(net: Net, shapes: Mapping[str, Shape]) -> Settled:
         net = replace(net, shortcut="projection") if projects else replace(net, shortcut="zero_pad", projection="1x1")
     if isinstance(net.se, SEConfig):
         net = replace(net, se=unit_by_shapes("senet", _key, net, shapes, net.se))
-    return net, ("the file does not say its table: pooling, strides and gates are taken to be the model's",)
+    return net, ("the file does not state its table: pooling, strides and gates are assumed to be the model's",)
 
 
-def _untold(net: Net, name: str) -> tuple[str, ...]:
+def _unknown_fields(net: Net, name: str) -> tuple[str, ...]:
     if not isinstance(net, ResidualNet):
         return ()
     has_1x1 = any(row.block == "bottleneck" for row in net.stages)
@@ -44,9 +44,10 @@ def _untold(net: Net, name: str) -> tuple[str, ...]:
 
 
 def as_written(net: Net, written: Net) -> Net:
-    """The table that a file of ours states, its choices in place of the model's: pooling, strides, the unit's fields.
+    """The network's table with the options that a file states: pooling, strides, the unit's fields.
 
-    Raises CheckpointError, naming the field, for another family, other sizes or another kind of unit.
+    Raises:
+        CheckpointError: For another family, other sizes or another kind of unit; the message names the field.
     """
     if type(written) is not type(net):
         raise refusal("senet", "family", net.kind, written.kind)
@@ -57,12 +58,18 @@ def as_written(net: Net, written: Net) -> Net:
     written = replace(written, **{field: getattr(net, field) for field in KEPT})
     for field in field_types(type(net)):
         here, there = getattr(net, field), getattr(written, field)
-        # A choice is a word or a switch; everything else is a size.
+        # Strings and switches are options; everything else is a size.
         if here != there and field != "se" and not isinstance(there, (str, bool)):
-            raise CheckpointError(f"senet: {field} is {here!r} in this network and {there!r} in the file's")
+            raise CheckpointError(f"senet: {field} is {here!r} in this network and {there!r} in the file")
     return written
 
 
 CONVENTION = Convention(
-    name="senet", sees=_sees, key=_key, settle=_settle, preprocessing=None, untold=_untold, conv_units=False
+    name="senet",
+    matches=_matches,
+    key=_key,
+    infer=_infer,
+    preprocessing=None,
+    unknown_fields=_unknown_fields,
+    conv_units=False,
 )

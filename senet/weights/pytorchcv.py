@@ -12,9 +12,9 @@ from dataclasses import replace
 from typing import TypeGuard
 
 from senet.models.net import Net, ResidualNet
-from senet.weights.convention import Convention, Settled, Shape, no_names
+from senet.weights.convention import Convention, Inferred, Shape, no_names
 from senet.weights.moskomule import CIFAR
-from senet.weights.residual import settle_residual, stem_layer
+from senet.weights.residual import infer_residual, stem_layer
 
 FIRST = "features.stage1.unit1.body.conv1.conv.weight"
 CIFAR_STEM = "features.init_block.conv.weight"
@@ -31,11 +31,11 @@ IN_A_UNIT = {
 }
 
 
-def _sees(shapes: Mapping[str, Shape]) -> bool:
+def _matches(shapes: Mapping[str, Shape]) -> bool:
     return FIRST in shapes and CIFAR_STEM not in shapes
 
 
-def _sees_cifar(shapes: Mapping[str, Shape]) -> bool:
+def _matches_cifar(shapes: Mapping[str, Shape]) -> bool:
     return FIRST in shapes and CIFAR_STEM in shapes
 
 
@@ -65,20 +65,20 @@ def _either(net: Net) -> TypeGuard[ResidualNet]:
     return all(row.block == "bottleneck" and row.groups == 1 for row in net.stages)
 
 
-def _settle(net: Net, shapes: Mapping[str, Shape]) -> Settled:
+def _infer(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
     stride_on = net.stride_on if _either(net) else "3x3"
-    return settle_residual("pytorchcv", _key, net, shapes, pool="pad", stride_on=stride_on), ()
+    return infer_residual("pytorchcv", _key, net, shapes, pool="pad", stride_on=stride_on), ()
 
 
 def _file(name: str) -> re.Match[str] | None:
     return re.match(r"(?:se)?resnet(?:bc)?\d+(b?)(?![\da-z])", name)
 
 
-def _untold(net: Net, name: str) -> tuple[str, ...]:
+def _unknown_fields(net: Net, name: str) -> tuple[str, ...]:
     return ("stride_on",) if _either(net) and not _file(name) else ()
 
 
-def _by_file(net: Net, name: str) -> Settled:
+def _infer_from_name(net: Net, name: str) -> Inferred:
     if not _either(net):
         return net, ()
     if found := _file(name):
@@ -88,5 +88,12 @@ def _by_file(net: Net, name: str) -> Settled:
     )
 
 
-RESIDUAL = Convention(name="pytorchcv", sees=_sees, key=_key, settle=_settle, by_file=_by_file, untold=_untold)
-CIFAR_RESIDUAL = Convention(name="pytorchcv", sees=_sees_cifar, key=_key, settle=_settle, preprocessing=CIFAR)
+RESIDUAL = Convention(
+    name="pytorchcv",
+    matches=_matches,
+    key=_key,
+    infer=_infer,
+    infer_from_name=_infer_from_name,
+    unknown_fields=_unknown_fields,
+)
+CIFAR_RESIDUAL = Convention(name="pytorchcv", matches=_matches_cifar, key=_key, infer=_infer, preprocessing=CIFAR)

@@ -11,7 +11,7 @@ from senet.config import UnitConfig
 from senet.errors import CheckpointError
 from senet.models.net import Net, ResidualNet
 from senet.units.config import SEConfig
-from senet.weights.convention import Settled, Shape, no_names, refusal, shapes_of
+from senet.weights.convention import Inferred, Shape, no_names, refusal, shapes_of
 
 Key = Callable[[str, Net], str]
 
@@ -69,7 +69,7 @@ def stem_layer(name: str, net: ResidualNet) -> tuple[str, int, int]:
     return (layer[:-1], int(layer[-1]), count) if before else (layer, count, count)
 
 
-def settle_residual(
+def infer_residual(
     convention: str,
     key: Key,
     net: Net,
@@ -100,11 +100,11 @@ def settle_residual(
         stride_on=stride_on if any(row.block == "bottleneck" for row in net.stages) else net.stride_on,
         shortcut="projection",
         projection=projection,
-        se=settle_unit(convention, key, net, shapes, round_to=round_to, bias=bias),
+        se=infer_unit(convention, key, net, shapes, round_to=round_to, bias=bias),
     )
 
 
-def refuse_blur(net: Net, name: str) -> Settled:
+def refuse_blur(net: Net, name: str) -> Inferred:
     """The table as it is; CheckpointError where timm's network blurs as it strides, which its name alone tells.
 
     A note says so of plain networks without such a name.
@@ -118,7 +118,7 @@ def refuse_blur(net: Net, name: str) -> Settled:
     return net, ()
 
 
-def settle_unit(
+def infer_unit(
     convention: str, key: Key, net: Net, shapes: Mapping[str, Shape], *, round_to: int = 1, bias: bool = True
 ) -> UnitConfig | None:
     """The unit of a library's networks: biases and rounding of the hidden widths as the shapes say.

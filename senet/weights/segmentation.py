@@ -7,16 +7,16 @@ from dataclasses import replace
 
 from senet.models.net import Net
 from senet.weights import cadene
-from senet.weights.convention import Convention, Settled, Shape
+from senet.weights.convention import Convention, Inferred, Shape
 
 
-def _sees(shapes: Mapping[str, Shape]) -> bool:
+def _matches(shapes: Mapping[str, Shape]) -> bool:
     return cadene.layer0(shapes) and "last_linear.weight" not in shapes
 
 
-def _settle(net: Net, shapes: Mapping[str, Shape]) -> Settled:
-    settled, notes = cadene.settle(net, shapes)
-    return settled if shapes else replace(settled, num_classes=0), notes
+def _infer(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
+    inferred, notes = cadene.infer(net, shapes)
+    return inferred if shapes else replace(inferred, num_classes=0), notes
 
 
-CONVENTION = Convention(name="segmentation", sees=_sees, key=cadene.key, settle=_settle)
+CONVENTION = Convention(name="segmentation", matches=_matches, key=cadene.key, infer=_infer)

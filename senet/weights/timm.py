@@ -7,18 +7,38 @@ Its residual networks pool with padding, stride in the 3x3, and round hidden wid
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
+from senet.config import from_dict
 from senet.errors import CheckpointError
 from senet.models.net import Net, Preprocessing, ResidualNet
 from senet.models.vgg import GRID
-from senet.weights.convention import Convention, Settled, Shape
-from senet.weights.inception_resnet import inception_resnet_key, settle_inception_resnet
-from senet.weights.residual import layer_key, refuse_blur, settle_residual
-from senet.weights.torchvision import settle_vgg, vgg_key
+from senet.weights.convention import Convention, Inferred, Shape
+from senet.weights.inception_resnet import inception_resnet_key, infer_inception_resnet
+from senet.weights.residual import infer_residual, layer_key, refuse_blur
+from senet.weights.torchvision import infer_vgg, vgg_key
 
 BICUBIC = Preprocessing(interpolation="bicubic")
+
+
+def read_preprocessing(config: Mapping[str, Any]) -> Preprocessing:
+    """Read timm's `pretrained_cfg`: the shorter side is that of the crop over `crop_pct`, rounded down.
+
+    Raises:
+        ConfigError: For a value that `Preprocessing` does not take, such as interpolation "lanczos".
+        KeyError: If a field is missing.
+    """
+    size = config["input_size"][-1]
+    fields = {
+        "mean": list(config["mean"]),
+        "std": list(config["std"]),
+        "image_size": size,
+        "resize": int(size / config["crop_pct"]),
+        "interpolation": config["interpolation"],
+    }
+    return from_dict(Preprocessing, fields)
 
 
 def _stem(kind: str, number: int, count: int) -> str:
@@ -28,7 +48,7 @@ def _stem(kind: str, number: int, count: int) -> str:
     return f"conv1.{3 * (number - 1) + (kind == 'norm')}" if count > 1 else "conv1"
 
 
-def _sees(shapes: Mapping[str, Shape]) -> bool:
+def _matches(shapes: Mapping[str, Shape]) -> bool:
     stem = "conv1.weight" in shapes or "conv1.0.weight" in shapes
     return stem and "layer4.0.conv1.weight" in shapes and "layer1.0.se.fc.0.weight" not in shapes
 
@@ -37,17 +57,17 @@ def _key(name: str, net: Net) -> str:
     return layer_key("timm", name, net, stem=_stem)
 
 
-def _settle(net: Net, shapes: Mapping[str, Shape]) -> Settled:
+def _infer(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
     if any(len(shape) == 4 for name, shape in shapes.items() if name.endswith(".downsample.1.weight")):
         raise CheckpointError(
             "timm: averages in the shortcuts (its networks named *d and *t), which no table here can have"
         )
     if isinstance(net, ResidualNet) and "conv1.0.weight" in shapes and not net.stem.before:
         raise CheckpointError("timm: three 3x3 convolutions in the stem, and one in this network: stem.before is ()")
-    return settle_residual("timm", _key, net, shapes, pool="pad", stride_on="3x3", round_to=8), ()
+    return infer_residual("timm", _key, net, shapes, pool="pad", stride_on="3x3", round_to=8), ()
 
 
-def _sees_vgg(shapes: Mapping[str, Shape]) -> bool:
+def _matches_vgg(shapes: Mapping[str, Shape]) -> bool:
     return "pre_logits.fc1.weight" in shapes and "features.1.running_mean" in shapes
 
 
@@ -55,9 +75,9 @@ def _key_vgg(name: str, net: Net) -> str:
     return vgg_key("timm", name, net, ("pre_logits.fc1", "pre_logits.fc2", "head.fc"))
 
 
-def _settle_vgg(net: Net, shapes: Mapping[str, Shape]) -> Settled:
+def _infer_vgg(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
     note = "timm's hidden layers are convolutions: the same as ours up to 224 pixels"
-    return settle_vgg("timm", net, shapes), (note,) if shapes else ()
+    return infer_vgg("timm", net, shapes), (note,) if shapes else ()
 
 
 def _permute_vgg(name: str, tensor: Tensor, inverse: bool) -> Tensor:
@@ -70,7 +90,7 @@ def _permute_vgg(name: str, tensor: Tensor, inverse: bool) -> Tensor:
     return tensor.reshape(len(tensor), -1, grid, grid)
 
 
-def _sees_inception(shapes: Mapping[str, Shape]) -> bool:
+def _matches_inception(shapes: Mapping[str, Shape]) -> bool:
     return "conv2d_1a.conv.weight" in shapes and "classif.weight" in shapes
 
 
@@ -78,8 +98,8 @@ def _key_inception(name: str, net: Net) -> str:
     return inception_resnet_key("timm", name, net, head="classif")
 
 
-def _settle_inception(net: Net, shapes: Mapping[str, Shape]) -> Settled:
-    return settle_inception_resnet("timm", net, shapes), ()
+def _infer_inception(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
+    return infer_inception_resnet("timm", net, shapes), ()
 
 
 HALVES = (0.5, 0.5, 0.5)
@@ -87,14 +107,14 @@ INCEPTION = Preprocessing(mean=HALVES, std=HALVES, image_size=299, resize=333, i
 
 RESIDUAL = Convention(
     name="timm",
-    sees=_sees,
+    matches=_matches,
     key=_key,
-    settle=_settle,
+    infer=_infer,
     preprocessing=BICUBIC,
     images_vary="size, crop and interpolation of the images vary among timm's weights: these are the usual ones",
-    by_file=refuse_blur,
+    infer_from_name=refuse_blur,
 )
-VGG = Convention(name="timm", sees=_sees_vgg, key=_key_vgg, settle=_settle_vgg, permute=_permute_vgg)
+VGG = Convention(name="timm", matches=_matches_vgg, key=_key_vgg, infer=_infer_vgg, permute=_permute_vgg)
 INCEPTION_RESNET = Convention(
-    name="timm", sees=_sees_inception, key=_key_inception, settle=_settle_inception, preprocessing=INCEPTION
+    name="timm", matches=_matches_inception, key=_key_inception, infer=_infer_inception, preprocessing=INCEPTION
 )

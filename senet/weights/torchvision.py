@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from senet.models.net import Net
 from senet.models.vgg import VGGNet
-from senet.weights.convention import Convention, Settled, Shape, no_names, refusal
-from senet.weights.residual import layer_key, refuse_blur, settle_residual
+from senet.weights.convention import Convention, Inferred, Shape, no_names, refusal
+from senet.weights.residual import infer_residual, layer_key, refuse_blur
 
 
-def _sees(shapes: Mapping[str, Shape]) -> bool:
+def _matches(shapes: Mapping[str, Shape]) -> bool:
     plain = not any(".se." in name for name in shapes)
     return plain and "conv1.weight" in shapes and "layer4.0.conv1.weight" in shapes
 
@@ -20,11 +20,11 @@ def _key(name: str, net: Net) -> str:
     return layer_key("torchvision", name, net)
 
 
-def _settle(net: Net, shapes: Mapping[str, Shape]) -> Settled:
-    return settle_residual("torchvision", _key, net, shapes, pool="pad", stride_on="3x3", units=(False,)), ()
+def _infer(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
+    return infer_residual("torchvision", _key, net, shapes, pool="pad", stride_on="3x3", units=(False,)), ()
 
 
-def _sees_vgg(shapes: Mapping[str, Shape]) -> bool:
+def _matches_vgg(shapes: Mapping[str, Shape]) -> bool:
     return "features.1.running_mean" in shapes and "classifier.6.weight" in shapes
 
 
@@ -50,7 +50,7 @@ def vgg_key(convention: str, name: str, net: Net, head: tuple[str, str, str]) ->
     return f"{head[names.index(module)] if module in names else features(module, net)}.{leaf}"
 
 
-def settle_vgg(convention: str, net: Net, shapes: Mapping[str, Shape]) -> Net:
+def infer_vgg(convention: str, net: Net, shapes: Mapping[str, Shape]) -> Net:
     """Biases on the convolutions as the shapes say; without shapes, as the libraries build it."""
     if not isinstance(net, VGGNet):
         raise no_names(convention, net)
@@ -63,16 +63,16 @@ def _key_vgg(name: str, net: Net) -> str:
     return vgg_key("torchvision", name, net, ("classifier.0", "classifier.3", "classifier.6"))
 
 
-def _settle_vgg(net: Net, shapes: Mapping[str, Shape]) -> Settled:
-    return settle_vgg("torchvision", net, shapes), ()
+def _infer_vgg(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
+    return infer_vgg("torchvision", net, shapes), ()
 
 
 RESIDUAL = Convention(
     name="torchvision",
-    sees=_sees,
+    matches=_matches,
     key=_key,
-    settle=_settle,
+    infer=_infer,
     images_vary="these images are those of torchvision's V1 weights; V2 weights resize to 232 pixels, timm's vary",
-    by_file=refuse_blur,
+    infer_from_name=refuse_blur,
 )
-VGG = Convention(name="torchvision", sees=_sees_vgg, key=_key_vgg, settle=_settle_vgg)
+VGG = Convention(name="torchvision", matches=_matches_vgg, key=_key_vgg, infer=_infer_vgg)

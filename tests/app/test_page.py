@@ -23,7 +23,6 @@ from senet import create_model, load, save
 from senet.analysis.collect import collect_gates
 from senet.analysis.switchboard import Switchboard
 from senet.cli import app as command
-from senet.cli import theirs
 from senet.data import load_image, normalise
 from senet.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from senet.recipes.registry import recipe_for
@@ -261,16 +260,3 @@ def test_images_to_pick_from(tmp_path: Path) -> None:
     assert load_image(digits[3], recipe).shape == (1, 32, 32)
     assert command.examples(str(tmp_path), recipe, tmp_path) == digits
     assert command.examples("", replace(recipe, name="timm:seresnet50"), tmp_path) == []
-
-
-def test_another_librarys_network() -> None:
-    pytest.importorskip("timm")
-    model, recipe, classes, about = command.library_network("timm", "mobilenetv3_small_050", False)
-    board = Switchboard(model, torch.zeros(1, 3, 32, 32))
-    assert (len(board.units), len(classes), classes[1], about) == (9, 1000, "goldfish", "timm's, with random weights")
-    assert load_image(SEVEN, recipe).shape == (3, 224, 224)
-
-
-def test_outputs_that_nobody_names_are_numbered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(theirs, "_timm", lambda *_: (torch.nn.Linear(4, 2), recipe_for("digits").data))
-    assert command.library_network("timm", "mine", False)[2] == ("class 0", "class 1")

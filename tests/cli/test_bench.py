@@ -13,9 +13,9 @@ from PIL import Image
 from torch import nn
 
 from senet import SEConfig, create_model, describe, get_net
+from senet.bench import subjects
 from senet.bench.result import read_bench
-from senet.cli import subjects
-from senet.cli.subjects import OTHERS, Plan, layers, net_of, ratios, sides
+from senet.bench.subjects import OTHERS, Plan, layers, net_of, ratios, sides
 from senet.kernels import dispatch
 from tests.compiler import no_compiler
 

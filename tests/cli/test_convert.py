@@ -17,9 +17,9 @@ from senet import create_model, get_net, load
 from senet.cli.convert import LIBRARIES
 from senet.recipes.recipe import DataRecipe, Recipe
 from senet.runs.checkpoint import save
+from senet.weights.export import write_network
 from senet.weights.ilsvrc import names
 from senet.weights.load import CONVENTIONS
-from senet.weights.whole import write_network
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -46,7 +46,7 @@ def test_timm_to_a_checkpoint_and_back(senet: Call) -> None:
         torch.testing.assert_close(checkpoint.model(x), theirs(x), rtol=1e-5, atol=1e-5)
     assert checkpoint.classes == ("0", "1", "2", "3", "4")
     data = checkpoint.recipe.data
-    assert (data.mean, data.std, data.image_size) == ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), 224)
+    assert (data.mean, data.std, data.image_size) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224)
 
     status, out, _ = senet("convert", "se_resnet18-senet.safetensors", "--to", "timm", "--json")
     told = json.loads(out)
@@ -64,7 +64,7 @@ def test_caffe_to_a_checkpoint_that_predicts(senet: Call) -> None:
     checkpoint = load("net.safetensors")
     assert checkpoint.classes == names()
     data = checkpoint.recipe.data
-    assert (data.mean, data.std, data.resize) == ((123.0, 117.0, 104.0), (1.0, 1.0, 1.0), 256)
+    assert (data.mean, data.std, data.resize) == ((123 / 255, 117 / 255, 104 / 255), (1 / 255,) * 3, 256)
     assert all(torch.equal(t, checkpoint.model.state_dict()[name]) for name, t in model.state_dict().items())
 
     Image.new("RGB", (260, 260), "red").save("red.png")
@@ -81,7 +81,7 @@ def test_caffe_to_a_checkpoint_that_predicts(senet: Call) -> None:
         (["x.pth", "--model", "se_resnet51"], "model: 'se_resnet51' is not known"),
         (["x.pth", "--to", "timm", "--out", "y.tar"], "--out: the ending of 'y.tar' is not known; endings for timm: "),
         (["x.pth", "--to", "caffe", "--out", "y.pth"], "endings for caffe: .caffemodel"),
-        (["x.pth", "--out", "there.safetensors"], "there.safetensors is there already; write over it with --force"),
+        (["x.pth", "--out", "there.safetensors"], "there.safetensors: exists already; overwrite it with --force"),
         (["x.pth"], "x.pth: no such file or folder"),
         (["part.pth"], "no network here has these"),
         (["part.pth", "--model", "se_resnet20"], "tensors missing"),
@@ -105,8 +105,8 @@ def test_what_a_file_cannot_tell_must_be_said(senet: Call) -> None:
     torch.save(create_model(net, pool="pad", stride_on="3x3", num_classes=2).state_dict(), "net.pth")
     status, _, err = senet("convert", "net.pth")
     assert status == 2
-    assert "nothing in it tells pool and stride_on of se_resnet50; say it: --pool ceil|pad --stride-on 1x1|3x3" in err
-    assert "tells pool of se_resnet50; " in senet("convert", "net.pth", "--stride-on", "3x3")[2]
+    assert "does not tell pool and stride_on of se_resnet50; add --pool ceil|pad --stride-on 1x1|3x3" in err
+    assert "does not tell pool of se_resnet50; " in senet("convert", "net.pth", "--stride-on", "3x3")[2]
     assert "--pool: 'same' is not known" in senet("convert", "net.pth", "--pool", "same")[2]
     assert not Path("se_resnet50-senet.safetensors").exists()
     assert senet("convert", "net.pth", "--stride-on", "3x3", "--pool", "pad", "--out", "a.safetensors")[0] == 0
@@ -117,19 +117,19 @@ def test_what_a_file_cannot_tell_must_be_said(senet: Call) -> None:
     assert "pool: 'ceil' has no effect, a.safetensors says 'pad'" in err
     write_network("seresnet50.pth", model, "pytorchcv")
     Path("net.pth").write_bytes(Path("seresnet50.pth").read_bytes())
-    assert "tells stride_on of se_resnet50" in senet("convert", "net.pth")[2]
+    assert "does not tell stride_on of se_resnet50" in senet("convert", "net.pth")[2]
     assert senet("convert", "seresnet50.pth", "--out", "b.safetensors")[0] == 0
 
 
 def test_a_grey_run_keeps_its_moments(senet: Call) -> None:
     recipe = Recipe(name="x", model=get_net("se_resnet20"), data=DataRecipe())
-    recipe = replace(recipe, model=replace(recipe.model, in_channels=1), data=DataRecipe(mean=(33.3,), std=(57.12,)))
+    recipe = replace(recipe, model=replace(recipe.model, in_channels=1), data=DataRecipe(mean=(0.13,), std=(0.224,)))
     save("run.safetensors", create_model(recipe.model), recipe=recipe, classes=tuple("abcdefghij"))
     status, out, _ = senet("convert", "run.safetensors", "--out", "b.safetensors")
     assert status == 0
-    assert "does not say how it wants its images" not in out
+    assert "does not state its preprocessing" not in out
     data = load("b.safetensors").recipe.data
-    assert (data.mean, data.std) == ((33.3,), (57.12,))
+    assert (data.mean, data.std) == ((0.13,), (0.224,))
 
 
 def test_force_writes_over_a_file(senet: Call) -> None:
@@ -138,5 +138,5 @@ def test_force_writes_over_a_file(senet: Call) -> None:
     Path("new.safetensors").write_bytes(b"old")
     status, out, _ = senet("convert", "net.pth", "--force", "--out", "new.safetensors")
     assert status == 0
-    assert "the source does not say how it wants its images" in out
+    assert "the source does not state its preprocessing" in out
     assert torch.equal(load("new.safetensors").model.classifier.weight, model.classifier.weight)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from senet.data.images import normalise
 from senet.initialization import stream
 from senet.recipes.recipe import DataRecipe
 
-RGB = DataRecipe(image_size=12, mean=(125.3, 123.0, 113.9), std=(63.0, 62.1, 66.7))
+RGB = DataRecipe(image_size=12, mean=(125.3 / 255, 123.0 / 255, 113.9 / 255), std=(63.0 / 255, 62.1 / 255, 66.7 / 255))
 NOTHING = Draws()
 
 
@@ -35,7 +35,7 @@ def slow(image: np.ndarray, draws: Draws, i: int, recipe: DataRecipe) -> np.ndar
                 # Pixel (y, x) of the crop whose corner is (down, right) away from the image's.
                 sy, sx = y + down, x + right
                 if 0 <= sy < size and 0 <= sx < size:
-                    out[c, y, x] = (float(image[c, sy, sx]) - recipe.mean[c]) / recipe.std[c]
+                    out[c, y, x] = (float(image[c, sy, sx]) / 255 - recipe.mean[c]) / recipe.std[c]
     if draws.flip is not None and draws.flip[i]:
         out = out[:, :, ::-1].copy()
     if draws.hole is not None:
@@ -77,7 +77,7 @@ def test_the_border_and_the_hole_have_the_mean_colour() -> None:
     white = torch.full((1, 3, 8, 8), 255, dtype=torch.uint8)
     draws = NOTHING._replace(shift=torch.tensor([[-2, 0]]), hole=torch.tensor([[5, 6]]))
     x = augment(white, draws, recipe)[0]
-    value = [(255 - m) / s for m, s in zip(recipe.mean, recipe.std, strict=True)]
+    value = [(1 - m) / s for m, s in zip(recipe.mean, recipe.std, strict=True)]
     for c in range(3):
         expected = torch.full((8, 8), value[c])
         expected[:2] = 0
@@ -86,7 +86,7 @@ def test_the_border_and_the_hole_have_the_mean_colour() -> None:
 
 
 def test_normalise_in_numbers() -> None:
-    recipe = DataRecipe(mean=(125.3, 123.0, 113.9), std=(63.0, 62.1, 66.7))
+    recipe = DataRecipe(mean=(125.3 / 255, 123.0 / 255, 113.9 / 255), std=(63.0 / 255, 62.1 / 255, 66.7 / 255))
     pixel = torch.tensor([0, 123, 255], dtype=torch.uint8).view(3, 1, 1)
     expected = torch.tensor([-125.3 / 63.0, 0.0, 141.1 / 66.7]).view(3, 1, 1)
     torch.testing.assert_close(normalise(pixel, recipe), expected)
@@ -203,7 +203,7 @@ def test_jitter_is_uniform_and_independent() -> None:
     recipe = replace(RGB, image_size=64, jitter=20.0)
     images = torch.full((12, 3, 64, 64), 100, dtype=torch.uint8)
     draws = draw(recipe, 0, 0, 12)
-    std = torch.tensor(recipe.std).view(3, 1, 1)
+    std = 255 * torch.tensor(recipe.std).view(3, 1, 1)
     noise = (augment(images, draws, recipe) - normalise(images, recipe)) * std
     n = noise.numel()
     counts = torch.histc(noise, 40, -20, 20)

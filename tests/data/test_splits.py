@@ -32,8 +32,8 @@ SMALL = DataRecipe(
     rotate=10.0,
     jitter=20.0,
     cutout=4,
-    mean=(100.0, 110.0, 120.0),
-    std=(50.0, 60.0, 70.0),
+    mean=(100 / 255, 110 / 255, 120 / 255),
+    std=(50 / 255, 60 / 255, 70 / 255),
 )
 
 
@@ -201,7 +201,7 @@ def test_evaluation_is_in_order_and_not_augmented(make_folder: MakeFolder) -> No
         assert [i for _, part in data.val.order(2) for i in part] == list(range(5))
         assert targets.tolist() == [0, 0, 0, 1, 1]
         mean, std = torch.tensor(SMALL.mean).view(3, 1, 1), torch.tensor(SMALL.std).view(3, 1, 1)
-        expected = torch.stack([(load_image(file, recipe) - mean) / std for file in files])
+        expected = torch.stack([(load_image(file, recipe) / 255 - mean) / std for file in files])
         torch.testing.assert_close(images, expected)
         assert images.is_contiguous(memory_format=torch.channels_last)
 

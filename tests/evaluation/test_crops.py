@@ -49,7 +49,7 @@ def answer_by_hand(model: nn.Module, views: list[Image.Image], average: str) -> 
     """Probabilities, summed up one view at a time."""
     total: list[float] | None = None
     for view in views:
-        x = (np.asarray(view, np.float64) - RECIPE.mean) / RECIPE.std
+        x = (np.asarray(view, np.float64) / 255 - RECIPE.mean) / RECIPE.std
         logits = model(torch.tensor(x.transpose(2, 0, 1)[None], dtype=torch.float32))[0].double()
         one = (logits if average == "logits" else logits.softmax(0)).tolist()
         total = one if total is None else [a + b for a, b in zip(total, one, strict=True)]

@@ -15,8 +15,8 @@ from senet import ConfigError, ECAConfig, Net, Network, NoSqueezeConfig, SEConfi
 from senet.blocks.inception import HalvingMaxPool
 from senet.config import from_dict, to_dict
 from senet.models.inception import InceptionModule, bn_inception, se_bn_inception
+from tests.models.library_names import randomise_
 from tests.models.test_every_model import assert_learns, units_of
-from tests.models.theirs import randomise_
 
 WIDTHS = {
     "3a": ("64", "64 64", "64 96 96", "32"),

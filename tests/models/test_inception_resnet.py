@@ -16,8 +16,8 @@ from senet.blocks.inception import Mixed, ResidualInception
 from senet.config import from_dict, to_dict
 from senet.initialization import draw_
 from senet.models.inception_resnet import inception_resnet_v2, se_inception_resnet_v2
+from tests.models.library_names import randomise_
 from tests.models.test_every_model import assert_learns, units_of
-from tests.models.theirs import randomise_
 
 figures = replace(inception_resnet_v2, layout="figures")
 se_figures = replace(se_inception_resnet_v2, layout="figures")

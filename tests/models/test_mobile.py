@@ -21,8 +21,8 @@ from senet.models.mobile import (
     se_shufflenet_g3,
     shufflenet_g3,
 )
+from tests.models.library_names import randomise_
 from tests.models.test_every_model import assert_learns, units_of
-from tests.models.theirs import randomise_
 
 FORMS = {
     "pointwise": se_mobilenet,

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from senet import ConfigError, ECAConfig, Net, NoSqueezeConfig, SEConfig, SharedConfig, create_model, describe
 from senet.models.vgg import VGGStage, se_vgg16_bn, vgg16_bn
+from tests.models.library_names import randomise_
 from tests.models.test_every_model import step, units_of
-from tests.models.theirs import randomise_
 
 NARROW = replace(
     vgg16_bn,

@@ -125,7 +125,9 @@ def test_others_can_read_the_file(file: Path, model: Network, recipe: Recipe) ->
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as f:
-        assert set(json.loads(f.metadata()["senet"])) == {"version", "recipe", "classes", "measurements"}
+        assert set(json.loads(f.metadata()["senet"])) == {
+            *("format", "senet", "name", "model", "preprocessing", "classes", "measurements", "recipe"),
+        }
 
 
 def test_loading_leaves_the_random_state_alone(file: Path) -> None:
@@ -168,7 +170,7 @@ def test_a_cut_file(kind: str, part: float, file: Path, model: Network, recipe: 
 def test_what_is_no_zip_and_no_pickle_is_not_called_dangerous(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     path.write_bytes(data)
-    with pytest.raises(CheckpointError, match=r"last.ckpt: cannot be read: not a file of torch's$"):
+    with pytest.raises(CheckpointError, match=r"last.ckpt: cannot be read: not a file written by torch.save$"):
         load(path)
     # Its neighbours are a pickle's first byte and a zip's.
     for start in (b"\x80", b"PK\x03\x04"):
@@ -212,25 +214,26 @@ def test_safetensors_of_others(model: Network, tmp_path: Path) -> None:
     state = {k: v.contiguous() for k, v in model.state_dict().items()}
     for metadata in (None, {"format": "pt"}):
         save_file(state, path, metadata=metadata)
-        with pytest.raises(CheckpointError, match="has weights but no recipe, so it was not written by senet"):
+        with pytest.raises(CheckpointError, match="has weights but no header of senet"):
             load(path)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 2}, r"written by a newer senet \(format 2, this one reads 1\)"),
-        ({"version": "1"}, "its description cannot be read"),
-        ({"version": ...}, "its description cannot be read: 'version'"),
-        ({"recipe": ...}, "its description cannot be read: 'recipe'"),
-        ({"recipe": 3}, "its description cannot be read: Recipe: 3 is not a mapping of fields"),
-        ({"recipe": {"name": "x", "model": {"family": "vit"}}}, "its description cannot be read: model.family: 'vit'"),
-        ({"classes": None}, "its description cannot be read"),
-        ({"measurements": 5}, "its description cannot be read"),
+        ({"format": 9, "senet": "7.0"}, "written by senet 7.0; this is senet .*, which cannot read it"),
+        ({"format": ..., "senet": ...}, "written by senet 0.1; this is senet"),
+        ({"model": ...}, "its header cannot be read: Header: the field 'model' is missing"),
+        ({"recipe": 3}, "its header cannot be read: recipe: 3 is not a mapping"),
+        ({"recipe": {"data": 3}}, "its header cannot be read: data: 3 is not a mapping of fields"),
+        ({"model": {"family": "vit"}}, "its header cannot be read: model.family: 'vit'"),
+        ({"classes": None}, "its header cannot be read: classes"),
+        ({"measurements": 5}, "its header cannot be read: measurements"),
+        ({"recipe": None, "preprocessing": None}, "states no preprocessing or no classes; senet.from_pretrained"),
     ],
     ids=str,
 )
-def test_a_description_that_cannot_be_read(changes: dict[str, Any], message: str, file: Path) -> None:
+def test_a_header_that_cannot_be_read(changes: dict[str, Any], message: str, file: Path) -> None:
     rewritten(file)
     assert load(file).classes == CLASSES
     with pytest.raises(CheckpointError, match=f"best.safetensors: {message}"):
@@ -238,23 +241,23 @@ def test_a_description_that_cannot_be_read(changes: dict[str, Any], message: str
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "3"])
-def test_a_description_that_is_no_json_object(text: str, file: Path) -> None:
+def test_a_header_that_is_no_json_object(text: str, file: Path) -> None:
     save_file(load_file(file), file, metadata={KEY: text})
-    with pytest.raises(CheckpointError, match="its description cannot be read"):
+    with pytest.raises(CheckpointError, match="its header cannot be read"):
         load(file)
 
 
 def test_a_recipe_whose_network_cannot_be_built(file: Path, recipe: Recipe) -> None:
     from senet import to_dict
 
-    wrong = to_dict(recipe)
-    wrong["model"]["se"] = {"unit": "shared", "groups": 5}
+    wrong = to_dict(recipe.model)
+    wrong["se"] = {"unit": "shared", "groups": 5}
     with pytest.raises(CheckpointError, match="its network cannot be built: groups: 5 does not divide the 16 channels"):
-        load(rewritten(file, recipe=wrong))
-    wrong["model"]["se"], wrong["model"]["stages"][0]["groups"] = None, 7
-    message = r"its description cannot be read: model.stages\[0\].groups: 7 does not divide 16"
+        load(rewritten(file, model=wrong))
+    wrong["se"], wrong["stages"][0]["groups"] = None, 7
+    message = r"its header cannot be read: model.stages\[0\].groups: 7 does not divide 16"
     with pytest.raises(CheckpointError, match=message):
-        load(rewritten(file, recipe=wrong))
+        load(rewritten(file, model=wrong))
 
 
 class Trap:
@@ -278,7 +281,7 @@ def test_a_malicious_file_is_refused_and_not_executed(how: str, model: Network, 
     else:
         ckpt(path, model, recipe, optimizer_states=[trap])
     with pytest.raises(
-        CheckpointError, match=r"last.ckpt: cannot be read: refused, for it holds objects that could run"
+        CheckpointError, match=r"last.ckpt: cannot be read: refused: it is damaged, or holds objects that could run"
     ):
         load(path)
     assert not mark.exists()
@@ -311,11 +314,14 @@ def test_last_ckpt_with_a_moving_average(model: Network, recipe: Recipe, tmp_pat
     "changes", [{KEY: None}, {KEY: 3}, {"state_dict": None}, {"state_dict": [1]}], ids=lambda c: str(c)
 )
 def test_a_ckpt_of_others(changes: dict[str, Any], model: Network, recipe: Recipe, tmp_path: Path) -> None:
+    path = ckpt(tmp_path / "last.ckpt", model, recipe, **changes)
+    with pytest.raises(CheckpointError, match=r"last.ckpt: (has weights but no header|not a mapping of names to tens)"):
+        load(path)
     with pytest.raises(CheckpointError, match=r"last.ckpt: not a checkpoint written by senet"):
-        load(ckpt(tmp_path / "last.ckpt", model, recipe, **changes))
-    torch.save([1, 2], tmp_path / "last.ckpt")
-    with pytest.raises(CheckpointError, match=r"last.ckpt: not a checkpoint written by senet"):
-        load(tmp_path / "last.ckpt")
+        read_ckpt(path)
+    torch.save([1, 2], path)
+    with pytest.raises(CheckpointError, match=r"last.ckpt: holds no weights"):
+        load(path)
 
 
 def test_a_run_folder_means_its_best(file: Path, model: Network, recipe: Recipe) -> None:

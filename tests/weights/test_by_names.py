@@ -16,7 +16,8 @@ from senet.models.inception import BNInception, bn_inception
 from senet.models.net import Net, Preprocessing, ResidualNet
 from senet.models.registry import get_net
 from senet.weights.export import state_as
-from senet.weights.load import identify, load_weights_
+from senet.weights.identify import identify
+from senet.weights.load import load_weights_
 from tests.weights.by_names import Residual, Weights
 from tests.weights.sources import equal, gap
 
@@ -162,8 +163,8 @@ def test_logits_are_the_same(name):
     source = Weights()
     network(source, torch.zeros(size))
     model = create_model(net)
-    ledger = load_weights_(model, source.state, quiet=True)
-    assert (ledger.convention, tuple(sorted(ledger.settled))) == (convention, settled)
+    report = load_weights_(model, source.state, quiet=True)
+    assert (report.convention, tuple(sorted(report.changed))) == (convention, settled)
     assert gap(model, lambda x: network(source, x), size) < 1e-5
     assert equal(state_as(model, convention), source.state)
 
@@ -174,12 +175,12 @@ def test_pytorchcv_tells_the_stride_by_its_file_name_or_not_at_all(tmp_path):
     source = Weights()
     network(source, torch.zeros(1, 3, 64, 48))
     model = create_model(short("se_resnet50"))
-    ledger = load_weights_(model, source.state, quiet=True)
-    assert "stride_on: kept at 1x1; these names do not tell seresnet50 (1x1) from seresnet50b (3x3)" in ledger.notes
+    report = load_weights_(model, source.state, quiet=True)
+    assert "stride_on: kept at 1x1; these names do not tell seresnet50 (1x1) from seresnet50b (3x3)" in report.notes
     assert gap(model, lambda x: network(source, x)) > 1e-3
     torch.save(source.state, path := tmp_path / "seresnet50b-0206-bf2b9ef0.pth")
-    ledger = load_weights_(model, path, quiet=True)
-    assert (ledger.settled, ledger.notes) == (("stride_on: 1x1 -> 3x3",), ())
+    report = load_weights_(model, path, quiet=True)
+    assert (report.changed, report.notes) == (("stride_on: 1x1 -> 3x3",), ())
     assert gap(model, lambda x: network(source, x)) < 1e-5
 
 
@@ -191,12 +192,12 @@ def test_an_encoder_of_segmentation_models_is_cadenes_without_a_classifier():
     encoder = {f"encoder.{name}": t for name, t in source.state.items() if not name.startswith("last_linear")}
     model = create_model(short("se_resnet50"), num_classes=0)
     whole = encoder | {"decoder.blocks.0.conv1.0.weight": torch.zeros(3)}
-    ledger = load_weights_(model, whole, allow=["decoder"], quiet=True)
-    assert ledger.convention == "segmentation"
+    report = load_weights_(model, whole, allow=["decoder"], quiet=True)
+    assert report.convention == "segmentation"
     assert equal(state_as(model, "segmentation"), {n.removeprefix("encoder."): t for n, t in encoder.items()})
-    with pytest.raises(CheckpointError, match="num_classes is 1000 in this network, 0 in every one of theirs"):
+    with pytest.raises(CheckpointError, match="num_classes is 1000 in this network and always 0 in segmentation"):
         state_as(create_model(short("se_resnet50"), device="meta"), "segmentation")
-    assert ledger.unused == ("decoder.blocks.0.conv1.0.weight",)
+    assert report.unused == ("decoder.blocks.0.conv1.0.weight",)
     model.classifier = torch.nn.Linear(2048, 1000)
     model.classifier.load_state_dict({leaf: source.state[f"last_linear.{leaf}"] for leaf in ("weight", "bias")})
     assert gap(model, lambda x: network(source, x)) < 1e-5
@@ -233,9 +234,9 @@ def test_cadenes_bn_inception_has_biases_and_takes_bgr():
     source = Weights()
     bn_inception_by_names(source, torch.zeros(1, 3, 64, 64), bn_inception)
     model = create_model(bn_inception)
-    ledger = load_weights_(model, source.state, quiet=True)
-    assert ledger.settled == ("conv_bias: False -> True",)
-    assert ledger.permuted == ("features.stem.conv7x7.conv.weight",)
+    report = load_weights_(model, source.state, quiet=True)
+    assert report.changed == ("conv_bias: False -> True",)
+    assert report.permuted == ("features.stem.conv7x7.conv.weight",)
     assert gap(model, lambda x: bn_inception_by_names(source, x.flip(1), bn_inception), (2, 3, 64, 64)) < 1e-5
     assert equal(state_as(model, "cadene"), source.state)
     assert model.preprocessing is not None

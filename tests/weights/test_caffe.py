@@ -221,9 +221,9 @@ def test_logits_of_the_released_networks(name: str, tmp_path: Path) -> None:
         # Other pooling and strides, which the names in the file do not show.
         net = replace(net, pool="pad", stride_on="3x3" if theirs.stride_first else "1x1")
     model = create_model(net)
-    ledger = load_weights_(model, tmp_path / "net.caffemodel", quiet=True)
-    assert (ledger.convention, ledger.missing, ledger.unused) == ("caffe", (), ())
-    assert len(ledger.permuted) == 3
+    report = load_weights_(model, tmp_path / "net.caffemodel", quiet=True)
+    assert (report.convention, report.missing, report.unused) == ("caffe", (), ())
+    assert len(report.permuted) == 3
     order = [ilsvrc.ilsvrc2017_order().index(i) for i in range(1000)]
     # The file holds float32; the arithmetic is in float64.
     assert (ours(model, images)[:, order] - logits).abs().max() < 1e-6 * logits.abs().max()

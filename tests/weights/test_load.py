@@ -19,7 +19,8 @@ from senet.models.network import Network
 from senet.recipes.recipe import DataRecipe, Recipe
 from senet.runs.checkpoint import header
 from senet.weights.export import state_as
-from senet.weights.load import become_, changes, detect, identify, load_weights_
+from senet.weights.identify import identify
+from senet.weights.load import become_, changes, detect, load_weights_
 from tests.weights.sources import equal, random_
 
 TINY = ResidualNet(
@@ -62,9 +63,9 @@ def assert_untouched(model: Network, before) -> None:
 
 def test_every_block_of_two_digits_is_found_and_written_back():
     source, model = cadene(), tiny()
-    ledger = load(model, source)
-    assert ("layer3.11.conv1.weight", "features.stage4.block12.conv1.weight") in ledger.renamed
-    assert len(ledger.renamed) == ALL == len(source)
+    report = load(model, source)
+    assert ("layer3.11.conv1.weight", "features.stage4.block12.conv1.weight") in report.renamed
+    assert len(report.renamed) == ALL == len(source)
     assert equal(state_as(model, "cadene"), source)
 
 
@@ -91,7 +92,7 @@ FAULTS = {
     ),
     "shape": (
         lambda s: s.update({"layer0.conv1.weight": torch.ones(8, 1, 7, 7)}),
-        r"1 of another shape \(features.stem.conv.weight is \(8, 1, 7, 7\) there and \(8, 3, 7, 7\) here\)",
+        r"1 of another shape \(features.stem.conv.weight is \(8, 1, 7, 7\) in the source and \(8, 3, 7, 7\) in",
     ),
     "names": (
         lambda s: s.clear() or s.update({"a.weight": torch.ones(1)}),
@@ -118,15 +119,16 @@ def test_a_partial_load_is_refused_and_changes_nothing(fault):
 def test_other_classes_need_permission_and_keep_the_models_values():
     source, model = cadene(num_classes=1000), tiny()
     with pytest.raises(
-        CheckpointError, match=r"2 of another shape \(classifier.weight is \(1000, 32\) there and \(7, 32\) here"
+        CheckpointError,
+        match=r"2 of another shape \(classifier.weight is \(1000, 32\) in the source and \(7, 32\)",
     ):
         load(model, source)
     kept = model.classifier.weight.clone()
-    ledger = load(model, source, allow="classifier")
+    report = load(model, source, allow="classifier")
     assert torch.equal(model.classifier.weight, kept)
-    assert ledger.missing == ("classifier.weight", "classifier.bias")
-    assert ledger.unused == ("last_linear.weight", "last_linear.bias")
-    assert "classifier.bias is (1000,) there and (7,) here; kept as it was" in ledger.notes
+    assert report.missing == ("classifier.weight", "classifier.bias")
+    assert report.unused == ("last_linear.weight", "last_linear.bias")
+    assert "classifier.bias is (1000,) in the source and (7,) in the network; kept as it was" in report.notes
     assert torch.equal(model.features.stem.conv.weight, source["layer0.conv1.weight"])
 
 
@@ -142,9 +144,9 @@ def test_plain_weights_into_an_se_network_with_a_pattern():
     source, model = state_as(plain, "torchvision"), tiny(pool="pad", stride_on="3x3")
     with pytest.raises(CheckpointError, match=r"60 of \d+ tensors missing"):
         load(model, source)
-    ledger = load(model, source, allow=["features.*.se"])
-    assert len(ledger.missing) == 60
-    assert not ledger.settled
+    report = load(model, source, allow=["features.*.se"])
+    assert len(report.missing) == 60
+    assert not report.changed
     # Into units that its library does not know, too.
     eca = tiny(pool="pad", stride_on="3x3", se=ECAConfig())
     assert all(".se." in name for name in load(eca, source, allow="features.*.se").missing)
@@ -153,7 +155,7 @@ def test_plain_weights_into_an_se_network_with_a_pattern():
         load(eca, source)
     # A source without units has no say in ours.
     model = tiny(pool="pad", stride_on="3x3", se=SEConfig(gate="tanh", placement="pre"))
-    assert not load(model, source, allow=["features.*.se"]).settled
+    assert not load(model, source, allow=["features.*.se"]).changed
 
 
 @pytest.mark.parametrize(
@@ -190,7 +192,7 @@ def test_a_unit_that_a_library_does_not_have_is_refused():
 def test_a_model_that_is_no_longer_its_table_is_refused():
     model = create_model(replace(TINY, se=None))
     insert_(model, SEConfig(), "features.stage2.block1.conv3")
-    with pytest.raises(ConfigError, match="is no longer what its table says"):
+    with pytest.raises(ConfigError, match="its tensors are no longer those of its table"):
         load(model, cadene())
     with pytest.raises(ConfigError, match="meta device"):
         load(create_model(TINY, device="meta"), cadene())
@@ -201,8 +203,8 @@ def test_a_model_that_is_no_longer_its_table_is_refused():
 @pytest.mark.parametrize(
     ("wrap", "says"),
     [
-        (nn.DataParallel, r"a DataParallel and not a Network; give the network inside, its \.module"),
-        (torch.compile, r"a OptimizedModule and not a Network; give the network inside, its \._orig_mod"),
+        (nn.DataParallel, r"a DataParallel and not a Network; pass the network inside, its \.module"),
+        (torch.compile, r"a OptimizedModule and not a Network; pass the network inside, its \._orig_mod"),
         (lambda model: model.features, r"a Sequential and not a Network$"),
         (lambda model: create_model(model.net, features_only=True), "a FeatureExtractor and not a Network"),
     ],
@@ -217,9 +219,9 @@ def test_an_optimiser_still_holds_the_parameters_that_became_another_function():
     parameters = dict(model.named_parameters())
     optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
     model.features.stem.eval()
-    ledger = load(model.train(), cadene())
-    assert "30 parameters are new objects: make the optimiser after loading" in ledger.notes
-    assert ledger.settled == ("se.bias: False -> True", "pool: pad -> ceil", "stride_on: 3x3 -> 1x1")
+    report = load(model.train(), cadene())
+    assert "30 parameters are new objects: make the optimiser after loading" in report.notes
+    assert report.changed == ("se.bias: False -> True", "pool: pad -> ceil", "stride_on: 3x3 -> 1x1")
     now = dict(model.named_parameters())
     assert all(now[name] is p for name, p in parameters.items())
     assert {name.rpartition(".")[2] for name in now.keys() - parameters.keys()} == {"bias"}
@@ -268,16 +270,16 @@ def test_becoming_another_table_keeps_modes_types_and_frozen_parameters():
 )
 def test_wrapped_weights_are_unwrapped(wrapper, prefix):
     source, model = cadene(), tiny()
-    ledger = load(model, {wrapper: {prefix + name: t for name, t in source.items()}, "epoch": 3})
-    assert f"taken from {wrapper!r}" in ledger.notes
+    report = load(model, {wrapper: {prefix + name: t for name, t in source.items()}, "epoch": 3})
+    assert f"taken from {wrapper!r}" in report.notes
     assert equal(state_as(model, "cadene"), source)
 
 
 def test_of_two_sets_the_moving_average_is_taken():
     model, average = tiny(), cadene()
     latest = {name: t + 1 for name, t in average.items()}
-    ledger = load(model, {"state_dict": latest, "state_dict_ema": average})
-    assert ledger.notes[0] == "taken from 'state_dict_ema'"
+    report = load(model, {"state_dict": latest, "state_dict_ema": average})
+    assert report.notes[0] == "taken from 'state_dict_ema'"
     assert equal(state_as(model, "cadene"), average)
 
 
@@ -285,11 +287,11 @@ def test_absent_counters_other_types_and_what_is_not_finite_are_noted():
     source = {name: t.half() for name, t in cadene().items() if not name.endswith("num_batches_tracked")}
     source["layer1.0.conv1.weight"][0, 0] = float("nan")
     model = tiny()
-    ledger = load(model, source)
+    report = load(model, source)
     norms = sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
-    assert f"{norms} num_batches_tracked are absent, and 0 here" in ledger.notes
-    assert "cast from torch.float16" in ledger.notes
-    assert "1 tensors hold NaN or infinity (layer1.0.conv1.weight)" in ledger.notes
+    assert f"{norms} num_batches_tracked are missing, set to 0" in report.notes
+    assert "cast from torch.float16" in report.notes
+    assert "1 tensors hold NaN or infinity (layer1.0.conv1.weight)" in report.notes
     assert model.features.stem.norm.num_batches_tracked == 0
     assert model.features.stem.conv.weight.dtype == torch.float32
 
@@ -313,21 +315,21 @@ def test_what_holds_no_real_numbers_is_refused(change, says):
 
 def test_images_of_other_channels_are_not_taken_for_the_networks():
     source, model = cadene(), tiny(in_channels=1)
-    ledger = load(model, source, allow="features.stem.conv")
+    report = load(model, source, allow="features.stem.conv")
     assert model.preprocessing is None
-    assert "images have other channels there: how these are wanted is not known" in ledger.notes
+    assert "the source's images have other channels: its preprocessing does not apply" in report.notes
 
 
-def test_the_ledger_is_printed_unless_quiet(capsys):
-    ledger = load_weights_(tiny(pool="pad"), cadene())
-    assert capsys.readouterr().out == f"{ledger}\n"
-    assert str(ledger).splitlines()[:3] == [
+def test_the_load_report_is_printed_unless_quiet(capsys):
+    report = load_weights_(tiny(pool="pad"), cadene())
+    assert capsys.readouterr().out == f"{report}\n"
+    assert str(report).splitlines()[:3] == [
         "a mapping: weights under the names of cadene",
         f"  {ALL} tensors loaded: {ALL} renamed, 30 reshaped, 0 permuted; 0 missing, 0 unused",
-        "  settled: pool: pad -> ceil",
+        "  changed: pool: pad -> ceil",
     ]
-    assert len(ledger.table().splitlines()) == ALL
-    assert "reshaped  layer1.0.se_module.fc1.weight" in ledger.table()
+    assert len(report.table().splitlines()) == ALL
+    assert "reshaped  layer1.0.se_module.fc1.weight" in report.table()
     load(tiny(), cadene())
     assert not capsys.readouterr().out
 
@@ -349,7 +351,7 @@ def test_a_hostile_pickle_is_refused_and_not_executed(tmp_path):
     model = tiny()
     before = snapshot(model)
     torch.save({"state_dict": cadene(), "args": Hostile(tmp_path / "executed")}, tmp_path / "weights.pth")
-    with pytest.raises(CheckpointError, match="refused, for it holds objects that could run code"):
+    with pytest.raises(CheckpointError, match="refused: it is damaged, or holds objects that could run code"):
         load(model, tmp_path / "weights.pth")
     assert not (tmp_path / "executed").exists()
     assert_untouched(model, before)
@@ -390,17 +392,17 @@ def hub_folder(tmp_path: Path, source: dict[str, Tensor], name: str, **pretraine
 
 def test_timms_config_says_how_images_are_wanted(tmp_path):
     model = tiny()
-    ledger = load(model, hub_folder(tmp_path, cadene(), "legacy_seresnet50"))
+    report = load(model, hub_folder(tmp_path, cadene(), "legacy_seresnet50"))
     # 288 / 0.95 = 303.2
     want = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2), image_size=288, resize=303, interpolation="bicubic")
-    assert model.preprocessing == ledger.preprocessing == want
-    assert "images: 303 -> 288 pixels, bicubic" in str(ledger)
+    assert model.preprocessing == report.preprocessing == want
+    assert "images: 303 -> 288 pixels, bicubic" in str(report)
 
 
 def test_what_a_config_says_in_other_terms_is_noted(tmp_path):
-    ledger = load(tiny(), hub_folder(tmp_path, cadene(), "legacy_seresnet50", interpolation="lanczos"))
-    assert any("'lanczos' is not known" in note for note in ledger.notes)
-    assert ledger.preprocessing == Preprocessing()
+    report = load(tiny(), hub_folder(tmp_path, cadene(), "legacy_seresnet50", interpolation="lanczos"))
+    assert any("'lanczos' is not known" in note for note in report.notes)
+    assert report.preprocessing == Preprocessing()
 
 
 def test_a_network_whose_name_alone_says_that_it_blurs_is_refused(tmp_path):
@@ -426,7 +428,7 @@ def test_what_is_neither_file_nor_name_is_said_to_be(text):
 
 def own_file(path: Path, net: ResidualNet, **data) -> Path:
     model = random_(create_model(net), 1)
-    recipe = Recipe(name="x", model=net, data=DataRecipe(mean=(255.0,) * 3, std=(51.0,) * 3, image_size=224, **data))
+    recipe = Recipe(name="x", model=net, data=DataRecipe(mean=(1.0,) * 3, std=(0.2,) * 3, image_size=224, **data))
     text = header(recipe, tuple("abcdefg"), {})
     if path.suffix == ".ckpt":
         state = {f"{part}{n}": t for part in ("network.", "average.module.") for n, t in model.state_dict().items()}
@@ -441,10 +443,10 @@ def test_our_own_file_says_its_table_and_its_images(tmp_path, name):
     written = replace(TINY, pool="pad", stride_on="3x3", se=SEConfig(gate="tanh", reduction=8))
     path = own_file(tmp_path / name, written, resize=256)
     model = tiny()
-    ledger = load(model, path)
-    assert ledger.convention == "senet"
+    report = load(model, path)
+    assert report.convention == "senet"
     assert model.net == written
-    assert set(ledger.settled) == {
+    assert set(report.changed) == {
         "pool: ceil -> pad",
         "stride_on: 1x1 -> 3x3",
         "se.gate: sigmoid -> tanh",
@@ -473,9 +475,9 @@ def test_our_own_file_of_another_network_is_refused(tmp_path, written, says):
     assert_untouched(model, before)
 
 
-def test_grey_images_and_round_numbers_come_back(tmp_path):
+def test_preprocessing_of_grey_images_comes_back(tmp_path):
     net = replace(TINY, in_channels=1)
-    data = DataRecipe(mean=(127.5,), std=(57.12,), image_size=32, resize=32)
+    data = DataRecipe(mean=(0.5,), std=(0.224,), image_size=32, resize=32)
     text = header(Recipe(name="x", model=net, data=data), tuple("abcdefg"), {})
     save_file(dict(create_model(net).state_dict()), tmp_path / "best.safetensors", metadata={"senet": text})
     model = tiny(in_channels=1)
@@ -484,10 +486,10 @@ def test_grey_images_and_round_numbers_come_back(tmp_path):
 
 
 def test_our_names_without_a_table_are_taken_at_the_models_word(tmp_path):
-    ledger = load(tiny(), tiny(seed=1, se=SEConfig(bias=False)).state_dict())
-    assert ledger.settled == ("se.bias: True -> False",)
-    assert ledger.notes[0].startswith("the file does not say its table")
-    assert len(ledger.loaded) == len(create_model(TINY, se=SEConfig(bias=False)).state_dict())
+    report = load(tiny(), tiny(seed=1, se=SEConfig(bias=False)).state_dict())
+    assert report.changed == ("se.bias: True -> False",)
+    assert report.notes[0].startswith("the file does not state its table")
+    assert len(report.loaded) == len(create_model(TINY, se=SEConfig(bias=False)).state_dict())
 
 
 def test_changes_are_told_by_path():

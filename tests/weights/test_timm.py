@@ -12,7 +12,8 @@ from senet import create_model
 from senet.errors import CheckpointError
 from senet.models.registry import get_net
 from senet.weights.export import state_as
-from senet.weights.load import become_, identify, load_weights_
+from senet.weights.identify import identify
+from senet.weights.load import become_, load_weights_
 from tests.weights.sources import equal, gap, random_
 
 SHORT = (1, 1, 1, 1)
@@ -43,20 +44,20 @@ def test_a_new_network_gives_the_same_logits(name):
     ours, settled = NEW[name]
     source = theirs(name)
     model = create_model(short(ours))
-    ledger = load_weights_(model, source.state_dict(), quiet=True)
+    report = load_weights_(model, source.state_dict(), quiet=True)
     assert gap(model, source) < 1e-5
-    assert (ledger.missing, ledger.unused) == ((), ())
-    changed = {line.partition(":")[0] for line in ledger.settled}
+    assert (report.missing, report.unused) == ((), ())
+    changed = {line.partition(":")[0] for line in report.changed}
     assert changed == {*settled, *(["se.round_to"] if name == "seresnet18" else [])}
-    assert equal(state_as(model, ledger.convention), source.state_dict())
+    assert equal(state_as(model, report.convention), source.state_dict())
 
 
 @pytest.mark.parametrize("name", LEGACY)
 def test_a_legacy_network_gives_the_same_logits(name):
     source = theirs(name)
     model = create_model(short(LEGACY[name]), pool="pad", stride_on="3x3")
-    ledger = load_weights_(model, source.state_dict(), quiet=True)
-    assert ledger.convention == "cadene"
+    report = load_weights_(model, source.state_dict(), quiet=True)
+    assert report.convention == "cadene"
     assert gap(model, source) < 1e-5
     assert model.net == short(LEGACY[name])
     assert equal(state_as(model, "cadene"), source.state_dict())

@@ -32,9 +32,9 @@ RESIDUAL = {
 def test_a_residual_network_gives_the_same_logits(name):
     source = random_(RESIDUAL[name]())
     model = create_model(get_net(name).depths(1, 1, 1, 1))
-    ledger = load_weights_(model, source.state_dict(), quiet=True)
-    assert ledger.convention == "torchvision"
-    assert "pool: ceil -> pad" in ledger.settled
+    report = load_weights_(model, source.state_dict(), quiet=True)
+    assert report.convention == "torchvision"
+    assert "pool: ceil -> pad" in report.changed
     assert gap(model, source) < 1e-5
     assert equal(state_as(model, "torchvision"), source.state_dict())
 
@@ -64,8 +64,8 @@ NARROW = {"torchvision": torchvision_vgg, "timm": timm_vgg}
 def test_vgg_gives_the_same_logits(library):
     source = random_(NARROW[library]())
     model = create_model(replace(vgg16_bn, hidden=32, num_classes=9, conv_bias=False))
-    ledger = load_weights_(model, source.state_dict(), quiet=True)
-    assert (ledger.convention, ledger.settled) == (library, ("conv_bias: False -> True",))
+    report = load_weights_(model, source.state_dict(), quiet=True)
+    assert (report.convention, report.changed) == (library, ("conv_bias: False -> True",))
     assert gap(model, source, (1, 3, 64, 64)) < 1e-5
     assert equal(state_as(model, library), source.state_dict())
 
@@ -73,23 +73,23 @@ def test_vgg_gives_the_same_logits(library):
 def test_inception_resnet_of_timm_gives_the_same_logits():
     source = random_(timm.create_model("inception_resnet_v2"))
     model = create_model(inception_resnet_v2, device="meta").to_empty(device="cpu")
-    ledger = load_weights_(model, source.state_dict(), quiet=True)
+    report = load_weights_(model, source.state_dict(), quiet=True)
     assert gap(model, source, (1, 3, 107, 107)) < 1e-5
     assert equal(state_as(model, "timm"), source.state_dict())
-    assert ledger.preprocessing is not None
-    assert (ledger.preprocessing.image_size, ledger.preprocessing.resize) == (299, 333)
+    assert report.preprocessing is not None
+    assert (report.preprocessing.image_size, report.preprocessing.resize) == (299, 333)
 
 
 def test_cadenes_inception_resnet_has_the_background_first():
     source = random_(timm.create_model("inception_resnet_v2", num_classes=1001))
     renamed = {name.replace("classif.", "last_linear."): t for name, t in source.state_dict().items()}
     model = create_model(inception_resnet_v2, device="meta").to_empty(device="cpu")
-    ledger = load_weights_(model, renamed, quiet=True)
-    assert ledger.convention == "cadene"
-    assert ledger.permuted == ("classifier.weight", "classifier.bias")
+    report = load_weights_(model, renamed, quiet=True)
+    assert report.convention == "cadene"
+    assert report.permuted == ("classifier.weight", "classifier.bias")
     halves = (0.5, 0.5, 0.5)
     # 299 / 0.875 = 341.7
-    assert ledger.preprocessing == Preprocessing(mean=halves, std=halves, image_size=299, resize=341)
+    assert report.preprocessing == Preprocessing(mean=halves, std=halves, image_size=299, resize=341)
     assert gap(model, lambda x: source(x)[:, 1:], (1, 3, 107, 107)) < 1e-5
 
 
@@ -116,7 +116,7 @@ def test_every_name_of_a_deep_network_is_theirs(ours, theirs, library):
 @pytest.mark.parametrize(
     ("library", "fields", "says"),
     [
-        ("timm", {}, "timm: pool is 'ceil' in this network, 'pad' in every one of theirs"),
+        ("timm", {}, "timm: pool is 'ceil' in this network and always 'pad' in timm"),
         ("timm", {"pool": "pad"}, "timm: stride_on is '1x1' in this network, '3x3'"),
         ("cadene", {"pool": "pad"}, "cadene: pool is 'pad'"),
         ("cadene", {"se": None}, "cadene: se is None"),

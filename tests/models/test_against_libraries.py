@@ -9,7 +9,7 @@ import torch
 
 from senet import Network, create_model, get_net
 from senet.blocks.residual import Basic
-from tests.models.theirs import copy_weights, randomise_
+from tests.models.library_names import copy_weights, randomise_
 
 
 def images(size: int, *, batch: int = 2) -> torch.Tensor:
