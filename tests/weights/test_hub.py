@@ -168,7 +168,7 @@ def test_hashes(server: Hub, tmp_path: Path) -> None:
         for wrong in ("0" * 64, digest[:-1] + ("1" if digest[-1] == "0" else "0")):
             with pytest.raises(CheckpointError, match=f"its sha256 is {digest}; expected: {wrong}"):
                 fetch(f"{path}#sha256={wrong}")
-    with pytest.raises(CheckpointError, match=r"model\.safetensors: not used"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: its sha256 is"):
         fetch("hf:owner/net#sha256=00000000")
     with pytest.raises(CheckpointError, match="none: cannot be read: No such file"):
         fetch(f"{tmp_path / 'none'}#sha256={digest}")

@@ -117,12 +117,16 @@ def test_every_name_of_a_deep_network_is_theirs(ours, theirs, library):
     ("library", "fields", "says"),
     [
         ("timm", {}, "timm: pool is 'ceil' in this network and always 'pad' in timm"),
-        ("timm", {"pool": "pad"}, "timm: stride_on is '1x1' in this network, '3x3'"),
+        ("timm", {"pool": "pad"}, "timm: stride_on is '1x1' in this network and always '3x3'"),
         ("cadene", {"pool": "pad"}, "cadene: pool is 'pad'"),
         ("cadene", {"se": None}, "cadene: se is None"),
         ("cadene", {"se": SEConfig(stages=(3, 4))}, r"cadene: se.stages is \(3, 4\)"),
         ("cadene", {"se": SEConfig(gate="tanh")}, "cadene: se.gate is 'tanh'"),
-        ("moskomule", {"pool": "pad", "stride_on": "3x3"}, "moskomule: se.bias is True in this network, False"),
+        (
+            "moskomule",
+            {"pool": "pad", "stride_on": "3x3"},
+            "moskomule: se.bias is True in this network and always False",
+        ),
         ("torchvision", {"pool": "pad", "stride_on": "3x3"}, "torchvision: se is SEConfig"),
     ],
 )
@@ -135,5 +139,5 @@ def test_a_network_that_a_library_does_not_build_is_not_written(library, fields,
 def test_a_rounding_that_changes_no_width_is_written_and_another_is_not():
     fields = {"pool": "pad", "stride_on": "3x3", "device": "meta"}
     assert len(state_as(create_model("se_resnet50", **fields), "timm")) == 384
-    with pytest.raises(CheckpointError, match=r"se.round_to is 1 in this network, 8 in every one"):
+    with pytest.raises(CheckpointError, match=r"se.round_to is 1 in this network and always 8"):
         state_as(create_model("se_resnet18", pool="pad", device="meta"), "timm")
