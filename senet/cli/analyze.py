@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from senet.cli.output import table
 from senet.cli.parse import Parser, data_fields, with_data
-from senet.cli.show import table
 from senet.errors import ConfigError, RunError, unknown
 from senet.files import free_name
 from senet.foreign_models import is_foreign, load_foreign

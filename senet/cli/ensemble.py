@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from senet.cli import show
-from senet.cli.evaluate import add_views, classes_differ, for_views, read_scales, read_views, said, summary
-from senet.cli.parse import Parser, data_fields, with_data
+from senet.cli.output import print_json, table
+from senet.cli.parse import Line, Parser, data_fields, with_data
+from senet.cli.views import add_views, check_in_memory, read_scales, read_views
 from senet.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -18,101 +17,112 @@ if TYPE_CHECKING:
     from senet.evaluation.crops import Views
     from senet.runs.evaluation import Evaluation
 
-DESCRIPTION = """Measure several checkpoints as one classifier: the weighted mean of their probabilities.
+DESCRIPTION = """Evaluate several checkpoints as one classifier: the weighted mean of their probabilities.
 
-Each checkpoint at each of --scales is a member. --search finds members and weights on one half of the held-out images
-and measures them on the other half; without it all members of a checkpoint share its weight of --weights.
-What a network says of the images is kept in --cache, under a name of weights, images and views, and not computed
-again."""
+Each checkpoint at each of --scales is a member. A checkpoint's weight is shared by its members. --search finds the
+weights on one half of the held-out images and measures the error on the other half. --cache keeps the logits of each
+network, set of images and views, so that they are computed once."""
+
+EXAMPLES = (
+    "senet ensemble runs/compare/se_resnet20-seed0 runs/compare/se_resnet20-seed1",
+    "senet ensemble a.safetensors b.safetensors --weights 1,2 --scales 256,288 --flip",
+    "senet ensemble a.safetensors b.safetensors --search --by loss",
+)
+COMMON = ("data.name", "data.root", "data.image_size", "data.resize")
 
 
 def run(argv: list[str]) -> int:
-    """The command."""
-    parser = Parser("ensemble", "CHECKPOINT...", DESCRIPTION, base=data_fields)
+    """Run the command."""
+    parser = Parser("ensemble", "CHECKPOINT...", DESCRIPTION, base=data_fields, examples=EXAMPLES, common=COMMON)
     parser.word("CHECKPOINT", count="+", help="run folders, .safetensors of senet, or last.ckpt")
-    parser.option("weights", default="", metavar="NUMBERS", help="one per checkpoint, 1,2,1; by default all equal")
+    parser.option("weights", metavar="NUMBERS", help="one per checkpoint, such as 1,2,1; by default equal")
     parser.switch("search", help="find the weights on one half of the images")
-    parser.option("by", default="top1_error", choices=("top1_error", "top5_error", "loss"), help="what it lowers")
-    parser.option("seed", type=int, default=0, help="which images are in which half")
+    parser.option(
+        "by", default="top1_error", choices=("top1_error", "top5_error", "loss"), help="what --search minimises"
+    )
+    parser.option("seed", type=int, default=0, help="draws the halves")
     add_views(parser)
-    parser.option("cache", default="runs/logits", metavar="FOLDER", help="where logits are kept")
-    parser.option("device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute")
-    parser.switch("json", help="print JSON")
-    found = parser.read(argv)
-    scales, weights = read_scales(found["scales"]), _read_weights(found)
-    idle = [name for name in ("by", "seed") if name in found.given]
-    if idle and not found["search"]:
-        raise ConfigError(f"--{idle[0]}: has no effect without --search")
-    views = read_views(found, scales)
+    parser.option("cache", default="runs/logits", metavar="FOLDER", help="folder for logits")
+    parser.device()
+    parser.json()
+    line = parser.read(argv)
+    read_scales(line["scales"])
+    weights = _read_weights(line)
+    for name in ("by", "seed"):
+        if name in line.given and not line["search"]:
+            raise ConfigError(f"--{name}: has no effect without --search")
+    views = read_views(line)
 
     from senet.evaluation.accuracy import measure
     from senet.evaluation.ensemble import ensemble, search
 
     parts = views.by_scale() if views else [None]
-    names, answers = _answers(found, parts)
-    best = search(answers, by=found["by"], seed=found["seed"]) if found["search"] else None
+    names, answers = _answers(line, parts)
+    best = search(answers, by=line["by"], seed=line["seed"]) if line["search"] else None
     if best:
         shares, result, each = best.weights, best.result, best.members
     else:
-        votes = [w for w in weights or [1.0] * len(found["CHECKPOINT"]) for _ in parts]
+        votes = [w for w in weights or [1.0] * len(line["CHECKPOINT"]) for _ in parts]
         result = measure(ensemble(answers, votes))
         shares = [w / sum(votes) for w in votes]
         each = [measure(a) for a in answers]
-    if found["json"]:
+    if line["json"]:
         values = {**asdict(best), "members": names} if best else {"members": names}
         values |= {"weights": shares, "result": asdict(result), "each": [asdict(m) for m in each]}
-        print(json.dumps(values | {"views": asdict(views) if views else None}, indent=2))
+        print_json(values | {"views": asdict(views) if views else None})
         return 0
     rows = [_row(name, f"{share:.3f}", m) for name, share, m in zip(names, shares, each, strict=True)]
     if best:
         rows.append(_row("all with equal weights", "", best.equal))
     rows.append(_row("ensemble", "", result))
-    print(show.table([("member", "weight", "top-1 error, %", "top-5 error, %", "loss"), *rows]))
+    print(table([("member", "weight", "top-1 error, %", "top-5 error, %", "loss"), *rows]))
     if best:
-        print(f"\nsearched on the other half: {summary(best.search)}\nmeasured: {summary(result)}")
+        print(f"\nsearched on the other half: {best.search}\nmeasured: {result}")
     else:
-        print(f"\n{summary(result)}")
+        print(f"\n{result}")
     return 0
 
 
-def _read_weights(found: dict[str, Any]) -> list[float] | None:
-    text, count = found["weights"], len(found["CHECKPOINT"])
+def _read_weights(line: Line) -> list[float] | None:
+    text, count = line["weights"], len(line["CHECKPOINT"])
     if not text:
         return None
-    if found["search"]:
+    if line["search"]:
         raise ConfigError("--weights: has no effect with --search, which finds them")
     try:
         weights = [float(w) for w in text.split(",")]
     except ValueError:
-        raise ConfigError(f"--weights: {text!r} is not numbers with commas between, such as 1,2,1") from None
+        raise ConfigError(f"--weights: {text!r} is not a list of numbers, such as 1,2,1") from None
     if len(weights) != count:
         raise ConfigError(f"--weights: {len(weights)} numbers for {count} checkpoints")
     return weights
 
 
-def _answers(found: dict[str, Any], parts: list[Views] | list[None]) -> tuple[list[str], list[Answers]]:
-    """Names and answers of all members: each checkpoint with each of these views."""
-    from senet.data import Data, open_data
+def _answers(line: Line, parts: list[Views] | list[None]) -> tuple[list[str], list[Answers]]:
+    """Return the names and logits of all members: each checkpoint with each of these views."""
+    from senet.data import Data
     from senet.device import pick_device
     from senet.evaluation.accuracy import answers
     from senet.evaluation.cache import about, cached
+    from senet.evaluation.images import open_images, recipe_for_views
     from senet.runs.checkpoint import load
-    from senet.weights.ilsvrc import named
 
-    device = pick_device(found["device"], field="--device")
-    folder = Path(found["cache"]).expanduser()
+    device = pick_device(line["device"], field="--device")
+    folder = Path(line["cache"]).expanduser()
     names: list[str] = []
     all_answers: list[Answers] = []
     opened: tuple[Any, Data] | None = None
-    for path in found["CHECKPOINT"]:
+    for path in line["CHECKPOINT"]:
         checkpoint = load(Path(path).expanduser())
-        recipe = with_data(checkpoint.recipe, found)
-        wanted = for_views(recipe.data, parts[0], found.named)
+        recipe = with_data(checkpoint.recipe, line)
+        check_in_memory(line, recipe.data, parts[0])
+        wanted = recipe_for_views(recipe.data, parts[0]), checkpoint.classes
         if opened is None or opened[0] != wanted:
-            opened = wanted, open_data(wanted, recipe.train.seed, progress=True)
+            try:
+                opened = wanted, open_images(wanted[0], recipe.train.seed, wanted[1])
+            except DataError as error:
+                raise DataError(f"{path}: {error}") from error
         data = opened[1]
-        if named(data.classes) != named(checkpoint.classes):
-            raise DataError(f"{path}: {classes_differ(named(checkpoint.classes), named(data.classes))}")
         for views in parts:
             compute = partial(
                 answers,
@@ -121,13 +131,13 @@ def _answers(found: dict[str, Any], parts: list[Views] | list[None]) -> tuple[li
                 views=views,
                 batch_size=recipe.data.eval_batch_size,
                 device=device,
-                progress=not found["json"],
+                progress=not line["json"],
             )
             found_answers = cached(folder, about(checkpoint.model, data.val.fingerprint(), views, device), compute)
-            if found_answers.skipped and wanted.on_bad_image == "error":
+            if found_answers.skipped and wanted[0].on_bad_image == "error":
                 raise DataError(found_answers.skipped[0])
             all_answers.append(found_answers)
-            names.append(f"{path}{said(views)}")
+            names.append(f"{path} ({views})" if views else path)
     return names, all_answers
 
 

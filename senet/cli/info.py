@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from senet.cli.output import table
 from senet.cli.parse import Line, ModelOnly, Parser
-from senet.cli.show import table
 from senet.errors import ConfigError
 from senet.models.net import Net
 from senet.models.registry import canonical_name, get_net

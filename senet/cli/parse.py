@@ -175,6 +175,18 @@ class Parser:
         """An option without a value."""
         self.options[name] = Option(name, help, type=bool, default=False, **how)
 
+    def checkpoint(self) -> None:
+        """The word CHECKPOINT: a network that senet trained or converted."""
+        self.word("CHECKPOINT", help="a run folder, a .safetensors of senet, or a last.ckpt")
+
+    def device(self, help: str = "device that computes; auto: a GPU if there is one") -> None:
+        """The option --device."""
+        self.option("device", help, default="auto", choices=("auto", "cpu", "cuda"))
+
+    def json(self) -> None:
+        """The switch --json."""
+        self.switch("json", help="print JSON, and progress on standard error")
+
     def read(self, argv: Sequence[str]) -> Line:
         """Read a command line; print help and exit where it asks for help.
 
@@ -219,7 +231,7 @@ class Parser:
             if option is None:
                 line.fields.append((name, value))
                 continue
-            if value is None and option.type is not bool:
+            if not value and option.type is not bool:
                 raise ConfigError(f"{option.flag}: a value is missing")
             line.values[name] = option.read("true" if value is None else value)
             line.given.append(name)

@@ -1,31 +1,35 @@
-"""`senet predict`: the most likely classes of image files."""
+"""`senet predict`: classify image files."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
+from senet.cli.output import print_json
 from senet.cli.parse import Parser
-from senet.errors import ConfigError, DataError
+from senet.errors import DataError
 
-DESCRIPTION = """Name what is in images: the most likely classes with their probabilities.
+DESCRIPTION = """Print the most likely classes of each image with their probabilities.
 
-An image that cannot be read is named, the others are answered, and the exit status is 2. Images are prepared as the
-checkpoint's recipe prepares test images."""
+Images are prepared as the checkpoint's recipe prepares test images. An image that cannot be read is reported; the
+others are classified, and the exit status is 2."""
+
+EXAMPLES = (
+    "senet predict runs/pair-digits/se_resnet20 seven.png",
+    "senet predict net.safetensors photos/*.jpg --top 3",
+    "senet predict net.safetensors cat.jpg --json",
+)
 
 
 def run(argv: list[str]) -> int:
-    """The command."""
-    parser = Parser("predict", "CHECKPOINT IMAGE...", DESCRIPTION)
-    parser.word("CHECKPOINT", help="a run folder, a .safetensors of senet, or a last.ckpt")
+    """Run the command."""
+    parser = Parser("predict", "CHECKPOINT IMAGE...", DESCRIPTION, examples=EXAMPLES)
+    parser.checkpoint()
     parser.word("IMAGE", count="+", help="image files")
-    parser.option("top", type=int, default=5, help="number of classes to name")
-    parser.switch("json", help="print JSON")
-    parser.option("device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute")
-    found = parser.read(argv)
-    if found["top"] < 1:
-        raise ConfigError(f"--top: {found['top']} is too small; expected: 1 or more")
+    parser.option("top", type=int, default=5, low=1, help="number of classes to print")
+    parser.device()
+    parser.json()
+    line = parser.read(argv)
 
     from senet.data import load_image, normalise
     from senet.device import pick_device
@@ -33,25 +37,24 @@ def run(argv: list[str]) -> int:
     from senet.runs.checkpoint import load
     from senet.weights.ilsvrc import named
 
-    checkpoint = load(Path(found["CHECKPOINT"]).expanduser())
-    model = checkpoint.model.to(pick_device(found["device"], field="--device"))
+    checkpoint = load(Path(line["CHECKPOINT"]).expanduser())
+    model = checkpoint.model.to(pick_device(line["device"], field="--device"))
     recipe = checkpoint.recipe.data
-    results, failed = [], 0
-    for name in found["IMAGE"]:
+    results, failed = [], False
+    for file in line["IMAGE"]:
         try:
-            image = normalise(load_image(Path(name).expanduser(), recipe)[None], recipe)
+            image = normalise(load_image(Path(file).expanduser(), recipe)[None], recipe)
         except DataError as error:
-            # The other images have nothing to do with this one.
-            failed += 1
-            results.append({"image": name, "error": str(error)})
+            failed = True
+            results.append({"image": file, "error": str(error)})
             print(f"senet predict: error: {error}", file=sys.stderr)
             continue
-        best = predict(model, image, found["top"])[0]
-        results.append({"image": name, "classes": [{"class": checkpoint.classes[i], "p": p} for i, p in best]})
-        if not found["json"]:
-            names = named(checkpoint.classes[i] for i, _ in best)
-            words = ", ".join(f"{name} {100 * p:.1f} %" for name, (_, p) in zip(names, best, strict=True))
-            print(f"{name}: {words}", flush=True)
-    if found["json"]:
-        print(json.dumps(results, indent=2))
+        best = predict(model, image, line["top"])[0]
+        results.append({"image": file, "classes": [{"class": checkpoint.classes[i], "p": p} for i, p in best]})
+        if not line["json"]:
+            words = named(checkpoint.classes[i] for i, _ in best)
+            answers = (f"{word} {100 * p:.1f} %" for word, (_, p) in zip(words, best, strict=True))
+            print(f"{file}: {', '.join(answers)}", flush=True)
+    if line["json"]:
+        print_json(results)
     return 2 if failed else 0

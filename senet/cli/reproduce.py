@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from senet.cli import analyze, running, show
+from senet.cli.output import table
 from senet.cli.parse import Line, Parser, value_at
 from senet.cli.training_options import COMMON, resume_folder
 from senet.errors import ConfigError, DataError, RunError
@@ -448,4 +449,4 @@ def _listing() -> str:
     rows += [(t.name, t.title, str(len(t.rows)), t.hours) for t in targets().values()]
     groups = "\n".join(f"{name}: {', '.join(members)}" for name, members in GROUPS.items())
     hint = "senet reproduce TARGET --plan says what would be run, and how long it takes here"
-    return f"{show.table(rows, left=(0, 1, 3))}\n{groups}\n\n{hint}"
+    return f"{table(rows, left=(0, 1, 3))}\n{groups}\n\n{hint}"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from senet.cli.output import table
 from senet.recipes.recipe import Recipe
 
 
@@ -113,16 +114,3 @@ def differs(lines: Sequence[str], before: str = "") -> None:
     """What is otherwise than in the paper."""
     if lines:
         print(f"{before}otherwise than in the paper:\n" + "\n".join(f"  {line}" for line in lines))
-
-
-def table(rows: list[tuple[str, ...]], left: tuple[int, ...] = (0,)) -> str:
-    """Rows of text in columns, those of `left` to the left, the others to the right; a line under the head."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    lines.insert(1, "-" * max(map(len, lines)))
-    return "\n".join(lines)

@@ -1,20 +1,19 @@
-"""`senet tables`: our figures beside the paper's."""
+"""`senet tables`: our parameters and multiply-adds beside the paper's."""
 
 from __future__ import annotations
 
-import json
 from itertools import groupby
 from typing import Any
 
+from senet.cli.output import print_json, table
 from senet.cli.parse import Parser
-from senet.cli.show import table
 from senet.errors import unknown
 from senet.paper.complexity import MACS_DIGITS, PARAMS_DIGITS, Printed, agrees, complexity
 
-DESCRIPTION = """Our figures beside the paper's.
+DESCRIPTION = """Compare our parameters and multiply-adds with the paper's.
 
-complexity: parameters and multiply-adds of Tables 2, 3, 10, 13, 15 and 16. Ours count convolutions and fully connected
-layers, the SE units' included; the paper's figures follow no single rule. What cannot be reproduced says why."""
+complexity: Tables 2, 3, 10, 13, 15 and 16. We count convolutions and fully connected layers, those of SE units
+included; the paper does not follow one rule. A note says why a figure cannot be reproduced."""
 
 TABLES = ("complexity",)
 
@@ -29,17 +28,17 @@ TITLES = {
 
 
 def run(argv: list[str]) -> int:
-    """The command."""
-    parser = Parser("tables", "complexity", DESCRIPTION)
-    parser.word("WHAT", count="?", help="complexity")
-    parser.switch("json", help="print JSON")
-    found = parser.read(argv)
-    if found["WHAT"] not in TABLES:
-        raise unknown("tables", found["WHAT"], TABLES, kind="tables")
+    """Run the command."""
+    parser = Parser("tables", "[complexity]", DESCRIPTION, examples=("senet tables complexity --json",))
+    parser.word("TABLES", count="?", help="complexity")
+    parser.json()
+    line = parser.read(argv)
+    if line["TABLES"] not in ("", *TABLES):
+        raise unknown("TABLES", line["TABLES"], TABLES, kind="tables")
 
     rows = [_compare(printed) for printed in complexity()]
-    if found["json"]:
-        print(json.dumps(rows, indent=2))
+    if line["json"]:
+        print_json(rows)
         return 0
     for number, group in groupby(rows, key=lambda row: row["table"]):
         _print_table(number, list(group))
@@ -47,7 +46,7 @@ def run(argv: list[str]) -> int:
 
 
 def _compare(printed: Printed) -> dict[str, Any]:
-    """One row: ours, the paper's, and the gap in percent."""
+    """Return a row: our figures, the paper's, and the gap in percent."""
     from senet.models.describe import describe
 
     cost = describe(printed.net)
@@ -65,7 +64,7 @@ def _compare(printed: Printed) -> dict[str, Any]:
 
 
 def _print_table(number: int, rows: list[dict[str, Any]]) -> None:
-    """A table as the paper has it, and below it what does not agree."""
+    """Print a table of the paper, and notes below it."""
     letter = "M" if rows[0]["macs_unit"] == 1e6 else "G"
     params, macs = (any(f"paper_{name}" in row for row in rows) for name in ("params", "macs"))
     columns = ["network"]

@@ -24,9 +24,7 @@ def common_options(parser: Parser) -> None:
 
 
 def resume_folder(line: Line, *also: str) -> Path:
-    """The folder to continue with; ConfigError for an empty name, or for other options beside it but `also`."""
-    if not line["resume"]:
-        raise ConfigError("--resume: the folder's name is missing")
+    """The folder to continue with; ConfigError for options beside it other than `also`."""
     others = line.beside("resume", "json", *also)
     if others:
         but = f" but {' and '.join(f'--{name}' for name in also)}" if also else ""

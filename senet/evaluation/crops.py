@@ -62,6 +62,18 @@ class Views:
         """V, the number of views of an image."""
         return self.crops * (2 if self.flip else 1) * max(len(self.scales), 1)
 
+    def __str__(self) -> str:
+        """Return the views in words.
+
+        >>> print(Views(flip=True, scales=(256, 320)))
+        1 crop, mirrored, scales 256, 320
+        """
+        crops = "whole image" if self.whole else f"{self.crops} crop{'s' if self.crops > 1 else ''}"
+        several = "s" if len(self.scales) > 1 else ""
+        scales = f", scale{several} {', '.join(map(str, self.scales))}" if self.scales else ""
+        average = ", logits averaged" if self.average == "logits" else ""
+        return f"{crops}{', mirrored' if self.flip else ''}{scales}{average}"
+
     def by_scale(self) -> list[Views]:
         """Split into one `Views` per scale."""
         return [replace(self, scales=(side,)) for side in self.scales] or [self]

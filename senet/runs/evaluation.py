@@ -108,6 +108,15 @@ class Evaluation:
     tempered: Tempered | None = None
     epoch: int | None = None
 
+    def __str__(self) -> str:
+        """Return the errors in one line."""
+        n = len(self.skipped_images)
+        skipped = f", {n:,} image{'' if n == 1 else 's'} skipped" if n else ""
+        return (
+            f"top-1 error {self.top1_error:.2f} %, top-5 error {self.top5_error:.2f} %, loss {self.loss:.4f}, "
+            f"{self.images:,} images{skipped}"
+        )
+
 
 def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
     """Write evaluation.json; RunError where it cannot be written."""

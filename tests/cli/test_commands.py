@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +37,18 @@ def test_help_and_version(senet: Call) -> None:
         with pytest.raises(SystemExit) as stop:
             senet(name, "--help")
         assert stop.value.code == 0
+
+
+@pytest.mark.parametrize("words", ["--help", "train --help all", "models se_resnet20"])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_closed_pipe_ends_quietly(words: str, unbuffered: str) -> None:
+    command = [sys.executable, "-m", "senet", *words.split()]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    assert process.stdout is not None
+    process.stdout.close()
+    _, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (141, b"")
 
 
 def test_train_evaluate_predict(senet: Call, trained: Path) -> None:
@@ -152,9 +167,9 @@ def test_the_hint_after_a_signal_is_the_command_that_was_typed(senet: Call, monk
     for name in ("train", "compare"):
         status, _, err = senet(name)
         assert status == 130
-        going_on = err.rpartition("Go on with: ")[2]
-        assert err.startswith("senet: stopped by Ctrl-C; saved in my runs/it's. Go on")
-        assert shlex.split(going_on) == ["senet", name, "--resume", "my runs/it's"]
+        resume = err.rpartition("Resume with: ")[2]
+        assert err.startswith("senet: stopped by Ctrl-C; saved in my runs/it's. Resume with")
+        assert shlex.split(resume) == ["senet", name, "--resume", "my runs/it's"]
 
 
 def test_unit_options_reach_every_network_that_has_one(senet: Call) -> None:
@@ -207,8 +222,11 @@ def test_the_documented_mistake_is_what_the_program_prints(senet: Call) -> None:
 MISTAKES = {
     "unknown command": (["trian"], r"command: 'trian' is not known \(did you mean 'train'\?\)"),
     "unknown model": (["train", "se_resnt20"], r"model: 'se_resnt20' is not known \(did you mean 'se_resnet20'\?\)"),
-    "unknown model in info": (["info", "vgg"], r"model: 'vgg' is not known; all models: senet models, in Python"),
-    "no such pattern": (["models", "vit*"], r"no network is called 'vit\*'"),
+    "unknown model in info": (
+        ["info", "vgg"],
+        r"model: 'vgg' is not known \(did you mean 'vgg16_bn'\?\); all models: senet",
+    ),
+    "no such pattern": (["models", "vit*"], r"PATTERN: no network matches 'vit\*'"),
     "two models to train": (["train", "resnet20", "resnet32"], r"one network at a time; for several: senet compare"),
     "one model to compare": (["compare", "resnet20"], r"name two or more networks"),
     "one model twice": (
@@ -216,7 +234,10 @@ MISTAKES = {
         r"two or more networks of different names",
     ),
     "no seeds": (["compare", "resnet20", "se_resnet20", "--seeds", "0"], r"seeds: 0 is too small"),
-    "unknown data": (["train", "resnet20", "--data", "cifar11"], r"data.name: 'cifar11' is not known"),
+    "unknown data": (
+        ["train", "resnet20", "--data", "cifar11"],
+        r"data.name: 'cifar11' is neither a known data set nor",
+    ),
     "unknown recipe": (["train", "resnet20", "--recipe", "cifra"], r"recipe: 'cifra' is not known"),
     "fp16 without a GPU": (["train", "resnet20", "--precision", "fp16", "--device", "cpu"], r"'fp16' needs a GPU"),
     "no checkpoint": (["evaluate", "nowhere"], r"nowhere: no such file or folder"),
@@ -225,7 +246,7 @@ MISTAKES = {
     "resume with more": (["train", "--resume", "x", "--epochs", "3"], r"--resume: takes no other options.*--epochs"),
     "resume with a model": (["train", "--resume=x", "resnet20"], r"--resume: takes no other options.*resnet20"),
     "resume a comparison with more": (["compare", "--resume", "x", "--seeds", "9"], r"takes no other options.*--seeds"),
-    "resume nothing": (["train", "--resume", ""], r"--resume: the folder's name is missing"),
+    "resume nothing": (["train", "--resume", ""], r"--resume: a value is missing"),
     "units of plain networks": (["compare", "resnet20", "resnet32", "--se", "eca"], r"--se: 'eca' has no effect"),
     "no units in a comparison": (["compare", "resnet20", "se_resnet20", "--se", "none"], r"--se: 'none' has no effect"),
     "patience without a plateau": (
@@ -240,14 +261,14 @@ MISTAKES = {
         ["train", "--workers", "3"],
         r"--data.workers: has no effect with images that are in memory",
     ),
-    "evaluation on another split": (["evaluate", "x", "--split-seed", "1"], r"option: '--split_seed' is not known"),
+    "evaluation on another split": (["evaluate", "x", "--split-seed", "1"], r"option: '--split-seed' is not known"),
     "augmented evaluation": (["evaluate", "x", "--cutout", "4"], r"option: '--cutout' is not known"),
     "a last batch of one pixel": (
         ["train", "resnet20", "--image-size", "4", "--batch-size", "1437", "--crop-padding", "1"],
         r"data.batch_size: 1437 leaves a last batch of one of the 1,438 training images",
     ),
     "gamma of one": (["train", "--kind", "plateau", "--gamma", "1"], r"schedule.gamma: 1.0 is not between 0 and 1"),
-    "a rate that is none": (["train", "--lr", "nan"], r"optim.lr: 'nan' is not a number"),
+    "a rate that is none": (["train", "--lr", "nan"], r"optim.lr: nan is not a finite number"),
     "a rate of zero": (["train", "--lr", "0"], r"optim.lr: 0.0 is too small; expected: above 0"),
     "jobs below zero": (["compare", "resnet20", "se_resnet20", "--jobs", "-1"], r"--jobs: -1 is too small; expected"),
     "jobs to go on with": (["compare", "--resume", "x", "--jobs", "no"], r"--jobs: 'no' is not a whole number"),
@@ -349,7 +370,7 @@ def test_class_counts_that_do_not_match(senet: Call, trained: Path, tmp_path: Pa
     grey = ["--mean", "127.5", "--std", "127.5"]
     status, _, err = senet("evaluate", trained, "--data", folder, *grey)
     assert status == 2
-    assert f"--data {folder}: has other classes: the checkpoint knows 10 classes and the images have 2" in err
+    assert f"data.name: '{folder}' has other classes: the checkpoint has 10 and the images have 2" in err
     status, _, err = senet("evaluate", trained, "--data", folder, "--mean", "1,2,3", "--std", "1,2,3")
     assert status == 2
     assert "3 channels, and this network takes 1" in err

@@ -86,7 +86,7 @@ def test_crops_of_a_folder_are_of_its_whole_files(senet: Call, tmp_path: Path) -
     checkpoint = load(Path("run"))
     save("words.safetensors", checkpoint.model, recipe=checkpoint.recipe, classes=("tench", "dog"))
     err = senet("evaluate", "words.safetensors")[2]
-    assert "the checkpoint's class 1 is 'dog' and the images' is 'pug'" in err
+    assert "class 1 is 'dog' in the checkpoint and 'pug' in the images" in err
     centre = json.loads(senet("evaluate", "run", "--scales", "16", "--json")[1])
     assert centre["loss"] == pytest.approx(one["loss"], rel=1e-6)
     whole = json.loads(senet("evaluate", "run", "--scales", "16", "--crops", "whole", "--json")[1])
@@ -94,9 +94,9 @@ def test_crops_of_a_folder_are_of_its_whole_files(senet: Call, tmp_path: Path) -
     # What was left out is an error where it must not be, though nothing is computed anew.
     (tmp_path / "wide" / "val" / "pug" / "2.png").write_text("no image")
     words = ("evaluate", "run", "--scales", "20", "--crops", "10")
-    assert "5 images, 1 image left out" in senet(*words, "--on-bad-image", "skip")[1]
+    assert "5 images, 1 image skipped" in senet(*words, "--on-bad-image", "skip")[1]
     words = ("ensemble", "run", *words[2:])
-    assert "5 images, 1 image left out" in senet(*words, "--on-bad-image", "skip")[1]
+    assert "5 images, 1 image skipped" in senet(*words, "--on-bad-image", "skip")[1]
     status, _, err = senet(*words)
     assert (status, "2.png: cannot be read" in err) == (2, True)
     status, _, err = senet("evaluate", "run", "--crops", "10", "--in-memory", "yes", "--scales", "20")
@@ -138,13 +138,13 @@ def test_ensemble(senet: Call, trained: Path, other: Path, capsys: pytest.Captur
     ("words", "message"),
     [
         (["--weights", "1,2,3"], "--weights: 3 numbers for 2 checkpoints"),
-        (["--weights", "1,two"], "--weights: '1,two' is not numbers"),
+        (["--weights", "1,two"], "--weights: '1,two' is not a list of numbers"),
         (["--weights=-1,1"], "weights: .* expected: 0 or more"),
         (["--weights", "1,1", "--search"], "--weights: has no effect with --search"),
         (["--seed", "1"], "--seed: has no effect without --search"),
         (["--by", "loss"], "--by: has no effect without --search"),
         (["--average", "logits"], "--average: has no effect on a single view"),
-        (["--scales", "8,x"], "--scales: '8,x' is not numbers"),
+        (["--scales", "8,x"], "--scales: '8,x' is not a list of whole numbers"),
     ],
 )
 def test_mistakes_in_ensembles(
@@ -161,7 +161,7 @@ def test_members_of_other_classes(trained: Path, tmp_path: Path, monkeypatch: py
     names = ("zero", *checkpoint.classes[1:])
     save("named.safetensors", checkpoint.model, recipe=checkpoint.recipe, classes=names)
     with pytest.raises(
-        DataError, match=r"named\.safetensors: the checkpoint's class 0 is 'zero' and the images' is '0'"
+        DataError, match=r"named\.safetensors: data.name: 'digits' has other classes: class 0 is 'zero' in the"
     ):
         command.run([str(trained), "named.safetensors"])
 
@@ -169,11 +169,11 @@ def test_members_of_other_classes(trained: Path, tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--crops", "11"], "--crops: invalid choice: '11'"),
+        (["--crops", "11"], "'1'?); expected: 1, 10, 12, whole"),
         (["--crops", "10"], "are the same; expected: a larger one, such as 9"),
         (["--crops", "10", "--flip"], "flip: has no effect with crops=10"),
         (["--scales", "7"], "scales: 7 is smaller than the crop, image_size=8"),
-        (["--scales", "12,"], "--scales: '12,' is not numbers of pixels"),
+        (["--scales", "12,"], "--scales: '12,' is not a list of whole numbers"),
     ],
 )
 def test_mistakes_in_views(words: list[str], message: str, senet: Call, trained: Path) -> None:

@@ -172,7 +172,7 @@ def test_killed_processes_resume_bit_for_bit(recipe: Recipe, tmp_path: Path) -> 
         _, errors = process.communicate(timeout=60)
         assert process.returncode == status
         if name == "SIGTERM":
-            assert f"Go on with: senet train --resume {folder}" in errors.decode()
+            assert f"Resume with: senet train --resume {folder}" in errors.decode()
         assert not (folder / run.SUMMARY).exists()
         subprocess.run(command("--resume", str(folder)), check=True, stdout=subprocess.DEVNULL)
         assert differences(state(folder), state(tmp_path / "unbroken")) == [], name
