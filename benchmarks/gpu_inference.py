@@ -1,4 +1,4 @@
-"""The 1x1 convolutions of SE-ResNet-50 in inference, with all that follows them, on a GPU: our kernel and three others.
+"""Time the 1x1 convolutions of SE-ResNet-50 with their epilogues on a GPU: our kernel and three others.
 
     python -m benchmarks.gpu_inference [--batches 1,8,32,256] [--dtypes bf16,fp32] [--rounds 15] [--tune] [--json FILE]
 
@@ -47,7 +47,7 @@ SHAPES = (
 )
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 TOLERANCE = {torch.bfloat16: 1e-2, torch.float16: 2e-3, torch.float32: 1e-3}
-"""Of the norm of the error; that of float32 leaves room for TF32."""
+"""Largest relative error, by norms; that of float32 allows for TF32."""
 
 
 class Inputs(NamedTuple):
@@ -58,7 +58,7 @@ class Inputs(NamedTuple):
     e: Tensor | None
 
     def bytes(self, y: Tensor) -> int:
-        """What must move: each input read once, the output written once."""
+        """Bytes that must move: each input read once, the output written once."""
         return sum(v.numel() * v.element_size() for v in (*self, y) if v is not None)
 
 
@@ -112,13 +112,13 @@ def ways() -> dict[str, Way]:
 
 
 def error(way: Way, i: Inputs) -> float:
-    """Of the way in its dtype against float64, relative, by norms; NaN where anything is."""
+    """Relative error against float64, by norms; NaN if any value is."""
     right = definition(Inputs(*(None if v is None else v.double() for v in i)))  # type: ignore[arg-type]
     return float((way(i).double() - right).norm() / right.norm())
 
 
 def record(way: Callable[[Any], Tensor], sets: list[Any]) -> torch.cuda.CUDAGraph:
-    """One call on each set, as a graph."""
+    """Record one call on each set of inputs as a CUDA graph."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -142,7 +142,7 @@ def microseconds(graph: torch.cuda.CUDAGraph, calls: int) -> float:
 
 
 def interleaved(graphs: dict[Any, torch.cuda.CUDAGraph], calls: int, rounds: int) -> dict[Any, list[float]]:
-    """Each graph in turn, round after round; the first three only warm up."""
+    """Replay the graphs in turn, in rounds; the first three rounds warm up."""
     times: dict[Any, list[float]] = {name: [] for name in graphs}
     for _ in range(rounds + 3):
         for name, graph in graphs.items():
@@ -151,7 +151,7 @@ def interleaved(graphs: dict[Any, torch.cuda.CUDAGraph], calls: int, rounds: int
 
 
 def sets_of(n: int, k: int, c: int, side: int, dtype: torch.dtype, expand: bool) -> list[Inputs]:
-    """As many inputs as twice the L2 cache holds, from 3 to 64."""
+    """Enough sets of inputs to fill the L2 cache twice, from 3 to 64."""
     one = draw(n, k, c, side, dtype, expand)
     cache = torch.cuda.get_device_properties(0).L2_cache_size
     count = min(64, max(3, 2 * cache // one.bytes(one.h) + 1))
@@ -159,7 +159,7 @@ def sets_of(n: int, k: int, c: int, side: int, dtype: torch.dtype, expand: bool)
 
 
 def copy_bandwidth(rounds: int) -> float:
-    """Bytes read and written per second by a copy of 2 GiB within the device, as a median."""
+    """Bytes per second that a copy of 2 GiB within the device reads and writes, as a median."""
     source = torch.randn(2**29, device="cuda")
     target = torch.empty_like(source)
     graphs = {"copy": record(lambda _: target.copy_(source), [None])}
@@ -190,7 +190,7 @@ def measure(
 
 
 def tune(n: int, shape: tuple[str, int, int, int, int], dtype: torch.dtype, rounds: int) -> dict[str, Any]:
-    """The kernel's tiles, the best first."""
+    """Time the kernel with other tiles; return them, the fastest first."""
     from senet.kernels.conv1x1.triton import Tiles, conv1x1, tiles_of
 
     name, k, c, side, _ = shape

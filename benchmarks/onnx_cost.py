@@ -40,7 +40,7 @@ FORMS = {"as it is": None, "any": "any", "machine": "machine"}
 
 
 def network(name: str, size: int) -> Network:
-    """As drawn, with batch norm's statistics measured on noise, so that a deep network neither grows nor dies out."""
+    """A network as drawn, with batch norm's statistics measured on noise, so that activations keep their scale."""
     model = create_model(replace(get_net(name), image_size=size), fused=False)
     for block in model.modules():
         if hasattr(block, "epilogue"):

@@ -1,4 +1,4 @@
-"""How near the Triton passes come to the speed at which the GPU copies memory, at the shapes of ResNet-50.
+"""Time the Triton passes against the GPU's copy bandwidth, at the shapes of ResNet-50.
 
     python -m benchmarks.passes [--batch 256] [--dtype bfloat16] [--nchw] [--channels 256 ...] [--tune]
         [--json FILE]
@@ -36,7 +36,7 @@ CACHE_BYTES = 50 * 2**20
 
 
 class Shape(NamedTuple):
-    """A map of `size` by `size`; an epilogue has a unit and a shortcut, else it is a norm and ReLU alone."""
+    """A feature map of `size` by `size`. An epilogue has a unit and a shortcut; else it is norm and ReLU only."""
 
     channels: int
     size: int
@@ -116,7 +116,7 @@ class Inputs:
 
 
 def check(inputs: Inputs, name: str, on: Any) -> float:
-    """The largest relative error of a pass, in the norm, against float64; exits where it is too large."""
+    """Largest relative error of a pass, by norms, against float64. Exits if it is too large."""
     exact = inputs.double().run(name, reference)
     worst = 0.0
     for found, wanted in zip(inputs.run(name, on), exact, strict=True):
@@ -131,7 +131,7 @@ def check(inputs: Inputs, name: str, on: Any) -> float:
 
 
 def median_ms(calls: Sequence[Callable[[], object]], rep_ms: int = 200) -> float:
-    """Of one call; the calls take turns for `rep_ms`."""
+    """Median time of a call; the calls take turns for `rep_ms`."""
     from triton.testing import do_bench
 
     turns = itertools.cycle(calls)
@@ -139,7 +139,7 @@ def median_ms(calls: Sequence[Callable[[], object]], rep_ms: int = 200) -> float
 
 
 def copy_gb_s() -> float:
-    """Bytes read and written by the device's own copy, a second; the better of two sizes."""
+    """Bytes per second that the device's own copy reads and writes; the better of two sizes."""
     best = 0.0
     for mib in (512, 2048):
         source = torch.randint(256, (mib * 2**20,), device="cuda", dtype=torch.uint8)
@@ -160,7 +160,7 @@ def cuts(shape: Shape, itemsize: int, nchw: bool) -> Iterator[Any]:
 
 
 def tuned(calls: Sequence[Callable[[], object]], plans: list[Any]) -> tuple[Any, float]:
-    """The best plan, and its time in ms."""
+    """Find the fastest plan; return it and its time in ms."""
     from senet.kernels.block_epilogue import triton as triton_passes
 
     default, times = triton_passes.plan, []
@@ -173,7 +173,7 @@ def tuned(calls: Sequence[Callable[[], object]], plans: list[Any]) -> tuple[Any,
 
 
 def measured(args: argparse.Namespace) -> dict[str, Any]:
-    """Check and time each pass at each shape; prints a table."""
+    """Check and time each pass at each shape; print a table."""
     import triton
 
     from senet.kernels.block_epilogue import triton as triton_passes

@@ -1,4 +1,4 @@
-"""Whether an optimized network is the same function: in float64, where what is left is the algebra alone."""
+"""Is an optimized network the same function? Judged in float64, where rounding is small and only the algebra counts."""
 
 from __future__ import annotations
 

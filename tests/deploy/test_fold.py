@@ -101,7 +101,7 @@ FACTORS: dict[str, tuple[Any, int]] = {
     "of a gated map": (lambda m, x: ((u := m.c(x)) * u.mean((2, 3), keepdim=True).sigmoid()) * 0.1, 1),
     "of what is read elsewhere": (lambda m, x: (u := m.c(x)) + 0.1 * u, 0),
     "of an activation": (lambda m, x: m.c(x).relu() * 0.1, 0),
-    "of two maps": (lambda m, x: (m.c(x) * m.c(x).relu()) * 0.1, 0),
+    "of two feature maps": (lambda m, x: (m.c(x) * m.c(x).relu()) * 0.1, 0),
     "that is a parameter": (lambda m, x: m.c(x) * m.n.eps * m.n.weight.mean(), 1),
 }
 

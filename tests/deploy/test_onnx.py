@@ -81,7 +81,7 @@ def test_nothing_is_left_to_fold_and_squeezes_read_the_narrow_map(files: Files) 
 def test_on_this_machine_a_gated_sum_is_one_operation(files: Files) -> None:
     _, exported = files
     model = onnx.load(exported["machine"].path)
-    # 12 convolutions, and one for each gated sum; out of the blocks go the squeezed maps, and the last before the head.
+    # 12 convolutions, one per gated sum; squeezes and the last feature map before the head leave the blocks.
     found = Counter(n.op_type for n in model.graph.node if n.domain == "com.microsoft.nchwc")
     assert found == {"Conv": 12 + 3, "GlobalAveragePool": 3, "ReorderOutput": 3 + 1}
     assert not operations(exported["machine"].path).keys() & {"Mul", "Add", "Relu"}

@@ -1,4 +1,4 @@
-"""`optimize` on whole networks: the same function, for every batch and size it says, and the network left alone."""
+"""`optimize` on whole networks: the same function for every batch and size that it accepts; no network changes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_every_family(family: str) -> None:
     """All but Inception-ResNet-v2, which has 204 norms at its smallest; its factors are in test_fold.py."""
     net = of_one_block(family)
     fast = same(create_model(net), 3, pixels(net), pixels(net), batches=[3])
-    # ShuffleNet reads its maps' size in the shuffle.
+    # ShuffleNet reads the size of its feature maps in the shuffle.
     assert fast.any_size == (family != "shuffle")
     assert fast.any_batch
 

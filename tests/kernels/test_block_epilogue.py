@@ -65,7 +65,7 @@ def map_of(*shape: int, seed: int = 0) -> Tensor:
 
 
 def results(function: Any, x: Tensor, e: Tensor | None, norm: Any, unit: Any, **options: Any) -> list[Tensor]:
-    """Output, gradients of both maps and of all parameters, and the norm's buffers after the call."""
+    """Output, gradients of x, e and all parameters, and the norm's buffers after the call."""
     modules = [m for m in (norm, unit) if m is not None]
     before = [b.clone() for m in modules for b in m.buffers()]
     maps = [t.detach().requires_grad_() for t in (x, e) if t is not None]
@@ -171,7 +171,7 @@ def test_shapes_and_layouts(kind: type[nn.Module], shape: tuple[int, ...], calls
 
 @pytest.mark.parametrize(("dtype", "ulp"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2), (torch.float16, 3e-3)])
 def test_types_of_maps(dtype: torch.dtype, ulp: float, calls: list[str]) -> None:
-    # Parameters in float32 beside maps in half precision, as autocast has them, and all in one type.
+    # Parameters in float32 with feature maps in half precision, as under autocast; and all in one dtype.
     for like in {torch.float32, dtype}:
         norm, unit = norm_of().to(like), unit_of(SEConfig(reduction=4)).to(like)
         x, e = map_of(4, 8, 9, 9).to(dtype), map_of(4, 8, 9, 9, seed=1).to(dtype)
@@ -369,8 +369,8 @@ model = nn.parallel.DistributedDataParallel(create_model(net, num_classes=4, fus
 # Not before, for it refuses such norms on the CPU as they do themselves.
 nn.SyncBatchNorm.convert_sync_batchnorm(model.module)
 # Two images here, three there.
-mine = slice(0, 2) if rank == 0 else slice(2, 5)
-F.cross_entropy(model(x[mine]), torch.arange(5)[mine] % 4, reduction="sum").backward()
+own = slice(0, 2) if rank == 0 else slice(2, 5)
+F.cross_entropy(model(x[own]), torch.arange(5)[own] % 4, reduction="sum").backward()
 for (name, p), q in zip(whole.named_parameters(), model.parameters(), strict=True):
     gap = (p.grad / 2 - q.grad).norm() / p.grad.norm().clamp_min(1e-6)
     assert gap < 1e-9, (name, gap)

@@ -65,13 +65,13 @@ def test_no_compiler(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_compiler_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    mine = tmp_path / "mycc"
-    mine.write_text("#!/bin/sh\n")
-    mine.chmod(0o755)
-    monkeypatch.setenv("CC", str(mine))
-    assert cc.compiler() == [str(mine)]
-    monkeypatch.setenv("CC", f"'{mine}' gcc -O1")
-    assert cc.compiler() == [str(mine), "gcc", "-O1"]
+    wanted = tmp_path / "mycc"
+    wanted.write_text("#!/bin/sh\n")
+    wanted.chmod(0o755)
+    monkeypatch.setenv("CC", str(wanted))
+    assert cc.compiler() == [str(wanted)]
+    monkeypatch.setenv("CC", f"'{wanted}' gcc -O1")
+    assert cc.compiler() == [str(wanted), "gcc", "-O1"]
     monkeypatch.delenv("CC")
     assert cc.compiler() == next(([p] for n in ("cc", "gcc", "clang") if (p := shutil.which(n))), None)
 

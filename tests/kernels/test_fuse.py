@@ -1,4 +1,4 @@
-"""Fused networks against the same networks unfused, and what is left unfused."""
+"""Fused networks against the same networks unfused, and what runs unfused."""
 
 from __future__ import annotations
 

@@ -39,9 +39,9 @@ static Map map_of(int64_t images, int64_t positions, int64_t channels, int64_t C
 }
 
 typedef struct {
-    int64_t start, rows, stride, lanes, rest; /* of the map; after `rows` of `lanes` lanes one of `rest` */
+    int64_t start, rows, stride, lanes, rest; /* `rows` rows of `lanes` lanes, then one of `rest` */
     int64_t width, positions;
-    int64_t f, c;                             /* its first channel, counted over all images and in its own */
+    int64_t f, c;                             /* first channel, counted over all images, and within its own */
     int64_t chunk;
 } Part;
 
@@ -68,14 +68,14 @@ static Part part_of(const Map *m, int64_t task)
          row++, i += (p).stride) \
         for (int64_t l = 0; l < n; l++)
 
-/* The first `width` lanes copied into all others; where the map has one channel the loops read v[0] alone. */
+/* Copy the first `width` lanes into all others. With one channel the loops read v[0] only. */
 static void spread(float *v, const Map *m, const Part *p)
 {
     if (m->channels > 1)
         for (int64_t l = p->width; l < p->lanes; l++) v[l] = v[l - p->width];
 }
 
-/* The lanes of each channel added into its first, or their maximum. */
+/* Reduce the lanes of each channel into its first lane: their sum or maximum. */
 INLINE void fold(const int maximum, float *v, const Part *p)
 {
     for (int64_t copies = p->lanes / p->width; copies > 1;) {
@@ -107,9 +107,9 @@ static void affine_of(Affine *f, const Map *m, const Part *p, const float *mu, c
     spread(f->shift, m, p);
 }
 
-/* In what follows `own` is 0 where all lanes are of one channel, else 1. */
+/* Below, `own` is 0 if all lanes belong to one channel, else 1. */
 
-/* The task's mean is only a center, for the sum of squares not to lose digits; x is in cache the second time. */
+/* Subtracting the task's mean keeps the digits of the sum of squares. x is in cache the second time. */
 INLINE void moments_part(const int own, const Map *m, Part p, const float *restrict x, float *restrict center,
                          float *restrict s1, float *restrict s2)
 {
@@ -139,7 +139,7 @@ INLINE void extremum_part(const int own, Part p, const float *restrict x, const 
     fold(1, most, &p);
 }
 
-/* What the tasks find is put together by Chan's formula. */
+/* Results of tasks are merged by Chan's formula. */
 void moments(const float *x, const float *sign, float *mean, float *m2, float *extremum,
              int64_t images, int64_t positions, int64_t channels, int64_t C, int threads)
 {
@@ -209,7 +209,7 @@ void apply(const float *x, const float *e, const float *mu, const float *a, cons
     }
 }
 
-/* What g is masked by. */
+/* What masks g. */
 enum { NOTHING, Y, X };
 
 INLINE void reduce_part(const int own, const int by, const int keep, Part p, const float *restrict g,
@@ -219,7 +219,7 @@ INLINE void reduce_part(const int own, const int by, const int keep, Part p, con
     for (int64_t l = 0; l < p.lanes; l++) s0[l] = s1[l] = 0;
     FOR_LANES(p, i, l) {
         float v = x[i + l] - f->mu[l * own], d = g[i + l];
-        if (by == Y) d = y[i + l] <= 0 ? 0 : d; /* where y is NaN d stays, as torch has it */
+        if (by == Y) d = y[i + l] <= 0 ? 0 : d; /* keeps d where y is NaN, as torch does */
         if (by == X) d = f->gain[l * own] * v + f->shift[l * own] <= 0 ? 0 : d;
         if (keep) t[i + l] = d;
         s0[l] += d;
@@ -330,7 +330,7 @@ void input_gradient(const float *t, const float *x, const float *mu, const float
     }
 }
 
-/* What is between the passes over maps, on vectors of N x C and C numbers. */
+/* The small passes, over (N, C) and (C) numbers. */
 
 void combine(const float *mean, const float *m2, float *mu, float *var, int64_t N, int64_t C, int64_t positions)
 {
