@@ -108,6 +108,8 @@ def create_model(
     # On the meta device, so that torch draws no weights that ours would replace.
     with torch.device("meta"):
         module = FeatureExtractor(net, stages) if features_only else Network(net)
+    # torch's default type may be another one.
+    module.float()
     if fused:
         fuse_(module)
     if is_meta:

@@ -27,7 +27,7 @@ def zero_gate_(layer: nn.Module, gate: str) -> float:
     """Zero the parameters of the layer before a gate, in place, and return gate(0)."""
     for p in layer.parameters(recurse=False):
         p.zero_()
-    return float(GATES[gate](torch.zeros(())))
+    return float(GATES[gate](torch.zeros((), dtype=torch.float32, device="cpu")))
 
 
 def _check_map(u: Tensor) -> None:

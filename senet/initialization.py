@@ -22,7 +22,7 @@ def number(*key: object) -> int:
 
 def stream(*key: object) -> torch.Generator:
     """The random stream of a key, the same on every machine: `stream(seed, "stem.conv.weight")`."""
-    return torch.Generator().manual_seed(number(*key))
+    return torch.Generator("cpu").manual_seed(number(*key))
 
 
 @torch.no_grad()
@@ -43,7 +43,9 @@ def draw_(module: nn.Module, seed: int, prefix: str = "") -> None:
             is_classifier = name.rpartition(".")[2] == "classifier"
             std = 0.01 if is_classifier else (2.0 / layer.weight[0].numel()) ** 0.5
             # Drawn on the CPU in float32 whatever the device: the same numbers everywhere.
-            weight = torch.randn(layer.weight.shape, generator=stream(seed, f"{name}.weight")).mul_(std)
+            weight = torch.randn(
+                layer.weight.shape, generator=stream(seed, f"{name}.weight"), dtype=torch.float32, device="cpu"
+            ).mul_(std)
             layer.weight.copy_(weight)
             if layer.bias is not None:
                 layer.bias.zero_()

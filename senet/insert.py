@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cache, partial
+from math import prod
 from typing import Any
 
 import torch
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.module import register_module_module_registration_hook
-from torch.utils.flop_counter import FlopCounterMode
 
 from senet import functional as sf
 from senet.config import UnitConfig, check_concrete
@@ -218,15 +217,16 @@ def insert_(
     names = set(_placed(modules, t, word) if word else named)
     calls = [_call(modules, t, name) for name in modules if name in names]
     calls.sort(key=lambda call: call.output)  # type: ignore[arg-type, return-value]
-    cost = cache(partial(_cost, config))
-    sites = [Site(call.name, call.shape[1], *cost(call.shape[1:])) for call in calls]  # type: ignore[index]
+    sites = [Site(c.name, c.shape[1], *config.cost(c.shape[1], prod(c.shape[2:]))) for c in calls]  # type: ignore[index]
     holders = [_holder(modules, site.name) for site in sites]
     if dry_run:
         return sites
     # Build all before attaching the first, so that an error leaves the network unchanged.
     units = []
     for site, call in zip(sites, calls, strict=True):
-        unit = InsertedUnit(config.build(site.channels), site, seed)  # type: ignore[arg-type]
+        # On the CPU in float32 whatever torch's defaults: weights are the same for a seed.
+        with torch.device("cpu"):
+            unit = InsertedUnit(config.build(site.channels).float(), site, seed)  # type: ignore[arg-type]
         units.append(unit.to(call.device, call.dtype).train(modules[site.name].training))
     for around in {_around(modules, site.name, holder) for site, (holder, _) in zip(sites, holders, strict=True)}:
         around.register_load_state_dict_pre_hook(_begin_again)
@@ -461,12 +461,3 @@ def _call(modules: dict[str, nn.Module], t: Trace, name: str) -> Call:
         f"where: {name!r}, a {type(module).__name__}, {wrong}; expected: a module that is called once and "
         "outputs one feature map (N, C, *)"
     )
-
-
-def _cost(config: UnitConfig, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Count the parameters and multiply-adds of a unit on a feature map (C, *)."""
-    with torch.device("meta"):
-        unit, u = config.build(shape[0]), torch.empty(1, *shape)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        unit(u)
-    return sum(p.numel() for p in unit.parameters()), counter.get_total_flops() // 2

@@ -42,7 +42,7 @@ def ablate(model: nn.Module, batches: Batches, gates: Gates, outputs: Sequence[i
 
     >>> from senet import create_model
     >>> from senet.analysis.collect import collect_gates
-    >>> images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    >>> images = torch.randn(4, 3, 16, 16, generator=torch.Generator("cpu").manual_seed(0))
     >>> batches = [(images, torch.tensor([0, 0, 1, 1]), torch.arange(4))]
     >>> model = create_model("se_resnet20", num_classes=2)
     >>> gates = ablate(model, batches, collect_gates(model, batches, ["cat", "dog"]), [0, 1])
@@ -50,7 +50,7 @@ def ablate(model: nn.Module, batches: Batches, gates: Gates, outputs: Sequence[i
     (['mean', 'off', 'shuffled'], 3)
     """
     candidates = find(model)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     names = [u.name for u in gates.units]
     means = {u.name: torch.from_numpy(u.overall_mean) for u in gates.units}
     # The unit, None for all at once.
@@ -68,7 +68,7 @@ def ablate(model: nn.Module, batches: Batches, gates: Gates, outputs: Sequence[i
             if not len(images):
                 continue
             count += len(images)
-            order = torch.randperm(len(images), generator=generator)
+            order = torch.randperm(len(images), generator=generator, device="cpu")
             # Each image gets the gates of its predecessor in a random cycle, so never its own.
             donors = torch.empty_like(order).scatter_(0, order, order.roll(1))
             for how in ABLATIONS:

@@ -55,7 +55,7 @@ def collect_gates(
 
     >>> import torch
     >>> from senet import create_model
-    >>> images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    >>> images = torch.randn(4, 3, 16, 16, generator=torch.Generator("cpu").manual_seed(0))
     >>> batches = [(images, torch.tensor([0, 0, 1, 1]), torch.arange(4))]
     >>> gates = collect_gates(create_model("se_resnet20", num_classes=2), batches, ["cat", "dog"])
     >>> [u.label for u in gates.drawn], gates.units[0].mean.shape

@@ -25,10 +25,10 @@ def mixed(split: Split, per_class: int, batch_size: int) -> Keys:
         per_class: Number of images of each class, the first ones; 0 for all.
         batch_size: Images in a batch.
     """
-    wanted = torch.arange(len(split))
+    wanted = torch.arange(len(split), device="cpu")
     if per_class:
         wanted = torch.cat([(split.targets == k).nonzero()[:per_class, 0] for k in split.targets.unique()])
-    order = torch.randperm(len(wanted), generator=stream(0, "analyze"))
+    order = torch.randperm(len(wanted), generator=stream(0, "analyze"), device="cpu")
     return [(0, part.tolist()) for part in wanted[order].split(batch_size)]
 
 

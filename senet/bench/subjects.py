@@ -330,5 +330,5 @@ def layers(plan: Plan, net: Net) -> Iterator[tuple[float, float]]:
 def _images(plan: Plan, batch: int, channels: int) -> Tensor:
     import torch
 
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(batch, channels, plan.size, plan.size, generator=generator)
+    generator = torch.Generator("cpu").manual_seed(0)
+    return torch.randn(batch, channels, plan.size, plan.size, generator=generator, dtype=torch.float32, device="cpu")

@@ -75,7 +75,10 @@ def run(argv: list[str]) -> int:
         error = next((v for k, v in checkpoint.measurements.items() if k.endswith("top1_error")), None)
         about = f"Trained on {Path(recipe.name).name}" + ("" if error is None else f", top-1 error {error:.2f} %")
         title, folder = checkpoint.recipe.name, path if path.is_dir() else path.parent
-    board = Switchboard(model.to(device), torch.zeros(1, recipe.channels, recipe.image_size, recipe.image_size))
+    board = Switchboard(
+        model.to(device),
+        torch.zeros(1, recipe.channels, recipe.image_size, recipe.image_size, dtype=torch.float32, device="cpu"),
+    )
     averages, said = averages_of(found["gates"], folder, classes)
     about += f". {len(board.units)} units, {len(classes):,} classes" + (f", {said}" if said else "") + "."
     with TemporaryDirectory(prefix="senet-app-") as temporary:

@@ -48,7 +48,11 @@ def run(argv: list[str]) -> int:
         from senet.data import open_data
 
         data = open_data(recipe.data, recipe.train.seed, progress=True)
-        some = torch.linspace(0, len(data.val) - 1, min(IMAGES, len(data.val))).long().tolist()
+        some = (
+            torch.linspace(0, len(data.val) - 1, min(IMAGES, len(data.val)), dtype=torch.float32, device="cpu")
+            .long()
+            .tolist()
+        )
         images, _ = data.val.prepare(data.val[(0, some)], device)
         source = f"{len(some)} of {data.held_out}"
     report = doctor(checkpoint.model.to(device), images)

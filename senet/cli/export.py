@@ -129,7 +129,7 @@ def write(checkpoint: Checkpoint, recipe: Recipe, out: Path, found: dict[str, An
     from senet.deploy.program import export_program
 
     side = recipe.data.image_size
-    example = torch.zeros(found["batch"] or 1, recipe.model.in_channels, side, side)
+    example = torch.zeros(found["batch"] or 1, recipe.model.in_channels, side, side, dtype=torch.float32, device="cpu")
     about = {
         "model": recipe.name,
         "data": Path(checkpoint.recipe.data.name).name,
@@ -162,7 +162,7 @@ def write_int8(checkpoint: Checkpoint, recipe: Recipe, out: Path, found: dict[st
     split = open_data(recipe.data, recipe.train.seed, progress=True).val
     # Of each two neighbours one is measured on and one compared on; images lie class by class.
     wanted = min(2 * (found["images"] or 128), len(split))
-    some = torch.linspace(0, len(split) - 1, wanted).long().tolist()
+    some = torch.linspace(0, len(split) - 1, wanted, dtype=torch.float32, device="cpu").long().tolist()
     parts = some[::2], some[1::2]
 
     def images(part: list[int]) -> Iterator[Tensor]:

@@ -58,15 +58,17 @@ def draw(recipe: DataRecipe, seed: int, epoch: int, n: int) -> Draws:
 
     Switching one augmentation on or off does not change the others.
     """
-    u = torch.rand((n, 5), generator=stream(seed, "augment", epoch), dtype=torch.float64)
-    turn = torch.rand(n, generator=stream(seed, "rotate", epoch), dtype=torch.float64)
+    u = torch.rand((n, 5), generator=stream(seed, "augment", epoch), dtype=torch.float64, device="cpu")
+    turn = torch.rand(n, generator=stream(seed, "rotate", epoch), dtype=torch.float64, device="cpu")
     padding = recipe.crop_padding
     return Draws(
         flip=u[:, 0] < 0.5 if recipe.flip else None,
         shift=(u[:, 1:3] * (2 * padding + 1)).long() - padding if recipe.crop == "pad" else None,
         hole=(u[:, 3:5] * recipe.image_size).long() if recipe.cutout else None,
         angle=((2 * turn - 1) * recipe.rotate).float() if recipe.rotate else None,
-        noise=torch.randint(_HASHES, (n,), generator=stream(seed, "jitter", epoch)) if recipe.jitter else None,
+        noise=torch.randint(_HASHES, (n,), generator=stream(seed, "jitter", epoch), device="cpu")
+        if recipe.jitter
+        else None,
     )
 
 
@@ -76,7 +78,7 @@ def draw_boxes(recipe: DataRecipe, height: int, width: int, n: int, generator: t
     As torchvision's RandomResizedCrop: the area is uniform in `crop_scale`, the logarithm of the aspect ratio (width
     over height) uniform in `crop_ratio`; the first of 10 tries that fits, else the largest central crop.
     """
-    u = torch.rand((n, 2 * _TRIES + 2), generator=generator, dtype=torch.float64).numpy()
+    u = torch.rand((n, 2 * _TRIES + 2), generator=generator, dtype=torch.float64, device="cpu").numpy()
     (small, large), (narrow, wide) = recipe.crop_scale, recipe.crop_ratio
     area = height * width * (small + u[:, :_TRIES] * (large - small))
     ratio = np.exp(math.log(narrow) + u[:, _TRIES : 2 * _TRIES] * math.log(wide / narrow))

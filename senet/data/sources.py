@@ -107,7 +107,7 @@ def count_data(recipe: DataRecipe) -> Counts:
     """
     if recipe.name in _CIFAR:
         classes = _CIFAR[recipe.name]
-        targets = torch.arange(classes).repeat_interleave(50_000 // classes)
+        targets = torch.arange(classes, device="cpu").repeat_interleave(50_000 // classes)
         return Counts(classes, len(train_part(targets, recipe)), 10_000)
     # Drop the options that could raise errors but do not change the counts.
     plain = replace(recipe, crop="none", cutout=0, batch_size=1, eval_batch_size=1)
@@ -149,7 +149,7 @@ def _open_cifar(recipe: DataRecipe, seed: int, progress: bool) -> Data:
     except (OSError, RuntimeError, HTTPException) as error:
         raise _no_cifar(recipe.name, root, cls, error) from error
     count = f"{len(train):,} training and {len(val):,} test images"
-    used = train_part(torch.tensor(train.targets), recipe)
+    used = train_part(torch.tensor(train.targets, device="cpu"), recipe)
     source = f"CIFAR-{len(train.classes)} (Krizhevsky, 2009), {count}, in {root / cls.base_folder}{_share(used, train)}"
     train.data, train.targets = train.data[used.numpy()], [train.targets[i] for i in used.tolist()]
     return Data(
@@ -168,7 +168,7 @@ def _cifar_split(part: CIFAR10, recipe: DataRecipe, seed: int | None, bar: str |
         images = torch.from_numpy(part.data).permute(0, 3, 1, 2)
     else:
         images, _, _ = read_all([Image.fromarray(image) for image in part.data], recipe, bar=bar)
-    return TensorSplit(images, torch.tensor(part.targets), recipe, seed)
+    return TensorSplit(images, torch.tensor(part.targets, device="cpu"), recipe, seed)
 
 
 @contextmanager
@@ -269,7 +269,7 @@ def _list(folder: Path) -> tuple[tuple[str, ...], list[str], Tensor]:
             raise DataError(f"{one}: has no images; expected: files ending in {', '.join(EXTENSIONS)}")
         names += (os.path.join(one, name) for name in found)
         counts.append(len(found))
-    targets = torch.arange(len(folders)).repeat_interleave(torch.tensor(counts))
+    targets = torch.arange(len(folders), device="cpu").repeat_interleave(torch.tensor(counts, device="cpu"))
     return tuple(f.name for f in folders), names, targets
 
 
@@ -296,13 +296,13 @@ def hold_out(
     Raises:
         DataError: For a class of fewer than 2 images.
     """
-    held = torch.zeros(len(targets), dtype=torch.bool)
+    held = torch.zeros(len(targets), dtype=torch.bool, device="cpu")
     for number, name in enumerate(classes):
         members = (targets == number).nonzero()[:, 0]
         if len(members) < 2:
             raise DataError(f"{folder}: class {name!r} has {len(members)} image; expected: 2 or more, to hold one out")
         count = min(max(round(len(members) * recipe.val_fraction), 1), len(members) - 1)
-        shuffled = torch.randperm(len(members), generator=stream(recipe.split_seed, "hold out", number))
+        shuffled = torch.randperm(len(members), generator=stream(recipe.split_seed, "hold out", number), device="cpu")
         held[members[shuffled[:count]]] = True
     return (~held).nonzero()[:, 0], held.nonzero()[:, 0]
 
@@ -313,11 +313,11 @@ def train_part(targets: Tensor, recipe: DataRecipe) -> Tensor:
     The choice is a function of `recipe.split_seed`; a smaller part is a subset of a larger one.
     """
     if recipe.train_fraction == 1:
-        return torch.arange(len(targets))
-    used = torch.zeros(len(targets), dtype=torch.bool)
+        return torch.arange(len(targets), device="cpu")
+    used = torch.zeros(len(targets), dtype=torch.bool, device="cpu")
     for number in targets.unique().tolist():
         members = (targets == number).nonzero()[:, 0]
-        shuffled = torch.randperm(len(members), generator=stream(recipe.split_seed, "train part", number))
+        shuffled = torch.randperm(len(members), generator=stream(recipe.split_seed, "train part", number), device="cpu")
         used[members[shuffled[: max(round(len(members) * recipe.train_fraction), 1)]]] = True
     return used.nonzero()[:, 0]
 

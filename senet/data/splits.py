@@ -72,9 +72,9 @@ class Order(Sampler[Key]):
     def __iter__(self) -> Iterator[Key]:
         epoch = self.epoch
         if self.seed is None:
-            indices = torch.arange(self.n)
+            indices = torch.arange(self.n, device="cpu")
         else:
-            indices = torch.randperm(self.n, generator=stream(self.seed, "order", epoch))
+            indices = torch.randperm(self.n, generator=stream(self.seed, "order", epoch), device="cpu")
         # Lists, since each tensor sent to a worker process takes a file descriptor.
         return ((epoch, part.tolist()) for part in indices.split(self.batch_size))
 
@@ -288,7 +288,7 @@ class FileSplit(Split):
             except DataError as error:
                 skipped.append(str(error))
         images = torch.from_numpy(store[: len(kept)]).permute(0, 3, 1, 2)
-        return Batch(epoch, torch.tensor(kept, dtype=torch.int64), images, skipped)
+        return Batch(epoch, torch.tensor(kept, dtype=torch.int64, device="cpu"), images, skipped)
 
     def _boxes(self, epoch: int) -> Tensor | None:
         # The worker process crops, since a box depends on the size of the image.

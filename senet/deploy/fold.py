@@ -56,7 +56,7 @@ def fold_factors(g: Graph) -> int:
         if not isinstance(factor, (int, float)) or not isinstance(x, fx.Node) or only_user(x) is not node:
             continue
         if layer_of(g, x) is not None:
-            scale_layer(g, x, torch.tensor(float(factor), dtype=torch.float64), None)
+            scale_layer(g, x, torch.tensor(float(factor), dtype=torch.float64, device="cpu"), None)
         elif x.target is aten.mul.Tensor and (gate := _narrow(x)) is not None:
             with g.graph.inserting_before(x):
                 scaled = g.graph.call_function(aten.mul.Tensor, (gate, factor))

@@ -161,7 +161,9 @@ def _to_onnx(g: Graph, units: int, example: Tensor, any_size: bool, opset: int, 
     if any_size:
         open_dims |= {2 + i: name for i, name in enumerate(("height", "width", "depth")[: example.dim() - 2])}
     # torch treats a size of 1 as a constant.
-    batch = torch.zeros(max(2, len(example)) if g.any_batch else len(example), *example.shape[1:])
+    batch = torch.zeros(
+        max(2, len(example)) if g.any_batch else len(example), *example.shape[1:], dtype=torch.float32, device="cpu"
+    )
     names = ["logits"] if g.spec.num_leaves == 1 else [f"output{i}" for i in range(g.spec.num_leaves)]
     with warnings.catch_warnings():
         # torch.onnx itself uses deprecated parts of torch.
@@ -225,7 +227,7 @@ def deviation_of(run: Any, model: nn.Module, example: Tensor, any_batch: bool, s
     worst = 0.0
     with evaluating(model):
         for i, wanted in enumerate(shapes):
-            x = torch.randn(wanted, generator=torch.Generator().manual_seed(i))
+            x = torch.randn(wanted, generator=torch.Generator("cpu").manual_seed(i), dtype=torch.float32, device="cpu")
             for have, want in zip(run(x), tree_leaves(model(x)), strict=True):
                 distance = float((torch.as_tensor(have).double() - want).norm() / want.double().norm())
                 # Not `max`, which may drop a NaN.

@@ -37,7 +37,9 @@ def mark_gates(g: Graph) -> int:
     outputs = g.graph.output_node()
     for number, gated in enumerate(gates):
         channels, squeeze = shape(gated.u)[1], gated.squeeze
-        marker = g.add_constant(f"number{number}", torch.full((channels, 1, 1, 1), FIRST + number))
+        marker = g.add_constant(
+            f"number{number}", torch.full((channels, 1, 1, 1), FIRST + number, dtype=torch.float32, device="cpu")
+        )
         with g.graph.inserting_before(gated.product):
             args = (gated.u, marker, None, [1, 1], [0, 0], [1, 1], channels)
             marked = g.graph.call_function(aten.conv2d.default, args)
@@ -79,7 +81,7 @@ def put_gates(proto: bytes, units: int) -> bytes:
     def added(op: str, name: str, new: str, *values: int) -> str:
         key = f"{op}_{'_'.join(map(str, values))}"
         if key not in constants:
-            constants[key] = numpy_helper.from_array(torch.tensor(values).numpy(), key)
+            constants[key] = numpy_helper.from_array(torch.tensor(values, device="cpu").numpy(), key)
         nodes.append(helper.make_node(op, [name, key], [new]))
         return new
 

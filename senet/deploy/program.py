@@ -73,7 +73,9 @@ def export_program(
     open_dims: dict[int, Any] = {0: Dim.DYNAMIC} if g.any_batch else {}
     smallest = g.smallest if any_size else ()
     open_dims |= {2 + i: Dim.DYNAMIC(min=low) for i, low in enumerate(smallest)}
-    batch = torch.zeros(max(2, len(example)) if g.any_batch else len(example), *example.shape[1:])
+    batch = torch.zeros(
+        max(2, len(example)) if g.any_batch else len(example), *example.shape[1:], dtype=torch.float32, device="cpu"
+    )
     with torch.no_grad():
         program = torch.export.export(_Nested(g.module, g.spec).eval(), (batch,), dynamic_shapes=(open_dims or None,))
     # torch may refuse sizes below its own estimate of what the operations take.

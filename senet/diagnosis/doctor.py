@@ -59,7 +59,9 @@ def doctor(model: nn.Module, batch: Tensor | None = None) -> Report:
     (9, True)
     """
     model = getattr(model, "_orig_mod", model)
-    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(()))
+    like = next(
+        (p for p in model.parameters() if p.is_floating_point()), torch.empty((), dtype=torch.float32, device="cpu")
+    )
     if like.is_meta:
         raise ConfigError("model: its weights are on the meta device, and doctor runs the network; give it weights")
     images = (_noise(model) if batch is None else _checked(batch)).to(like.device, like.dtype)
@@ -116,7 +118,7 @@ def _noise(model: nn.Module) -> Tensor:
         shape = (first.in_channels, 224, 224)
     else:
         raise ConfigError("batch: cannot be made up, since the network has no convolution; expected: images")
-    return torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
+    return torch.randn(4, *shape, generator=torch.Generator("cpu").manual_seed(0), dtype=torch.float32, device="cpu")
 
 
 @contextmanager

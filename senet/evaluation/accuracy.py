@@ -226,7 +226,7 @@ def _with_details(found: Evaluation, logits: Tensor, targets: Tensor, classes: S
     hits = (best == targets[:, None]) & is_answer[:, None]
     confusion = torch.bincount((targets * k + best[:, 0])[is_answer], minlength=k * k).view(k, k)
     count, top1, top5 = (
-        torch.zeros(k).index_add_(0, targets, v.float()).tolist()
+        torch.zeros(k, dtype=torch.float32, device="cpu").index_add_(0, targets, v.float()).tolist()
         for v in (torch.ones_like(hits[:, 0]), hits[:, 0], hits.any(1))
     )
     logits, targets = logits[is_answer], targets[is_answer]

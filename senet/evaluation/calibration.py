@@ -41,7 +41,7 @@ def calibration(logits: Tensor, targets: Tensor, bins: int = 15) -> Calibration:
     right = (answer == targets).double()
     number = (confidence * bins).ceil().long().clamp(1, bins) - 1
     count, sure, good = (
-        torch.zeros(bins, dtype=torch.float64).index_add_(0, number, v)
+        torch.zeros(bins, dtype=torch.float64, device="cpu").index_add_(0, number, v)
         for v in (torch.ones_like(right), confidence, right)
     )
     gap = (sure - good).abs()
@@ -104,7 +104,7 @@ def tempered(logits: Tensor, targets: Tensor, seed: int = 0) -> Tempered:
     n = len(targets)
     if n < 2:
         raise DataError(f"{n} image is not enough to fit a temperature on one half and judge it on the other")
-    fitted, judged = torch.randperm(n, generator=stream(seed, "temperature")).split(-(-n // 2))
+    fitted, judged = torch.randperm(n, generator=stream(seed, "temperature"), device="cpu").split(-(-n // 2))
     t = temperature(logits[fitted], targets[fitted])
     return Tempered(
         temperature=t,

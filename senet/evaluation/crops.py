@@ -167,7 +167,7 @@ class Viewed(Dataset[Batch]):
     def order(self, batch_size: int) -> list[list[int]]:
         """Return the keys in order: indices of images with at most `batch_size` views together, at least one image."""
         n = max(1, batch_size // self.views.count)
-        return [part.tolist() for part in torch.arange(len(self)).split(n)]
+        return [part.tolist() for part in torch.arange(len(self), device="cpu").split(n)]
 
     def __getitem__(self, key: list[int]) -> Batch:
         """Cut the views of these images; runs in a worker process."""
@@ -186,8 +186,10 @@ class Viewed(Dataset[Batch]):
         groups = []
         for found in shapes.values():
             pictures, rows, columns = zip(*found, strict=True)
-            groups.append(Group(torch.stack(pictures), torch.tensor(rows), torch.tensor(columns)))
-        return Batch(torch.tensor(kept, dtype=torch.int64), groups, skipped)
+            groups.append(
+                Group(torch.stack(pictures), torch.tensor(rows, device="cpu"), torch.tensor(columns, device="cpu"))
+            )
+        return Batch(torch.tensor(kept, dtype=torch.int64, device="cpu"), groups, skipped)
 
     def check(self, batch: Batch) -> None:
         """Record images that could not be read; DataError unless the recipe allows skipping them."""

@@ -99,7 +99,7 @@ def search(
     n = len(_check(members).targets)
     if n < 2:
         raise DataError(f"{n} image is not enough to search on one half and measure on the other")
-    halves = torch.randperm(n, generator=stream(seed, "ensemble search")).split(-(-n // 2))
+    halves = torch.randperm(n, generator=stream(seed, "ensemble search"), device="cpu").split(-(-n // 2))
     searched, judged = ([_part(m, half.sort().values) for m in members] for half in halves)
     path = _greedy(searched, by, steps)
     weights = [path.count(i) / len(path) for i in range(len(members))]
@@ -136,9 +136,9 @@ def _greedy(members: Sequence[Answers], by: str, steps: int) -> list[int]:
 
 def _refine(members: Sequence[Answers], weights: Sequence[float]) -> list[float]:
     """Minimise the cross entropy from these weights on; zeros stay 0, and the sum stays 1."""
-    rows = torch.arange(len(members[0].targets))
+    rows = torch.arange(len(members[0].targets), device="cpu")
     truth = torch.stack([m.logits.double().softmax(1)[rows, m.targets] for m in members], 1).clamp(min=1e-300)
-    w = torch.tensor(weights, dtype=torch.float64)
+    w = torch.tensor(weights, dtype=torch.float64, device="cpu")
     for _ in range(_ROUNDS):
         w = (w * truth / (truth @ w)[:, None]).mean(0)
     return (w / w.sum()).tolist()

@@ -88,7 +88,8 @@ class Network(nn.Module):
         """
         self.net = replace(self.net, num_classes=num_classes)
         where = next(self.features.parameters())
-        head = self._classifier(num_classes)
+        # On the CPU in float32 whatever torch's defaults: weights are the same for a seed.
+        head = self._classifier(num_classes).to_empty(device="cpu").float()
         draw_(head, seed, "classifier")
         self.classifier = head.to(where.device, where.dtype)
 

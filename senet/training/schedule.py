@@ -75,7 +75,7 @@ class Plateau:
     def __init__(self, schedule: ScheduleRecipe, scheduler: LambdaLR) -> None:
         self.scheduler = scheduler
         # It watches a rate of its own: 1, gamma, gamma^2, ...
-        self.watched = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        self.watched = torch.optim.SGD([torch.zeros(1, dtype=torch.float32, device="cpu")], lr=1.0)
         self.judge = ReduceLROnPlateau(
             self.watched,
             factor=schedule.gamma,

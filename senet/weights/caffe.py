@@ -111,7 +111,11 @@ def _tensor(blob: Any, layer: Any, index: int, path: str | Path) -> Tensor:
     data = bytearray(b"".join(pieces))
     if min(shape, default=0) < 0 or len(data) != prod(shape) * dtype.itemsize:
         raise CheckpointError(f"{path}: damaged: blob {index} of the layer {layer.name!r} is not {shape} numbers")
-    return torch.frombuffer(data, dtype=dtype).reshape(shape).float() if data else torch.empty(shape)
+    return (
+        torch.frombuffer(data, dtype=dtype).reshape(shape).float()
+        if data
+        else torch.empty(shape, dtype=torch.float32, device="cpu")
+    )
 
 
 def _named(layer: Any, blobs: list[Tensor], path: str | Path) -> dict[str, Tensor]:
@@ -149,7 +153,13 @@ def write(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
 
     for name, of in layers.items():
         if "running_mean" in of:
-            add(name, "BatchNorm", of["running_mean"], of["running_var"], torch.ones(1))
+            add(
+                name,
+                "BatchNorm",
+                of["running_mean"],
+                of["running_var"],
+                torch.ones(1, dtype=torch.float32, device="cpu"),
+            )
             add(f"{name}/scale", "Scale", of["weight"], of["bias"])
         else:
             kind = "Convolution" if of["weight"].ndim == 4 else "InnerProduct"

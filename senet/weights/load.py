@@ -246,7 +246,7 @@ def _match(net: Net, found: Source, names: Convention) -> _Match:
         if tensor is None:
             norm, _, leaf = key.rpartition(".")
             if leaf == COUNTER and f"{norm}.running_mean" in found.tensors:
-                match.values[ours] = torch.zeros((), dtype=torch.int64)
+                match.values[ours] = torch.zeros((), dtype=torch.int64, device="cpu")
                 match.counters += 1
             else:
                 match.missing.append(ours)
