@@ -21,8 +21,9 @@ import torch.nn.functional as F
 
 from benchmarks.step_overhead import quartiles, synthetic
 from senet import create_model
+from senet.config import to_dict
 from senet.recipes.registry import recipe_for
-from senet.runs.folder import environment
+from senet.runs.environment import this_environment
 from senet.training.schedule import sgd
 
 CIFAR_IMAGES = 50_000
@@ -85,7 +86,7 @@ def main() -> None:
         "step_without_pipeline_ms": {"median": 1000 * bare_s, "quartiles": quartiles(list(without))},
         "pipeline_share": 1 - bare_s / step_s,
         "epoch_seconds": step_s * -(-CIFAR_IMAGES // recipe.data.batch_size),
-        "environment": environment(device),
+        "environment": to_dict(this_environment(device)),
     }
     print(json.dumps(result, indent=2))
     if args.json:

@@ -176,8 +176,9 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     """Check and time each pass at each shape; print a table."""
     import triton
 
+    from senet.config import to_dict
     from senet.kernels.block_epilogue import triton as triton_passes
-    from senet.runs.folder import environment
+    from senet.runs.environment import this_environment
 
     dtype = getattr(torch, args.dtype)
     torch.manual_seed(0)
@@ -212,7 +213,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
         "layout": "NCHW" if args.nchw else "NHWC",
         "copy_gb_s": limit,
         "rows": rows,
-        "environment": environment(device) | {"triton": triton.__version__, "cuda": torch.version.cuda},
+        "environment": to_dict(this_environment(device)) | {"triton": triton.__version__, "cuda": torch.version.cuda},
     }
 
 

@@ -23,10 +23,11 @@ import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
 
 from senet import create_model
+from senet.config import to_dict
 from senet.data import Data, TensorSplit
 from senet.recipes.recipe import Recipe
 from senet.recipes.registry import recipe_for
-from senet.runs.folder import environment
+from senet.runs.environment import this_environment
 from senet.training import run
 from senet.training.schedule import sgd
 
@@ -112,7 +113,7 @@ def main() -> None:
         "ours_ms": {"median": 1000 * statistics.median(ours), "quartiles": quartiles(ours)},
         "by_hand_ms": {"median": 1000 * statistics.median(theirs), "quartiles": quartiles(theirs)},
         "ratio_of_medians": statistics.median(ours) / statistics.median(theirs),
-        "environment": environment(device),
+        "environment": to_dict(this_environment(device)),
     }
     print(json.dumps(result, indent=2))
     if args.json:

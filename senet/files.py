@@ -39,6 +39,11 @@ def check_format(found: Mapping[str, Any], where: Path | str, error: type[SenetE
         raise error(f"{where}: written by senet {by}; this is senet {__version__}, which cannot read it; train again")
 
 
+def cache_folder() -> Path:
+    """Where senet keeps what it can make again: `$XDG_CACHE_HOME/senet`, by default `~/.cache/senet`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "senet"
+
+
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Write a file under a temporary name, flush it to the disk and rename it: the old one stays until then.
 

@@ -51,49 +51,29 @@ def run(argv: list[str]) -> int:
     model, recipe, outputs = _foreign(found["CHECKPOINT"], found["pretrained"]) if other else _own(found["CHECKPOINT"])
     recipe = with_data(recipe, found)
 
-    import torch
-
-    from senet.analysis.ablate import ablate
-    from senet.analysis.collect import collect_gates
-    from senet.analysis.images import load, mixed, pixels
-    from senet.analysis.plots import draw_all
+    from senet.analysis.analyze import analyze
     from senet.data import open_data
     from senet.device import pick_device
     from senet.report.folder import write_page
-    from senet.report.pictures import thumbnails
-    from senet.runs.gates import write_gates
     from senet.weights.ilsvrc import named
 
     device = pick_device(found["device"], field="--device")
     data = open_data(recipe.data, recipe.train.seed, progress=True)
-    classes = named(data.classes)
-    chosen = _chosen(found["classes"], classes, data.classes)
-    known = {word: i for i, word in enumerate(named(outputs))}
-    judged = [known[word] for word in classes] if known.keys() >= set(classes) else None
-    if judged is None and found["ablate"]:
-        raise ConfigError("--ablate: needs an error, and the network's outputs are not the classes of these images")
     folder = _folder(found["out"], found["CHECKPOINT"], recipe.name)
-    # One order for both passes, mixed, since shuffled gates should come from other classes.
-    keys = mixed(data.val, found["images"], recipe.data.eval_batch_size)
-    bars = (None, None) if found["json"] else ("gates", "ablations")
-    model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    note = " (random weights)" if other and not found["pretrained"] else ""
-    gates = collect_gates(
+    gates, pictures = analyze(
         model,
-        load(data.val, keys, device, bar=bars[0]),
-        classes,
-        chosen=chosen,
-        sampled=found["channels"],
-        outputs=judged,
-        source=data.held_out,
-        name=recipe.name + note,
+        outputs,
+        data,
+        recipe.data,
+        folder,
+        device=device,
+        chosen=_chosen(found["classes"], named(data.classes), data.classes),
+        channels=found["channels"],
+        images=found["images"],
+        ablations=found["ablate"],
+        name=recipe.name + (" (random weights)" if other and not found["pretrained"] else ""),
+        progress=not found["json"],
     )
-    if found["ablate"]:
-        assert judged is not None
-        gates = ablate(model, load(data.val, keys, device, bar=bars[1]), gates, judged)
-    gates.save(folder / "gates.npz")
-    pictures = draw_all(folder, gates, lambda i: pixels(data.val, recipe.data, i).permute(1, 2, 0).numpy())
-    write_gates(folder, gates.page(thumbnails(data.val, recipe.data)))
     report = write_page(folder)
     if found["json"]:
         print(json.dumps(_values(gates) | {"gates": str(folder / "gates.npz"), "report": str(report)}, indent=2))

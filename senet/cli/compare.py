@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 
-from senet.cli import running, show
+from senet.cli import training
 from senet.cli.parse import Line, Parser, leaves
-from senet.cli.training_options import COMMON, chosen_recipe, common_options, resume_folder
+from senet.cli.training_options import COMMON, check_resume, chosen_recipe, network_options, run_options
 from senet.config import override
 from senet.errors import ConfigError
+from senet.experiments.experiment import comparison
 from senet.recipes.effects import check_effects
 from senet.recipes.recipe import Recipe
 from senet.recipes.registry import labelled
@@ -18,7 +20,8 @@ DESCRIPTION = """Train networks under identical conditions and compare their err
 For each seed all networks see the same images in the same order with the same augmentation, and start from the same
 values in every weight that they share. The table gives mean and deviation over the seeds and, against the first
 network, the paired difference with its 95 % confidence interval (Student's t). Fields of the recipe are set as in
-`senet train`; fields of the attention unit (--se.reduction 8) go to every network that has one."""
+`senet train`; fields of the attention unit (--se.reduction 8) go to every network that has one. With --out FOLDER of a
+comparison, networks and seeds are added to it."""
 
 
 EXAMPLES = (
@@ -32,27 +35,26 @@ def run(argv: list[str]) -> int:
     """The command."""
     parser = Parser("compare", "MODEL MODEL...", DESCRIPTION, base=_shown, examples=EXAMPLES, common=COMMON)
     parser.word("MODEL", help="names of the networks, see: senet models", count="*")
+    network_options(parser)
     parser.option("seeds", type=int, default=3, metavar="N", help="number of seeds, from train.seed up")
-    parser.option("jobs", type=int, default=0, low=0, metavar="N", help="runs side by side; 0: one per GPU, or one")
-    common_options(parser)
+    run_options(parser)
     line = parser.read(argv)
     if "resume" in line.given:
-        folder = resume_folder(line, "jobs")
-        if "jobs" in line.given and line["jobs"] < 1:
-            raise ConfigError(f"--jobs: {line['jobs']} is too small; expected: 1 or more")
-        return running.go_on(folder, as_json=line["json"], jobs=line["jobs"])
+        folder, seeds, jobs = check_resume(line)
+        return training.resume(folder, as_json=line["json"], seeds=seeds, jobs=jobs)
     check_effects(line.config, line.named)
     recipes = [_with_changes(base, line) for base in _bases(line)]
     names = "-".join(r.name for r in recipes)
-    folder = running.folder_for(line["out"], f"compare-{names}-{show.data_label(line.config)}")
-    jobs = line["jobs"] or running.default_jobs()
-    return running.run_many(recipes, line["seeds"], folder, as_json=line["json"], jobs=jobs)
+    folder = training.folder_for(line["out"], f"compare-{names}-{line.config.data.label}")
+    command = shlex.join(["senet", "compare", *argv])
+    experiment = comparison(recipes, line["seeds"], budget=line["budget"], commands=(command,))
+    return training.train_experiments([experiment], folder, line)
 
 
 def _bases(line: Line) -> list[Recipe]:
     """The recipe of each network, before options change it."""
     first, *others = [chosen_recipe(line, word) for word in line.words or [""]]
-    # One recipe trains all: a folder's would otherwise depend on the network.
+    # One recipe trains all: otherwise each network would have its own.
     return [first, *(replace(first, name=o.name, model=o.model) for o in others)]
 
 

@@ -1,14 +1,16 @@
-"""`senet train`: one network, or with none named a plain network and its SE twin; or go on with an interrupted run."""
+"""`senet train`: one network, or without one a plain network and its SE twin; or continue what was interrupted."""
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
-from senet.cli import running, show
+from senet.cli import training
 from senet.cli.parse import Line, Parser
-from senet.cli.training_options import COMMON, chosen_recipe, common_options, resume_folder
+from senet.cli.training_options import COMMON, check_resume, chosen_recipe, network_options, run_options
 from senet.errors import ConfigError
+from senet.experiments.experiment import comparison
 from senet.models.registry import plain_twin
 from senet.recipes.effects import check_effects
 from senet.recipes.recipe import Recipe
@@ -33,20 +35,29 @@ def run(argv: list[str]) -> int:
     """The command."""
     parser = Parser("train", "[MODEL]", DESCRIPTION, base=_base, examples=EXAMPLES, common=COMMON)
     parser.word("MODEL", help="name of the network, see: senet models", count="*")
-    common_options(parser)
+    network_options(parser)
+    parser.option("seeds", type=int, default=1, metavar="N", help="number of seeds of a pair, from train.seed up")
+    run_options(parser)
     parser.option("config", metavar="FILE", help="a recipe.yaml of another run, instead of --recipe", rare=True)
     line = parser.read(argv)
-    if line["resume"]:
-        return running.go_on(resume_folder(line), as_json=line["json"])
+    if "resume" in line.given:
+        folder, seeds, jobs = check_resume(line)
+        return training.resume(folder, as_json=line["json"], seeds=seeds, jobs=jobs)
     recipe = line.config
     check_effects(recipe, line.named)
+    notes = []
     if {"data.batch_size", "train.accumulate"} & {*line.named} and "optim.lr" not in line.named:
-        running.note_rate(line.base, recipe, as_json=line["json"])
-    if line.words or line["config"]:
-        folder = running.folder_for(line["out"], f"{recipe.name}-{show.data_label(recipe)}")
-        return running.run_one(recipe, folder, as_json=line["json"])
-    folder = running.folder_for(line["out"], f"pair-{show.data_label(recipe)}")
-    return running.run_many(twins(recipe), 1, folder, as_json=line["json"])
+        notes = training.rate_note(line.base, recipe)
+    is_pair = not line.words and not line["config"]
+    folder = training.folder_for(line["out"], f"{'pair' if is_pair else recipe.name}-{recipe.data.label}")
+    if not is_pair:
+        for name in ("jobs", "seeds"):
+            if name in line.given:
+                raise ConfigError(f"--{name}: has no effect on one run")
+        return training.train_one(recipe, folder, line, notes=notes)
+    command = shlex.join(["senet", "train", *argv])
+    pair = comparison(twins(recipe), line["seeds"], name="pair", budget=line["budget"], commands=(command,))
+    return training.train_experiments([pair], folder, line, notes=notes)
 
 
 def _base(line: Line) -> Recipe | None:

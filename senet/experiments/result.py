@@ -172,6 +172,11 @@ class Result:
     commands: tuple[str, ...] = ()
 
     @property
+    def has_printed(self) -> bool:
+        """Whether the paper prints an error of any row."""
+        return any(errors.printed is not None for row in self.rows for errors in row.errors.values())
+
+    @property
     def where(self) -> str:
         """A sentence about data, epochs, seeds and how many runs have finished."""
         if not self.finished:

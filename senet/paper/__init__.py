@@ -1,1 +1,1 @@
-"""Floor 5, paper: its tables and figures as data, each row beside the network or recipe it is of; no torch."""
+"""The paper's tables and figures as experiments, with the figures that it prints; no torch."""

@@ -7,13 +7,13 @@ of the schedule by plateaus (about 300 epochs), so they lie 0.1 above the footno
 from dataclasses import replace
 
 from senet.config import UnitConfig
+from senet.experiments.experiment import TOP1, TOP5, Experiment, Row
 from senet.models.net import ResidualNet, Stage, Stem
 from senet.models.resnet import resnet50
-from senet.paper.target import TOP1, TOP5, Row, Target
 from senet.recipes.imagenet import ablation
 from senet.units.config import NoSqueezeConfig, SEConfig
 
-HOURS = "about 300 epochs of ImageNet on 8 GPUs, the rate cut at plateaus (section 6; hours are not given)"
+PAPER_RUN = "about 300 epochs of ImageNet on 8 GPUs, the rate cut at plateaus (section 6; hours are not given)"
 
 SMALL = ResidualNet(
     stem=Stem(width=16, kernel=3, stride=1),
@@ -41,9 +41,9 @@ def _row(name: str, se: UnitConfig | None, top1: float, top5: float, minus: str)
     return Row(name=name, recipe=recipe, minus=minus, printed={TOP1: top1, TOP5: top5}, note=note)
 
 
-def _target(number: int, title: str, *rows: tuple[str, UnitConfig | None, float, float], minus: str) -> Target:
+def _target(number: int, title: str, *rows: tuple[str, UnitConfig | None, float, float], minus: str) -> Experiment:
     made = tuple(_row(*row, minus="" if row[0] == minus else minus) for row in rows)
-    return Target(name=f"table{number}", title=title, rows=made, hours=HOURS, small=SMALL)
+    return Experiment(name=f"table{number}", title=title, rows=made, paper_run=PAPER_RUN, small=SMALL)
 
 
 PLAIN = ("ResNet-50", None, 23.30, 6.55)

@@ -6,8 +6,8 @@ it; Cutout's authors report 15.20 for the plain network with it. The rows here h
 
 from dataclasses import replace
 
+from senet.experiments.experiment import TOP1, Experiment, Row
 from senet.models.registry import get_net
-from senet.paper.target import TOP1, Row, Target
 from senet.recipes.preact import preact_cifar10, preact_cifar100
 from senet.recipes.recipe import Recipe
 from senet.recipes.shake import shake_cifar10, shake_cifar100
@@ -24,7 +24,7 @@ def _twins(title: str, network: str, recipe: Recipe, plain: float, se: float, no
     return row(title, network, plain, "", note), row(f"SE-{title}", f"se_{network}", se, title, "")
 
 
-table4 = Target(
+table4 = Experiment(
     name="table4",
     title="CIFAR-10",
     rows=(
@@ -33,10 +33,10 @@ table4 = Target(
         *_twins("WRN-16-8", "wrn_16_8", wrn_cifar10, 4.27, 3.88),
         *_twins("Shake-Shake 26 2x96d + Cutout", "shake_shake_26_2x96d", shake_cifar10, 2.56, 2.12),
     ),
-    hours="164 to 1800 epochs; neither hours nor hardware are given",
+    paper_run="164 to 1800 epochs; neither hours nor hardware are given",
 )
 
-table5 = Target(
+table5 = Experiment(
     name="table5",
     title="CIFAR-100",
     rows=(
@@ -45,5 +45,5 @@ table5 = Target(
         *_twins("WRN-16-8", "wrn_16_8", wrn_cifar100, 20.43, 19.14),
         *_twins("Shake-Even 29 2x4x64d + Cutout", "shake_even_29_2x4x64d", shake_cifar100, 15.85, 15.41, CUTOUT),
     ),
-    hours="164 to 1800 epochs; neither hours nor hardware are given",
+    paper_run="164 to 1800 epochs; neither hours nor hardware are given",
 )

@@ -6,9 +6,9 @@ The text does not say which networks Figure 4 draws: these four are from memory,
 
 from dataclasses import replace
 
+from senet.experiments.experiment import Experiment, Row
 from senet.paper import imagenet
 from senet.paper.ablations import SMALL
-from senet.paper.target import Row, Target
 
 
 def _rows(*networks: str) -> tuple[Row, ...]:
@@ -17,29 +17,29 @@ def _rows(*networks: str) -> tuple[Row, ...]:
 
 _se = replace(_rows("se_resnet50")[0], minus="")
 
-figure4 = Target(
+figure4 = Experiment(
     name="figure4",
     title="learning curves of networks and their SE twins on ImageNet",
     rows=_rows(
         *("resnet50", "se_resnet50", "resnet152", "se_resnet152"),
         *("resnext50_32x4d", "se_resnext50_32x4d", "bn_inception", "se_bn_inception"),
     ),
-    hours=imagenet.HOURS,
+    paper_run=imagenet.PAPER_RUN,
     shows="curves",
 )
-figure6 = Target(
+figure6 = Experiment(
     name="figure6",
     title="mean gates of SE-ResNet-50 for goldfish, pug, plane and cliff",
     rows=(_se,),
-    hours=imagenet.HOURS,
+    paper_run=imagenet.PAPER_RUN,
     small=SMALL,
     shows="gates",
 )
-figure7 = Target(
+figure7 = Experiment(
     name="figure7",
     title="mean and spread of SE-ResNet-50's gates for goldfish and plane",
     rows=(_se,),
-    hours=imagenet.HOURS,
+    paper_run=imagenet.PAPER_RUN,
     small=SMALL,
     shows="gates",
 )

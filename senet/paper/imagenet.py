@@ -5,12 +5,12 @@ Beside each comparison stands what the network's original reports, as the paper 
 
 from dataclasses import replace
 
+from senet.experiments.experiment import TOP1, TOP5, Experiment, Row
 from senet.models.registry import get_net
-from senet.paper.target import TOP1, TOP5, Row, Target
 from senet.recipes import imagenet, senet154
 from senet.recipes.recipe import Recipe
 
-HOURS = "100 epochs of ImageNet on 32 GPUs (hujie-frank/SENet, README; hours are not given)"
+PAPER_RUN = "100 epochs of ImageNet on 32 GPUs (hujie-frank/SENet, README; hours are not given)"
 
 LARGE = 320
 """Pixels of Table 8's second crop."""
@@ -42,7 +42,7 @@ _paper = imagenet.imagenet
 _inception = replace(_paper, optim=replace(_paper.optim, weight_decay=2e-4))
 _blacklist = "its original's figures, without the validation images that were withdrawn"
 
-table2 = Target(
+table2 = Experiment(
     name="table2",
     title="networks and their SE twins on ImageNet",
     rows=(
@@ -62,7 +62,7 @@ table2 = Target(
         quoted("Inception-ResNet-v2, original", 19.9, 4.9, _blacklist),
         *pair("Inception-ResNet-v2", "inception_resnet_v2", imagenet.imagenet299, (20.37, 5.21), (19.80, 4.79)),
     ),
-    hours=HOURS,
+    paper_run=PAPER_RUN,
 )
 
 
@@ -73,7 +73,7 @@ def _larger(title: str, at_224: tuple[float, float] | None, at_320: tuple[float,
 
 _senet = _larger("SENet-154", (18.68, 4.47), (17.28, 3.79))
 
-table8 = Target(
+table8 = Experiment(
     name="table8",
     title="SENet-154 and others on ImageNet, crops of 224 and 320 pixels",
     rows=(
@@ -89,6 +89,6 @@ table8 = Target(
         _larger("DPN-131", (19.93, 5.12), (18.55, 4.16)),
         replace(_senet, recipe=senet154.senet154, note="the resizing before the 320 crop is not stated"),
     ),
-    hours="ImageNet on 64 GPUs, batches of 2048 (appendix; neither epochs nor hours are given)",
+    paper_run="ImageNet on 64 GPUs, batches of 2048 (appendix; neither epochs nor hours are given)",
     crops=(LARGE,),
 )

@@ -6,7 +6,7 @@ from functools import cache
 
 from senet.config import named_values
 from senet.errors import unknown
-from senet.paper.target import Target
+from senet.experiments.experiment import Experiment
 
 FILES = ("imagenet", "mobile", "cifar", "places", "ablations", "figures", "student")
 """The files of targets."""
@@ -16,9 +16,9 @@ GROUPS = {"ablations": tuple(f"table{n}" for n in range(10, 17))}
 
 
 @cache
-def targets() -> dict[str, Target]:
-    """Every target: a `Target` in one of the files is one of that variable's name; tables first, by number."""
-    found = named_values("senet.paper", FILES, Target)
+def targets() -> dict[str, Experiment]:
+    """Every target: an `Experiment` in one of the files is one of that variable's name; tables first, by number."""
+    found = named_values("senet.paper", FILES, Experiment)
 
     def order(name: str) -> tuple[str, int]:
         word = name.rstrip("0123456789")
@@ -27,7 +27,7 @@ def targets() -> dict[str, Target]:
     return {name: found[name] for name in sorted(found, key=order)}
 
 
-def get_targets(words: tuple[str, ...]) -> list[Target]:
+def get_targets(words: tuple[str, ...]) -> list[Experiment]:
     """The targets that words name, each once; ConfigError for an unknown one."""
     names = dict.fromkeys(name for word in words for name in GROUPS.get(word, (word,)))
     for name in names:

@@ -8,8 +8,8 @@ stages are 1x1 convolutions with batch norm and whose units have no biases; so t
 
 from dataclasses import replace
 
+from senet.experiments.experiment import Experiment, Row
 from senet.models.registry import get_net
-from senet.paper.target import Row, Target
 from senet.recipes import student as recipes
 from senet.units.config import SEConfig
 
@@ -20,7 +20,7 @@ def _row(name: str, network: str, minus: str = "", note: str = "") -> Row:
     return Row(name=name, recipe=replace(recipes.student, name=network, model=model), minus=minus, note=note)
 
 
-student = Target(
+student = Experiment(
     name="student",
     title="the student's CIFAR-10 networks",
     rows=(
@@ -29,5 +29,5 @@ student = Target(
         _row("ResNet-56", "resnet56"),
         _row("SE-ResNet-56", "se_resnet56", minus="ResNet-56", note="in the report above SE-ResNet-20 too"),
     ),
-    hours="300 epochs on a server's GPU, PyTorch 1.2; hours are not given",
+    paper_run="300 epochs on a server's GPU, PyTorch 1.2; hours are not given",
 )

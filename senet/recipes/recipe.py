@@ -7,6 +7,7 @@ ends so, `--lr 0.05`. Defaults here are neutral; the values that reproduce resul
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from typing import Any, Literal
 
 from senet.config import check_at_least, check_types
@@ -99,8 +100,13 @@ class DataRecipe:
         return self.resize or round(self.image_size * 256 / 224)
 
     @property
+    def label(self) -> str:
+        """The data set's name as a part of a folder's name."""
+        return PurePath(self.name).name or "images"
+
+    @property
     def is_in_memory(self) -> bool:
-        """Whether the images live as tensors."""
+        """Whether the images are kept as tensors."""
         return self.in_memory == "yes" or (self.in_memory == "auto" and self.image_size <= 64)
 
     @property

@@ -1,33 +1,33 @@
-"""From what a command left in a folder to the page about it.
-
-A run has recipe.yaml, metrics.csv, environment.json and summary.json; a comparison has comparison.json and report.json
-beside its runs; a reproduction has reproduction.json and runs/. evaluation.json, where it is, holds the details of an
-evaluation, and gates.json, there or in analysis/, a network's gates as `Gates.page` writes them.
-"""
+"""From a folder to the page about it, by the typed readers of `senet.runs` and `senet.experiments`."""
 
 from __future__ import annotations
 
-import csv
-import json
 import re
 import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from senet.config import to_dict
 from senet.errors import ConfigError, RunError
+from senet.experiments.experiment import TOP1
+from senet.experiments.result import Result as ExperimentResult
+from senet.experiments.result import read_results
 from senet.files import write_text
-from senet.paper.target import TOP1
 from senet.recipes.recipe import Recipe
 from senet.report.page import Cell, Complexity, Difference, Metrics, Page, Result, Results
 from senet.report.words import count, is_number, wilson
+from senet.runs.environment import read_environment
 from senet.runs.evaluation import Evaluation, read_evaluation
+from senet.runs.folder import PLAN, RECIPE, RESULT, RUNS
 from senet.runs.gates import read_gates
-from senet.runs.recipe_file import RECIPE, read_recipe
+from senet.runs.metrics import read_metrics
+from senet.runs.recipe_file import read_recipe
+from senet.runs.summary import read_summary
 from senet.weights.ilsvrc import named
 
 REPORT = "report.html"
-EVALUATION, GATES = "evaluation.json", "gates.json"
 
 
 def write_page(folder: Path) -> Path:
@@ -45,33 +45,30 @@ def write_page(folder: Path) -> Path:
 
 def page_of(folder: Path) -> Page:
     """The page about a folder, whichever kind it is; RunError for one that no command of ours wrote, or unfinished."""
-    if (folder / "reproduction.json").is_file():
-        return reproduction_page(folder)
-    if (folder / "comparison.json").is_file():
-        return comparison_page(folder)
+    if (folder / RESULT).is_file():
+        return experiment_page(folder)
     if (folder / RECIPE).is_file():
         return run_page(folder)
-    if (folder / GATES).is_file():
-        return analysis_page(to_dict(read_gates(folder)))
-    if (folder / "plan.json").is_file():
+    if (folder / PLAN).is_file():
         raise RunError(
-            f"{folder}: this reproduction has no result yet; go on with: senet reproduce --resume {_quoted(folder)}"
+            f"{folder}: this experiment has no result yet; continue with: senet train --resume {_quoted(folder)}"
         )
-    raise RunError(
-        f"{folder}: no folder of senet train ({RECIPE}), compare (comparison.json), reproduce (reproduction.json) or "
-        f"analyze ({GATES})"
-    )
+    gates = read_gates(folder)
+    if gates is None:
+        raise RunError(f"{folder}: not a folder of senet train, compare, reproduce or analyze")
+    return analysis_page(to_dict(gates))
 
 
 def run_page(folder: Path) -> Page:
     """The page about one run; of an unfinished one, about its epochs so far. RunError where there is none yet."""
     recipe = read_recipe(folder)
-    history = read_metrics(folder)
+    history = [asdict(epoch) for epoch in read_metrics(folder)]
     if not history:
         raise RunError(
             f"{folder}: the run has finished no epoch yet; go on with: senet train --resume {_quoted(folder)}"
         )
-    summary = _read(folder / "summary.json", default={})
+    found = read_summary(folder)
+    summary = to_dict(found) if found else {}
     last, t = history[-1], recipe.train
     error, images = last["test_top1_error"], int(last.get("test_images", 0))
     is_done = bool(summary)
@@ -99,124 +96,67 @@ def run_page(folder: Path) -> Page:
             "commands": [f"senet train --config {_quoted(folder / RECIPE)}", f"senet evaluate {_quoted(folder)}"],
             "recipe": to_dict(recipe),
             "seeds": [t.seed],
-            "environment": _read(folder / "environment.json", default={}),
+            "environment": _environment(folder),
         },
     )
     cost = complexity_of(recipe)
     if cost is not None:
         page["complexity"] = cost
-    if (folder / EVALUATION).is_file():
-        measured = read_evaluation(folder)
-        assert measured is not None
-        page.update(details_page(measured))
-        of = "" if measured.epoch is None else f" (epoch {measured.epoch})"
+    evaluation = read_evaluation(folder)
+    if evaluation is not None:
+        page.update(details_page(evaluation))
+        of = "" if evaluation.epoch is None else f" (epoch {evaluation.epoch})"
         overview.append(("classes and calibration", f"of best.safetensors{of}"))
-    kept = next((p for p in (folder / GATES, folder / "analysis" / GATES) if p.is_file()), None)
-    if kept is not None:
-        page["gates"] = to_dict(read_gates(kept.parent))  # type: ignore[typeddict-item]
+    gates = read_gates(folder) or read_gates(folder / "analysis")
+    if gates is not None:
+        page["gates"] = to_dict(gates)
     return page
 
 
-def comparison_page(folder: Path) -> Page:
-    """The page about networks that were trained alike; RunError for a comparison that is not finished."""
-    report = _read(folder / "report.json", default=None)
-    if report is None:
-        raise RunError(
-            f"{folder}: this comparison is not finished; go on with: senet compare --resume {_quoted(folder)}"
-        )
-    models, differences = report["models"], report["differences"]
-    names = [m["model"] for m in models]
-    runs = {m["model"]: [folder / run for run in m["runs"]] for m in models}
-    recipes = {run: read_recipe(run) for of_one in runs.values() for run in of_one}
-    first, recipe = next(iter(recipes.items()))
-    costs = [complexity_of(recipes[of_one[0]]) for of_one in runs.values()]
+def experiment_page(folder: Path) -> Page:
+    """The page about the experiments of a folder, as far as their runs have come."""
+    results = read_results(folder)
+    titles = [_heading(t.name, t.title) for t in results]
+    alone = results[0] if len(results) == 1 else None
     page = Page(
-        title=" and ".join([", ".join(names[:-1]), names[-1]]),
-        kind="comparison",
-        subtitle=f"{_plural(report['epochs'], 'epoch')} on {report['data']}, {_plural(report['seeds'], 'seed')}. All "
-        "networks see the same images in the same order, and start from equal values in every weight that they share.",
-        networks=[
-            {
-                "name": m["model"],
-                "errors": m["errors"],
-                "mean": m["error_mean"],
-                "deviation": m["error_deviation"],
-                "params": m["params"],
-                "macs": m["macs"],
-                "step_ms": m["step_ms"],
-            }
-            for m in models
-        ],
-        overview=[
-            ("data", report["data"]),
-            ("training images", report["train_images"]),
-            ("test images", report["test_images"]),
-            ("epochs", report["epochs"]),
-            ("seeds", report["seeds"]),
-            ("error", "of the last epoch"),
-        ],
-        curves={name: [read_metrics(run) for run in of_one] for name, of_one in runs.items()},
-        provenance={
-            "commands": [f"senet train --config {_quoted(of_one[0] / RECIPE)}" for of_one in runs.values()],
-            "recipe": to_dict(recipe),
-            "seeds": sorted({r.train.seed for r in recipes.values()}),
-            "environment": _read(first / "environment.json", default={}),
-        },
-    )
-    if len(differences) == 1:
-        page["result"] = _difference(differences[0])
-    else:
-        page["results"] = [{"differences": [_paired(d, f"{d['model']} minus {d['minus']}") for d in differences]}]
-    cost = max(filter(None, costs), key=lambda c: c.get("total", {}).get("se_params", 0), default=None)
-    if cost is not None:
-        page["complexity"] = cost
-    return page
-
-
-def reproduction_page(folder: Path) -> Page:
-    """The page about tables and figures of the paper, run: ours beside the paper's, as far as the runs have come."""
-    targets = _read(folder / "reproduction.json")["targets"]
-    titles = [_heading(t) for t in targets]
-    page = Page(
-        title=titles[0] if len(targets) == 1 else _together([t.partition(":")[0] for t in titles]),
+        title=titles[0] if alone else _together([t.partition(":")[0] for t in titles]),
         kind="reproduction",
-        results=[_results(t, title) for t, title in zip(targets, titles, strict=True)],
-        overview=_progress(folder, targets),
+        results=[_results(t, title) for t, title in zip(results, titles, strict=True)],
+        overview=_progress(results),
     )
-    if len(targets) == 1:
-        page["subtitle"] = targets[0]["where"]
-        tops = [d for d in targets[0]["differences"] if d["measure"] == TOP1]
+    if alone:
+        page["subtitle"] = alone.where
+        tops = [d for d in alone.differences if d.measure == TOP1]
         if len(tops) == 1:
-            page["result"] = _difference(tops[0] | {"model": tops[0]["row"]})
+            page["result"] = _difference(asdict(tops[0]) | {"model": tops[0].row})
     curves = {
-        row["name"] if len(targets) == 1 else f"{t['target']}, {row['name']}": histories
-        for t in targets
-        for row in t["rows"]
-        if any(histories := [read_metrics(folder / "runs" / name) for name in row["runs"]])
+        row.name if alone else f"{t.name}, {row.name}": [[asdict(e) for e in h] for h in histories]
+        for t in results
+        for row in t.rows
+        if any(histories := [read_metrics(folder / RUNS / name) for name in row.runs])
     }
     if curves:
         page["curves"] = curves
-    done = [
-        name
-        for t in targets
-        for row in t["rows"]
-        for name in row["runs"]
-        if (folder / "runs" / name / RECIPE).is_file()
-    ]
-    trained = [f"senet train --config {_quoted(folder / 'runs' / name / RECIPE)}" for name in done[:1]]
+    runs = [folder / RUNS / name for t in results for row in t.rows for name in row.runs]
+    done = [run for run in runs if (run / RECIPE).is_file()]
+    trained = [f"senet train --config {_quoted(run / RECIPE)}" for run in done[:1]]
     page["provenance"] = {
-        "commands": [*dict.fromkeys(command for t in targets for command in t["commands"]), *trained],
-        "seeds": sorted({seed for t in targets for seed in t["seeds"]}),
+        "commands": [*dict.fromkeys(command for t in results for command in t.commands), *trained],
+        "seeds": sorted({seed for t in results for seed in t.seeds}),
     }
     if done:
-        page["provenance"]["recipe"] = to_dict(read_recipe(folder / "runs" / done[0]))
-        page["provenance"]["environment"] = _read(folder / "runs" / done[0] / "environment.json", default={})
+        page["provenance"]["recipe"] = to_dict(read_recipe(done[0]))
+        page["provenance"]["environment"] = _environment(done[0])
     return page
 
 
-def _heading(target: dict[str, Any]) -> str:
-    name = re.sub(r"(?<=[a-z])(?=\d)", " ", target["target"]).capitalize()
-    return f"{name}: {target['title']}"
+def _environment(folder: Path) -> dict[str, Any]:
+    found = read_environment(folder)
+    return to_dict(found) if found else {}
+
+
+def _heading(name: str, title: str) -> str:
+    return f"{re.sub(r'(?<=[a-z])(?=[0-9])', ' ', name).capitalize()}: {title}"
 
 
 def _together(names: list[str]) -> str:
@@ -230,43 +170,40 @@ def _together(names: list[str]) -> str:
     return f"Tables {numbers[0]} to {numbers[-1]}" if is_row else ", ".join(names)
 
 
-def _progress(folder: Path, targets: list[dict[str, Any]]) -> list[tuple[str, Cell]]:
-    """How far it has come; a run that is in several tables counts once."""
-    runs = {name for t in targets for row in t["rows"] for name in row["runs"]}
-    summaries = [s for name in runs if (s := _read(folder / "runs" / name / "summary.json", default=None))]
-    verdicts = [d["verdict"] for t in targets for d in t["differences"] if d["measure"] == TOP1]
+def _progress(results: Sequence[ExperimentResult]) -> list[tuple[str, Cell]]:
+    """How far the runs have come."""
+    verdicts = [d.verdict for t in results for d in t.differences if d.measure == TOP1]
     return [
-        ("runs finished", f"{len(summaries)} of {len(runs)}"),
-        ("training, hours", round(sum(s["train_seconds"] for s in summaries) / 3600, 2)),
+        ("runs finished", f"{sum(t.finished for t in results)} of {sum(t.planned for t in results)}"),
+        ("training, hours", round(sum(t.train_seconds for t in results) / 3600, 2)),
         *((f"differences: {word}", verdicts.count(word)) for word in dict.fromkeys(verdicts)),
     ]
 
 
-def _results(target: dict[str, Any], title: str) -> Results:
+def _results(t: ExperimentResult, title: str) -> Results:
     """A target's rows and differences, in the measures that the paper prints."""
-    names, shown = target["measures"], target["shown"]
-    columns = ["row", *(head for m in shown for head in (f"{names[m]}, %", "the paper's")), "n", "parameters"]
+    columns = ["row", *(head for m in t.shown for head in (f"{t.measures[m]}, %", "the paper's")), "n", "parameters"]
     lines: list[list[Cell]] = [
         [
-            row["name"],
-            *(cell for m in shown for cell in (row[m]["text"] or None, row[m]["printed"])),
-            row["n"] if row["runs"] else None,
-            row["params"],
+            row.name,
+            *(cell for m in t.shown for cell in (row.errors[m].text or None, row.errors[m].printed)),
+            row.finished if row.runs else None,
+            row.params,
         ]
-        for row in target["rows"]
+        for row in t.rows
     ]
-    notes = [f"Failed: {name}: {why}" for name, why in target["failed"].items()]
-    notes += [f"{row['name']}: {row['note']}" for row in target["rows"] if row["note"]]
-    if target["paper_needed"]:
-        notes.append(f"The paper's run: {target['paper_needed']}")
+    notes = [f"Failed: {name}: {why}" for name, why in t.failed.items()]
+    notes += [f"{row.name}: {row.note}" for row in t.rows if row.note]
+    if t.paper_run:
+        notes.append(f"The paper's run: {t.paper_run}")
     return {
         "title": title,
-        "subtitle": target["where"],
-        "table": {"columns": columns, "rows": lines, "notes": notes, "differs": target["differs"]},
+        "subtitle": t.where,
+        "table": {"columns": columns, "rows": lines, "notes": notes, "differs": list(t.differs)},
         "differences": [
-            _paired(d, f"{d['row']} minus {d['minus']}") | {"measure": names[d["measure"]].replace(" error", "")}
-            for d in target["differences"]
-            if d["measure"] in shown
+            _paired(asdict(d), d.label) | {"measure": t.measures[d.measure].replace(" error", "")}
+            for d in t.differences
+            if d.measure in t.shown
         ],
     }
 
@@ -334,31 +271,6 @@ def complexity_of(recipe: Recipe) -> Complexity | None:
             for r in cost.rows
         ],
     }
-
-
-def read_metrics(folder: Path) -> list[Metrics]:
-    """The rows of metrics.csv, none where it is not yet there; RunError where it is damaged."""
-    path = folder / "metrics.csv"
-    if not path.is_file():
-        return []
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-    except (OSError, ValueError, TypeError) as error:
-        raise RunError(f"{path}: cannot be read: {error}") from error
-
-
-_NEEDED: Any = object()
-
-
-def _read(path: Path, default: Any = _NEEDED) -> Any:
-    """A JSON file; `default` where it is not there; RunError where it is damaged, or absent without a default."""
-    if default is not _NEEDED and not path.is_file():
-        return default
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read: {error}") from error
 
 
 def _quoted(path: Path) -> str:

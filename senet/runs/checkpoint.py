@@ -21,6 +21,7 @@ from senet.files import write_atomically
 from senet.models.net import Net, Preprocessing
 from senet.models.network import Network
 from senet.recipes.recipe import DataRecipe, Recipe
+from senet.runs.folder import BEST, LAST, RUNS
 from senet.weights import files, ilsvrc
 from senet.weights.header import KEY, Header
 
@@ -89,12 +90,12 @@ def find(path: str | Path) -> Path:
     """
     path = Path(path)
     if path.is_dir():
-        for name in ("best.safetensors", "last.ckpt", "model.safetensors"):
+        for name in (BEST, LAST, "model.safetensors"):
             if (path / name).is_file():
                 return path / name
-        inner = sorted(p.parent.name for p in path.glob("*/best.safetensors"))
+        inner = sorted(str(p.parent.relative_to(path)) for p in path.glob(f"{RUNS}/*/{BEST}"))
         hint = f"; it has runs in {', '.join(inner)}: name one of them" if inner else ""
-        raise CheckpointError(f"{path}: no best.safetensors or last.ckpt in this folder{hint}")
+        raise CheckpointError(f"{path}: no {BEST} or {LAST} in this folder{hint}")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file or folder")
     return path

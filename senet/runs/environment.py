@@ -27,7 +27,7 @@ class Environment:
         threads: CPU threads of torch.
         device: Name of the GPU, or "cpu".
         started: Time in UTC, ISO 8601.
-        kernels: What computed the blocks' epilogues: "triton", "c", "torch", or "none": layer by layer.
+        kernels: What computed the blocks' epilogues, see `senet.kernels.dispatch`; "layers": no kernel.
     """
 
     python: str

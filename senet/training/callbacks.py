@@ -1,4 +1,4 @@
-"""What happens around the training loop: keeping checkpoints and metrics, signals, progress."""
+"""Around the training loop: checkpoints, metrics, signals, progress."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,20 @@ from tqdm import tqdm
 from senet.data import Data, Split
 from senet.errors import DataError, RunError, SenetError
 from senet.files import write_atomically
-from senet.runs import folder as run
 from senet.runs.checkpoint import KEY, header, kept_weights, read_ckpt, save
+from senet.runs.folder import BEST, CURVES, LAST
+from senet.runs.metrics import Epoch, write_metrics
 from senet.training.module import Classifier
 from senet.training.plots import plot_curves
 
 
 class Interrupted(SenetError):
-    """A signal stopped the run after its state was saved. `signum`: which one; `folder`: the one to go on with."""
+    """A signal stopped the run after its state was saved.
+
+    Attributes:
+        signum: Which signal.
+        folder: The one to resume.
+    """
 
     def __init__(self, signum: int, folder: Path) -> None:
         name = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
@@ -39,7 +46,7 @@ class Interrupted(SenetError):
 
 
 def fingerprint(data: Data) -> str:
-    """What a resumed run must find again: the classes, and the class of every image of both parts."""
+    """A digest of the classes and of every image's class, by which a resumed run recognises its images."""
     digest = blake2b("\0".join(data.classes).encode(), digest_size=16)
     for split in (data.train, data.val):
         digest.update(b"|" + split.targets.numpy().tobytes())
@@ -47,14 +54,14 @@ def fingerprint(data: Data) -> str:
 
 
 class AtomicIO(CheckpointIO):
-    """Lightning's door to files: atomic writes, reads that execute nothing."""
+    """How Lightning writes and reads checkpoints: atomically, and without executing anything."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write `last.ckpt`; the one before stays until the new one is whole. RunError where it cannot be written."""
+        """Write a checkpoint; the one before stays until the new one is complete. RunError where that fails."""
         write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read `last.ckpt` with weights only, whatever is asked for."""
+        """Read a checkpoint with weights only, whatever Lightning asks for."""
         return read_ckpt(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
@@ -65,18 +72,19 @@ class AtomicIO(CheckpointIO):
 class Signals:
     """SIGINT and SIGTERM while training: the first is noted, the second stops at once.
 
-    signum: the signal that was noted, 0 for none.
-    is_asked: whether another process asks to stop; that counts as SIGTERM.
+    Args:
+        resumable: The folder that messages name for `--resume`.
+        is_asked: Whether another process asks to stop; that counts as SIGTERM.
     """
 
-    def __init__(self, going_on: Path, is_asked: Callable[[], bool] = lambda: False) -> None:
-        self.going_on, self.is_asked = going_on, is_asked
+    def __init__(self, resumable: Path, is_asked: Callable[[], bool] = lambda: False) -> None:
+        self.resumable, self.is_asked = resumable, is_asked
         self.signum = 0
         self.pid = os.getpid()
         self.before: dict[int, Any] = {}
 
     def take(self) -> None:
-        """Take the signals over, but for those that are ignored; only the main thread can."""
+        """Install the handlers, except for signals that are ignored; only the main thread can."""
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGINT, signal.SIGTERM):
                 if signal.getsignal(signum) is not signal.SIG_IGN:
@@ -89,7 +97,7 @@ class Signals:
         return self.signum
 
     def release(self) -> None:
-        """Give them back to whoever had them."""
+        """Restore the handlers of before."""
         for signum, handler in self.before.items():
             signal.signal(signum, handler)
         self.before = {}
@@ -97,12 +105,12 @@ class Signals:
     def on_signal(self, signum: int, frame: Any) -> None:
         """Note the signal; exit with 128 plus its number where one was noted before."""
         if os.getpid() != self.pid:
-            # A worker process, to which a terminal sends Ctrl-C too; it ends with the run.
+            # A worker process: a terminal sends Ctrl-C to it too, and it ends with the run.
             return
         if self.signum:
-            going_on = f"--resume {shlex.quote(str(self.going_on))}"
-            print(f"\nstopped at once; {going_on} goes on from the last checkpoint", file=sys.stderr)
-            # Not KeyboardInterrupt, which Lightning makes an exit of its own.
+            resume = f"--resume {shlex.quote(str(self.resumable))}"
+            print(f"\nstopped at once; {resume} continues from the last checkpoint", file=sys.stderr)
+            # Not KeyboardInterrupt, which Lightning turns into an exit of its own.
             raise SystemExit(128 + signum)
         self.signum = signum
         print(
@@ -115,48 +123,50 @@ class Signals:
 class Keeper(Checkpoint):
     """Measures each epoch, writes metrics.csv, last.ckpt and best.safetensors, and stops for signals.
 
-    set_epoch: tells the order of the images which epoch a resumed run is in.
-    going_on: the folder to name in `--resume`: the run's, or the comparison's that it is a part of.
-    say: called with each epoch's row, the number of epochs, and whether it is the best so far.
-    is_asked: whether another process asks to stop.
+    Lightning runs a `Checkpoint` callback after all others, so the saved state includes theirs.
 
-    Lightning runs a `Checkpoint` callback after all others, so what is saved is the whole of the epoch.
+    Args:
+        folder: The run's.
+        set_epoch: Sets the epoch of the sampler, for a resumed run.
+        resumable: The folder that messages name for `--resume`: the run's, or that of its experiment.
+        say: Called with each epoch, the number of epochs, and whether it is the best so far.
+        is_asked: Whether another process asks to stop.
     """
 
     def __init__(
         self,
         folder: Path,
         set_epoch: Callable[[int], object],
-        going_on: Path,
-        say: Callable[[dict[str, float], int, bool], None] | None = None,
+        resumable: Path,
+        say: Callable[[Epoch, int, bool], None] | None = None,
         is_asked: Callable[[], bool] = lambda: False,
     ) -> None:
         self.folder, self.set_epoch, self.say = folder, set_epoch, say
-        self.history: list[dict[str, float]] = []
-        self.best: dict[str, float] = {}
+        self.history: list[Epoch] = []
         self.seconds = 0.0
         self.clock = self.tick = 0.0
         self.lr = 0.0
         self.plateau_state: dict[str, object] | None = None
         self.step_ms: list[float] = []
         self.due = False
-        self.signals = Signals(going_on, is_asked)
+        self.signals = Signals(resumable, is_asked)
 
     def state_dict(self) -> dict[str, Any]:
-        """History, best epoch, and the clock of an unfinished epoch."""
-        return {"history": self.history, "best": self.best, "seconds": self.seconds, "step_ms": self.step_ms}
+        """The finished epochs, and the clock of an unfinished one."""
+        return {"history": [asdict(e) for e in self.history], "seconds": self.seconds, "step_ms": self.step_ms}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
-        self.history, self.best = state_dict["history"], state_dict["best"]
+        """Continue from `state_dict()`."""
+        self.history = [Epoch(**values) for values in state_dict["history"]]
         self.seconds, self.step_ms = state_dict["seconds"], state_dict["step_ms"]
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the recipe, and what is counted of an unfinished epoch."""
+        """Add the recipe, and the sums of an unfinished epoch."""
         assert isinstance(pl_module, Classifier)
-        checkpoint[KEY] = header(pl_module.recipe, pl_module.images.classes, self.history[-1] if self.history else {})
+        measured = asdict(self.history[-1]) if self.history else {}
+        checkpoint[KEY] = header(pl_module.recipe, pl_module.images.classes, measured)
         checkpoint["sums"] = pl_module.sums()
         checkpoint["images"] = fingerprint(pl_module.images)
         checkpoint["skipped"] = {part: list(split.skipped) for part, split in self.parts(pl_module)}
@@ -166,17 +176,17 @@ class Keeper(Checkpoint):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take up what `on_save_checkpoint` added; the plateau follows when the optimiser is there."""
+        """Restore what `on_save_checkpoint` added; the plateau waits for the optimiser."""
         assert isinstance(pl_module, Classifier)
         pl_module.load_sums(checkpoint["sums"])
-        # Lightning tells the order its epoch only when workers may already have fetched by it.
+        # Lightning sets the sampler's epoch only after workers may have fetched from it.
         self.set_epoch(checkpoint["order_epoch"])
         self.plateau_state = checkpoint["plateau"]
         for part, split in self.parts(pl_module):
             split.skipped.extend(line for line in checkpoint["skipped"][part] if line not in split.skipped)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take over the signals; write the first checkpoint, so that a run can be resumed from its first step on."""
+        """Install the signal handlers; write a first checkpoint, so that a run can be resumed from its first step."""
         assert isinstance(pl_module, Classifier)
         self.signals.take()
         # A run resumed in mid-epoch does not pass that epoch's start.
@@ -187,11 +197,11 @@ class Keeper(Checkpoint):
             pl_module.plateau.load_state_dict(self.plateau_state)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Give the signals back."""
+        """Restore the signal handlers."""
         self.signals.release()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Give the signals back."""
+        """Restore the signal handlers."""
         self.signals.release()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -199,22 +209,22 @@ class Keeper(Checkpoint):
         self.clock = self.tick = time.perf_counter()
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        """Note the rate that the step will use."""
+        """Note the learning rate of the step."""
         self.lr = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        """Time the step; save and stop where asked to."""
+        """Time the step; save and stop when asked to."""
         now = time.perf_counter()
         self.step_ms.append(1000 * (now - self.tick))
         self.tick = now
         batch_idx: int = args[2]
         if batch_idx + 1 >= trainer.num_training_batches:
-            # The epoch's end is a few lines away: stop, or save, there.
+            # The epoch ends next, and saves and stops itself.
             self.seconds += now - self.clock
             return
         t = self.recipe(pl_module).train
         self.due = self.due or (t.save_batches > 0 and (batch_idx + 1) % t.save_batches == 0)
-        # Gradients that wait for the rest of an accumulated step are in no checkpoint.
+        # No checkpoint holds the gradients of an unfinished accumulated step.
         if (self.signals.came() or self.due) and (batch_idx + 1) % t.accumulate == 0:
             self.due = False
             self.seconds += now - self.clock
@@ -223,40 +233,37 @@ class Keeper(Checkpoint):
             self.stop_if_asked()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measure the epoch, keep its weights, stop where asked to."""
+        """Measure the epoch, keep its weights, stop when asked to."""
         assert isinstance(pl_module, Classifier)
         measured = pl_module.read_train() | pl_module.read_val()
         self.check(measured, trainer.current_epoch + 1)
         if pl_module.plateau is not None:
             pl_module.plateau.step(measured["test_loss"])
-        row = {
-            "epoch": trainer.current_epoch + 1,
-            "step": trainer.global_step,
-            "lr": self.lr,
+        epoch = Epoch(
+            epoch=trainer.current_epoch + 1,
+            step=trainer.global_step,
+            lr=self.lr,
             **measured,
-            "seconds": round(self.seconds, 3),
-            "step_ms": round(sorted(self.step_ms)[len(self.step_ms) // 2], 3),
-        }
+            seconds=round(self.seconds, 3),
+            step_ms=round(sorted(self.step_ms)[len(self.step_ms) // 2], 3),
+        )
         self.seconds, self.step_ms, self.due = 0.0, [], False
-        self.history.append(row)
-        improved = not self.best or row["test_top1_error"] < self.best["test_top1_error"]
-        if improved:
-            self.best = row
-        # The best weights first: killed between the two, the resumed run comes to the same epoch again.
+        improved = all(epoch.test_top1_error < earlier.test_top1_error for earlier in self.history)
+        self.history.append(epoch)
+        # The best weights first: killed between the two, the resumed run reaches the same epoch again.
         if improved:
             self.keep_best(pl_module)
         self.keep(trainer)
-        run.write_metrics(self.folder, self.history)
+        write_metrics(self.folder, self.history)
         if trainer.logger is not None:
-            trainer.logger.log_metrics(
-                {k: v for k, v in row.items() if k not in ("epoch", "step")}, step=int(row["step"])
-            )
+            values = {name: value for name, value in asdict(epoch).items() if name not in ("epoch", "step")}
+            trainer.logger.log_metrics(values, step=epoch.step)
         if self.say is not None:
-            self.say(row, self.recipe(pl_module).train.epochs, improved)
+            self.say(epoch, self.recipe(pl_module).train.epochs, improved)
         self.stop_if_asked()
 
-    def check(self, measured: dict[str, float], epoch: int) -> None:
-        """Raise RunError for a loss that is no number, before it is kept; DataError where no image could be read."""
+    def check(self, measured: dict[str, Any], epoch: int) -> None:
+        """Raise RunError for a loss of NaN or infinity, before it is saved; DataError where no image could be read."""
         for part in ("train", "test"):
             loss = measured[f"{part}_loss"]
             if math.isfinite(loss):
@@ -265,29 +272,29 @@ class Keeper(Checkpoint):
                 raise DataError(f"none of the {part} images can be read")
             raise RunError(
                 f"epoch {epoch}: the {part} loss is {loss}; try a lower optim.lr. "
-                f"{self.folder / run.LAST} is of the epoch before"
+                f"{self.folder / LAST} is of the epoch before"
             )
 
     def keep(self, trainer: pl.Trainer) -> None:
         """Write last.ckpt."""
-        trainer.save_checkpoint(self.folder / run.LAST)
+        trainer.save_checkpoint(self.folder / LAST)
 
     def keep_best(self, pl_module: Classifier) -> None:
         """Write best.safetensors."""
         save(
-            self.folder / run.BEST,
+            self.folder / BEST,
             kept_weights(pl_module.state_dict()),
             recipe=pl_module.recipe,
             classes=pl_module.images.classes,
-            measurements=self.best,
+            measurements=asdict(self.history[-1]),
         )
 
     def stop_if_asked(self) -> None:
         """Raise Interrupted after a signal."""
         if signum := self.signals.came():
             if self.history:
-                plot_curves(self.folder / run.CURVES, {self.folder.name: [self.history]})
-            raise Interrupted(signum, self.signals.going_on)
+                plot_curves(self.folder / CURVES, {self.folder.name: [self.history]})
+            raise Interrupted(signum, self.signals.resumable)
 
     @staticmethod
     def parts(pl_module: Classifier) -> list[tuple[str, Split]]:
@@ -302,13 +309,13 @@ class Keeper(Checkpoint):
 
 
 class Progress(Callback):
-    """A bar within each epoch, where somebody watches."""
+    """A progress bar in each epoch, on a terminal."""
 
     def __init__(self) -> None:
         self.bar: tqdm[Any] | None = None
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        """Open the bar with the epoch's first batch, or the first after a resumption."""
+        """Open the bar with the first batch of the epoch, or the first after a resumption."""
         if self.bar is not None:
             return
         self.bar = tqdm(
@@ -346,12 +353,12 @@ class Progress(Callback):
         self.close()
 
 
-def say(row: dict[str, float], epochs: int, is_best: bool) -> None:
-    """Print an epoch's row as a line on standard output."""
+def say(epoch: Epoch, epochs: int, is_best: bool) -> None:
+    """Print an epoch as one line."""
     print(
-        f"epoch {row['epoch']:>3.0f}/{epochs}  lr {row['lr']:<9.3g}"
-        f"train loss {row['train_loss']:.3f}  error {row['train_error']:5.2f} %   "
-        f"test loss {row['test_loss']:.3f}  error {row['test_top1_error']:5.2f} %   "
-        f"{row['seconds']:.1f} s{'  best' if is_best else ''}",
+        f"epoch {epoch.epoch:>3}/{epochs}  lr {epoch.lr:<9.3g}"
+        f"train loss {epoch.train_loss:.3f}  error {epoch.train_error:5.2f} %   "
+        f"test loss {epoch.test_loss:.3f}  error {epoch.test_top1_error:5.2f} %   "
+        f"{epoch.seconds:.1f} s{'  best' if is_best else ''}",
         flush=True,
     )

@@ -1,4 +1,4 @@
-"""One training run, from a recipe and a data set to a folder with its result; or where it was interrupted."""
+"""One training run: from a recipe and a data set to a run folder with its result."""
 
 from __future__ import annotations
 
@@ -24,9 +24,12 @@ from senet.files import held, new_folder
 from senet.kernels import dispatch
 from senet.models.describe import describe
 from senet.recipes.recipe import Recipe
-from senet.runs import folder as run
 from senet.runs.checkpoint import KEY, read_ckpt
-from senet.runs.recipe_file import RECIPE
+from senet.runs.environment import this_environment, write_environment
+from senet.runs.folder import CURVES, LAST, RECIPE
+from senet.runs.metrics import Epoch, write_metrics
+from senet.runs.recipe_file import write_recipe
+from senet.runs.summary import RunSummary, read_summary, write_summary
 from senet.training.callbacks import AtomicIO, Keeper, Progress, fingerprint, say
 from senet.training.module import Classifier
 from senet.training.plots import plot_curves
@@ -37,23 +40,23 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a run came to: its folder, summary (as in summary.json) and history (as in metrics.csv)."""
+class Trained:
+    """A finished run: its folder, its summary (summary.json) and its epochs (metrics.csv)."""
 
     folder: Path
-    summary: dict[str, Any]
-    history: list[dict[str, float]]
+    summary: RunSummary
+    history: list[Epoch]
 
 
 def fitted(recipe: Recipe, classes: int) -> Recipe:
-    """The recipe with what the images decide of its network: numbers of classes and channels, image size."""
+    """The recipe with its network fitted to the images: numbers of classes and channels, image size."""
     d = recipe.data
     model = replace(recipe.model, num_classes=classes, in_channels=d.channels, image_size=d.image_size)
     return replace(recipe, model=model)
 
 
 def device_of(recipe: Recipe) -> torch.device:
-    """The device of a recipe; ConfigError where it is not there, or cannot do the precision."""
+    """The device of a recipe; ConfigError where this machine has none, or it does not support the precision."""
     device = pick_device(recipe.train.device, field="train.device")
     if device.type == "cpu" and recipe.train.precision == "fp16":
         raise ConfigError("train.precision: 'fp16' needs a GPU; on a CPU use 'bf16' or 'fp32'")
@@ -61,19 +64,19 @@ def device_of(recipe: Recipe) -> torch.device:
 
 
 class _Stateful(StatefulDataLoader[Any]):
-    """A loader that goes on with as many workers as its state is of, whatever this machine would take."""
+    """A loader that resumes with the number of workers of its saved state, whatever this machine would choose."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up where `state_dict()` was."""
+        """Continue from `state_dict()`."""
         workers = state_dict.get("_snapshot", {}).get("_main_snapshot", {}).get("_num_workers")
         self.num_workers = workers or self.num_workers
         super().load_state_dict(state_dict)
 
 
 def loader(split: Split, batch_size: int, device: torch.device, *, train: bool) -> DataLoader[Any]:
-    """Batches of a split; the training one can say where it is and go on from there."""
+    """Batches of a split; the training loader saves its position and resumes from it."""
     kind = _Stateful if train else DataLoader
-    # Workers start by fork where that is the platform's way, and are gone after each epoch.
+    # Workers start by fork where that is the platform's default, and end with each epoch.
     return kind(
         split,  # type: ignore[arg-type]
         sampler=split.order(batch_size),
@@ -93,17 +96,24 @@ def train(
     callbacks: Sequence[pl.Callback] = (),
     part_of: Path | None = None,
     is_asked_to_stop: Callable[[], bool] = lambda: False,
-) -> Result:
-    """Train the recipe's network on `data` and leave a run folder (see `senet.runs.folder`).
+) -> Trained:
+    """Train the recipe's network and leave a run folder (see `senet.runs.folder`).
 
-    resume: go on with the run in `folder` from its last.ckpt, exactly; else the folder must be new or empty.
-    quiet: no progress.
-    callbacks: Lightning callbacks of your own; the run's own come first.
-    part_of: the folder of the comparison that this run is a part of, and that is gone on with.
-    is_asked_to_stop: looked at after each batch; stops the run like SIGTERM.
+    Args:
+        recipe: What is trained, and how.
+        data: The images of `recipe.data`.
+        folder: New or empty, unless `resume`.
+        resume: Continue the run in `folder` from its last.ckpt, bit for bit.
+        quiet: Print no progress.
+        callbacks: Lightning callbacks of your own; the run's own come first.
+        part_of: The folder of the experiment that this run belongs to, which messages name for `--resume`.
+        is_asked_to_stop: Called after each batch; true stops the run like SIGTERM.
 
-    Raises ConfigError for a recipe that cannot run here, RunError for a folder that cannot be used or is in use,
-    DataError for images that cannot be read, and Interrupted after a signal, when the state is saved.
+    Raises:
+        ConfigError: The recipe cannot run on this machine.
+        RunError: The folder cannot be used, or another process uses it.
+        DataError: Images cannot be read.
+        Interrupted: A signal came; the state is saved.
     """
     recipe = fitted(recipe, len(data.classes))
     device = device_of(recipe)
@@ -113,7 +123,7 @@ def train(
     with held(folder), on_threads(recipe.train.threads), _plain_speech():
         _take_folder(folder, recipe, device, resume=resume)
         # A run that was killed before its first checkpoint starts again.
-        start = folder / run.LAST if resume and (folder / run.LAST).is_file() else None
+        start = folder / LAST if resume and (folder / LAST).is_file() else None
         if start is not None:
             _check_start(start, recipe, data)
         began = time.perf_counter()
@@ -125,41 +135,41 @@ def train(
         module = Classifier(recipe, data, math.ceil(min(len(batches), most) / recipe.train.accumulate))
         trainer = _trainer(recipe, device, folder, [*([keeper] if quiet else [keeper, Progress()]), *callbacks])
         trainer.fit(module, batches, val, ckpt_path=start, weights_only=True)
-        summary = summarise(recipe, data, keeper.history, keeper.best, time.perf_counter() - began)
-        skipped = summary["skipped_images"]
+        summary = summarise(recipe, data, keeper.history, time.perf_counter() - began)
+        skipped = summary.skipped_images
         if skipped:
-            print(f"left out {len(skipped)} unreadable image{'s' if len(skipped) > 1 else ''}, the first: {skipped[0]}")
+            print(f"skipped {len(skipped)} unreadable image{'s' if len(skipped) > 1 else ''}, the first: {skipped[0]}")
         # Again, for a run that was killed after its last checkpoint.
-        run.write_metrics(folder, keeper.history)
-        plot_curves(folder / run.CURVES, {recipe.name: [keeper.history]})
-        run.write_json(folder / run.SUMMARY, summary)
-    return Result(folder, summary, keeper.history)
+        write_metrics(folder, keeper.history)
+        plot_curves(folder / CURVES, {recipe.name: [keeper.history]})
+        write_summary(folder, summary)
+    return Trained(folder, summary, keeper.history)
 
 
 def _take_folder(folder: Path, recipe: Recipe, device: torch.device, *, resume: bool) -> None:
-    """Begin a new run's folder, or see that it is one to go on with."""
+    """Begin the folder of a new run, or check that the run in it can be resumed."""
     if not resume:
         new_folder(folder)
-        run.write_recipe(folder, recipe)
-        train = recipe.train
-        used = dispatch.block_epilogue(device, DTYPES[train.precision]) if train.fused else "layers"
-        run.write_json(folder / run.ENVIRONMENT, run.environment(device, recipe.train.threads) | {"kernels": used})
-    elif run.read_summary(folder) is not None:
+        write_recipe(folder / RECIPE, recipe)
+        t = recipe.train
+        used = dispatch.block_epilogue(device, DTYPES[t.precision]) if t.fused else "layers"
+        write_environment(folder, this_environment(device, t.threads, used))
+    elif read_summary(folder) is not None:
         raise RunError(f"{folder}: this run is finished; evaluate it with: senet evaluate {folder}")
 
 
 def _check_last_batch(recipe: Recipe, images: int) -> None:
-    """Raise ConfigError where the last batch is one image on a 1x1 map, on which batch norm cannot train."""
+    """Raise ConfigError where the last batch is one image whose feature map is 1x1: batch norm cannot train on it."""
     is_point = recipe.model.stage_outputs[-1].stride >= recipe.data.image_size
     if is_point and images % recipe.data.batch_size == 1 and not recipe.train.limit_batches:
         raise ConfigError(
-            f"data.batch_size: {recipe.data.batch_size} leaves a last batch of one of the {images:,} training images, "
-            "and batch norm cannot train on one image whose map is one pixel; choose another, or a larger image_size"
+            f"data.batch_size: {recipe.data.batch_size} gives a last batch of one image of {images:,}, "
+            "and batch norm cannot train on one image whose feature map is 1x1; choose another, or a larger image_size"
         )
 
 
 def _check_start(start: Path, recipe: Recipe, data: Data) -> None:
-    """Raise CheckpointError where a checkpoint is of another network, RunError where the images are others now."""
+    """Raise CheckpointError for a checkpoint of another network, RunError where the images have changed."""
     state = read_ckpt(start)
     about = Header.loads(state[KEY], start)
     if about.model != recipe.model:
@@ -170,7 +180,7 @@ def _check_start(start: Path, recipe: Recipe, data: Data) -> None:
 
 @contextmanager
 def on_threads(count: int) -> Iterator[None]:
-    """With so many CPU threads; 0 leaves them."""
+    """Compute with this number of CPU threads inside; 0 changes nothing."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -179,32 +189,29 @@ def on_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def summarise(
-    recipe: Recipe, data: Data, history: list[dict[str, float]], best: dict[str, float], seconds: float
-) -> dict[str, Any]:
-    """The result of a run as plain data; errors in percent, times in the unit of their name."""
+def summarise(recipe: Recipe, data: Data, history: Sequence[Epoch], seconds: float) -> RunSummary:
+    """The result of a run from its epochs; `seconds`: what the process took."""
     cost = describe(recipe.model, recipe.data.image_size)
-    last = history[-1]
-    step_ms = sorted(row["step_ms"] for row in history)[len(history) // 2]
-    return {
-        "model": recipe.name,
-        "data": data.name,
-        "seed": recipe.train.seed,
-        "epochs": len(history),
-        "train_images": len(data.train),
-        "test_images": int(last["test_images"]),
-        "skipped_images": [*data.train.skipped, *data.val.skipped],
-        "params": cost.params,
-        "macs": cost.macs,
-        "top1_error": last["test_top1_error"],
-        "top5_error": last["test_top5_error"],
-        "loss": last["test_loss"],
-        "best_top1_error": best["test_top1_error"],
-        "best_epoch": int(best["epoch"]),
-        "train_seconds": round(sum(row["seconds"] for row in history), 2),
-        "step_ms": step_ms,
-        "wall_seconds": round(seconds, 2),
-    }
+    last, best = history[-1], min(history, key=lambda epoch: epoch.test_top1_error)
+    return RunSummary(
+        model=recipe.name,
+        data=data.name,
+        seed=recipe.train.seed,
+        epochs=len(history),
+        train_images=len(data.train),
+        test_images=last.test_images,
+        skipped_images=(*data.train.skipped, *data.val.skipped),
+        params=cost.params,
+        macs=cost.macs,
+        top1_error=last.test_top1_error,
+        top5_error=last.test_top5_error,
+        loss=last.test_loss,
+        best_top1_error=best.test_top1_error,
+        best_epoch=best.epoch,
+        train_seconds=round(sum(epoch.seconds for epoch in history), 2),
+        step_ms=sorted(epoch.step_ms for epoch in history)[len(history) // 2],
+        wall_seconds=round(seconds, 2),
+    )
 
 
 def _tensorboard(folder: Path) -> Any:
@@ -243,7 +250,7 @@ def _trainer(recipe: Recipe, device: torch.device, folder: Path, callbacks: list
 
 @contextmanager
 def _plain_speech() -> Iterator[None]:
-    """Without the libraries' advertisements, their advice on what we settle ourselves, and their deprecated calls."""
+    """Without the libraries' advertisements, their advice on what we choose ourselves, and their deprecated calls."""
     loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
     levels = [log.level for log in loggers]
     for log in loggers:

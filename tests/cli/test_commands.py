@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from senet import __version__
 from tests.cli.conftest import TINY
 
 Call = Callable[..., tuple[int, str, str]]
@@ -25,7 +26,6 @@ CLOCKS = {"step_ms", "train_seconds"}
 
 
 def test_help_and_version(senet: Call) -> None:
-    from senet import __version__
     from senet.cli import COMMANDS
 
     status, out, _ = senet("--help")
@@ -100,59 +100,104 @@ def test_without_a_network_the_pair_is_trained(senet: Call) -> None:
     status, out, _ = senet("train", *TINY)
     assert status == 0
     folder = Path("runs/pair-digits")
-    assert {p.name for p in folder.iterdir()} >= {"resnet20", "se_resnet20", "curves.png", "report.json", "report.html"}
+    assert {p.name for p in folder.iterdir()} == {
+        *("plan.json", "result.json", "runs", "pair.md", "pair.png", "pair-curves.png", "report.html")
+    }
+    assert sorted(p.name for p in Path(folder, "runs").iterdir()) == ["resnet20-seed0", "se_resnet20-seed0"]
     assert "se_resnet20 minus resnet20" in out
-    assert "(one seed, so no interval" in out
+    assert f"one seed, so no interval; for one: senet train --resume {folder} --seeds 3" in out
     again = senet("train", "--resume", folder)[1]
-    assert again.startswith(f"{folder}: finished already; nothing to do\n")
+    assert again.startswith(f"{folder}: finished already; nothing to train\n")
     assert again.endswith(out[out.index("\ndigits, ") :])
-    assert "finished already" not in out
     # A second run takes another folder, and the first one stays.
-    before = (folder / "report.json").read_bytes()
+    before = (folder / "result.json").read_bytes()
     assert senet("train", *TINY)[0] == 0
     assert Path("runs/pair-digits-2").is_dir()
-    assert (folder / "report.json").read_bytes() == before
+    assert (folder / "result.json").read_bytes() == before
 
 
 def test_compare_over_seeds(senet: Call) -> None:
     status, out, _ = senet("compare", "resnet20", "se_resnet20", "--seeds", "2", *TINY, "--out", "c", "--json")
     assert status == 0
-    report = json.loads(out)
-    assert [m["model"] for m in report["models"]] == ["resnet20", "se_resnet20"]
-    (difference,) = report["differences"]
-    gaps = [b - a for a, b in zip(report["models"][0]["errors"], report["models"][1]["errors"], strict=True)]
+    (result,) = json.loads(out)["experiments"]
+    assert [row["network"] for row in result["rows"]] == ["resnet20", "se_resnet20"]
+    difference = result["differences"][0]
+    errors = [row["errors"]["top1_error"]["by_seed"] for row in result["rows"]]
+    gaps = [b - a for a, b in zip(*errors, strict=True)]
     assert difference["mean"] == pytest.approx(sum(gaps) / 2)
     assert difference["low"] <= difference["mean"] <= difference["high"]
-    assert {p.name for p in Path("c").iterdir()} >= {"resnet20-seed0", "se_resnet20-seed1"}
-    # A comparison that has lost its last run goes on with it alone.
-    shutil.rmtree("c/se_resnet20-seed1")
-    kept = Path("c/resnet20-seed0/summary.json").stat().st_mtime_ns
-    status, out, _ = senet("compare", "--resume", "c", "--json")
+    # A comparison that has lost its last run trains it alone, and takes another seed.
+    shutil.rmtree("c/runs/se_resnet20-seed1")
+    kept = Path("c/runs/resnet20-seed0/summary.json").stat().st_mtime_ns
+    status, out, err = senet("compare", "--resume", "c", "--seeds", "3", "--json")
     assert status == 0
-    assert json.loads(out)["models"][1]["errors"] == report["models"][1]["errors"]
-    assert Path("c/resnet20-seed0/summary.json").stat().st_mtime_ns == kept
+    assert err.count(": done") == 3
+    (more,) = json.loads(out)["experiments"]
+    assert more["rows"][1]["errors"]["top1_error"]["by_seed"][:2] == errors[1]
+    assert (more["seeds"], more["finished"]) == ([0, 1, 2], 6)
+    assert Path("c/runs/resnet20-seed0/summary.json").stat().st_mtime_ns == kept
+    # The same folder named again is added to, unless it is another experiment.
+    status, out, err = senet("compare", "resnet20", "se_resnet20", "--seeds", "1", *TINY, "--lr", "0.3", "--out", "c")
+    assert status == 2
+    assert "c holds another experiment. comparison, resnet20: optim.lr: 0.3, not 0.05" in err
 
 
 def test_compare_side_by_side_is_the_same(senet: Call) -> None:
-    """Two processes; without its last run, the folder goes on with as many as it had."""
+    """Two processes; without its last run, the folder is resumed with as many as it had."""
     words = ["compare", "resnet20", "se_resnet20", "--seeds", "1", *TINY]
-    alone = json.loads(senet(*words, "--out", "alone", "--json")[1])
+    alone = json.loads(senet(*words, "--out", "alone", "--json")[1])["experiments"][0]
     status, out, err = senet(*words, "--out", "side", "--json", "--jobs", "2")
     assert status == 0
-    for a, b in zip(alone["models"], json.loads(out)["models"], strict=True):
+    side = json.loads(out)["experiments"][0]
+    for a, b in zip(alone["rows"], side["rows"], strict=True):
         assert {k: v for k, v in a.items() if k not in CLOCKS} == {k: v for k, v in b.items() if k not in CLOCKS}
     assert "[2 of 2] " in err
-    assert json.loads(Path("side/comparison.json").read_text())["jobs"] == 2
-    shutil.rmtree("side/se_resnet20")
-    assert "[2 of 2] se_resnet20: done" in senet("train", "--resume", "side")[1]
+    assert json.loads(Path("side/plan.json").read_text())["jobs"] == 2
+    shutil.rmtree("side/runs/se_resnet20-seed0")
+    assert "[2 of 2] se_resnet20-seed0: done" in senet("train", "--resume", "side")[1]
 
 
-def test_a_failed_run_ends_a_comparison(senet: Call) -> None:
+def test_a_failed_run_is_in_the_comparison(senet: Call) -> None:
     wild = ["--lr", "1e30", "--warmup-epochs", "0"]
     status, out, err = senet("compare", "resnet20", "se_resnet20", "--seeds", "1", *TINY, *wild, "--out", "c")
-    assert status == 2
-    assert "error: resnet20: epoch 1: the" in err
-    assert "se_resnet20 on" not in out
+    assert status == 1, err
+    assert "failed: resnet20-seed0: epoch 1: the" in out
+    assert "no run has finished" in out
+
+
+def test_a_plan_of_any_kind_trains_nothing(senet: Call) -> None:
+    for words, runs in ((["train"], 2), (["train", "resnet20"], 1), (["compare", "resnet20", "se_resnet20"], 6)):
+        status, out, err = senet(*words, *TINY, "--plan", "--out", "p")
+        assert status == 0, err
+        assert f"{runs} run{'s' if runs > 1 else ''} in p\n" in out
+        assert "about " in out
+    assert not Path("p").exists()
+
+
+def test_a_budget_chooses_the_epochs_of_a_pair(senet: Call) -> None:
+    small = ["--image-size", "8", "--limit-batches", "1", "--batch-size", "16", "--threads", "1", "--epochs"]
+    status, _, err = senet("train", *small, "3", "--budget", "1h")
+    assert (status, "--budget: chooses the epochs" in err) == (2, True)
+    status, out, err = senet("train", *small[:-1], "--budget", "1d", "--plan")
+    assert status == 0, err
+    # The recipe's own, which fit.
+    assert "se_resnet20-seed0: 12 epochs" in out
+    assert "takes about" in senet("train", *small[:-1], "--budget", "1s", "--plan")[2]
+
+
+def test_a_folder_of_another_version_is_refused_in_one_line(senet: Call, trained: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(trained, old)
+    recipe = (old / "recipe.yaml").read_text().splitlines()
+    (old / "recipe.yaml").write_text("\n".join(recipe[2:]))
+    want = f"error: {old}: written by senet 0.1; this is senet {__version__}, which cannot read it; train again\n"
+    for words in (["train", "--resume", old], ["report", old]):
+        status, _, err = senet(*words)
+        assert status == 2
+        assert err.endswith(want)
+    (tmp_path / "pair").mkdir()
+    (tmp_path / "pair" / "comparison.json").write_text("{}")
+    assert "written by senet 0.1" in senet("train", "--resume", tmp_path / "pair")[2]
 
 
 def test_the_hint_after_a_signal_is_the_command_that_was_typed(senet: Call, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,8 +220,8 @@ def test_the_hint_after_a_signal_is_the_command_that_was_typed(senet: Call, monk
 def test_unit_options_reach_every_network_that_has_one(senet: Call) -> None:
     words = ["compare", "resnet20", "se_resnet20", "--se.reduction", "4", "--seeds", "1", *TINY, "--out", "c"]
     assert senet(*words)[0] == 0
-    assert "reduction: 4" in Path("c/recipes/se_resnet20.yaml").read_text()
-    assert "se: null" in Path("c/recipes/resnet20.yaml").read_text()
+    assert "reduction: 4" in Path("c/runs/se_resnet20-seed0/recipe.yaml").read_text()
+    assert "se: null" in Path("c/runs/resnet20-seed0/recipe.yaml").read_text()
 
 
 def test_models_and_info(senet: Call) -> None:
@@ -241,11 +286,14 @@ MISTAKES = {
     "unknown recipe": (["train", "resnet20", "--recipe", "cifra"], r"recipe: 'cifra' is not known"),
     "fp16 without a GPU": (["train", "resnet20", "--precision", "fp16", "--device", "cpu"], r"'fp16' needs a GPU"),
     "no checkpoint": (["evaluate", "nowhere"], r"nowhere: no such file or folder"),
-    "no run": (["train", "--resume", "nowhere"], r"error: nowhere: no such file or folder$"),
-    "no comparison": (["compare", "--resume", "."], r"error: \.: not the folder of a run: it has no recipe.yaml$"),
+    "no run": (["train", "--resume", "nowhere"], r"error: nowhere: no such folder$"),
+    "no comparison": (
+        ["compare", "--resume", "."],
+        r"error: \.: not the folder of an experiment: it has no plan.json$",
+    ),
     "resume with more": (["train", "--resume", "x", "--epochs", "3"], r"--resume: takes no other options.*--epochs"),
     "resume with a model": (["train", "--resume=x", "resnet20"], r"--resume: takes no other options.*resnet20"),
-    "resume a comparison with more": (["compare", "--resume", "x", "--seeds", "9"], r"takes no other options.*--seeds"),
+    "resume a comparison with more": (["compare", "--resume", "x", "--out", "y"], r"takes no other options.*--out"),
     "resume nothing": (["train", "--resume", ""], r"--resume: a value is missing"),
     "units of plain networks": (["compare", "resnet20", "resnet32", "--se", "eca"], r"--se: 'eca' has no effect"),
     "no units in a comparison": (["compare", "resnet20", "se_resnet20", "--se", "none"], r"--se: 'none' has no effect"),
@@ -265,7 +313,7 @@ MISTAKES = {
     "augmented evaluation": (["evaluate", "x", "--cutout", "4"], r"option: '--cutout' is not known"),
     "a last batch of one pixel": (
         ["train", "resnet20", "--image-size", "4", "--batch-size", "1437", "--crop-padding", "1"],
-        r"data.batch_size: 1437 leaves a last batch of one of the 1,438 training images",
+        r"data.batch_size: 1437 gives a last batch of one image of 1,438",
     ),
     "gamma of one": (["train", "--kind", "plateau", "--gamma", "1"], r"schedule.gamma: 1.0 is not between 0 and 1"),
     "a rate that is none": (["train", "--lr", "nan"], r"optim.lr: nan is not a finite number"),
@@ -305,7 +353,7 @@ def test_a_finished_run_is_not_resumed(senet: Call, trained: Path) -> None:
     assert status == 2
     assert "this run is finished" in err
     status, _, err = senet("compare", "--resume", trained, "--jobs", "2")
-    assert (status, f"--jobs: has no effect, {trained} is not the folder of a comparison" in err) == (2, True)
+    assert (status, f"--jobs: has no effect, {trained} is the folder of one run" in err) == (2, True)
 
 
 @pytest.mark.parametrize("folder", ["/dev/null/run", "/proc/run"])
@@ -387,7 +435,7 @@ def test_own_images_with_a_truncated_one(senet: Call, tmp_path: Path) -> None:
         assert str(bad) in err
         status, out, _ = senet(*words, "--out", f"skip{len(streamed)}", "--on-bad-image", "skip")
         assert status == 0
-        assert f"left out 1 unreadable image, the first: {bad}" in out
+        assert f"skipped 1 unreadable image, the first: {bad}" in out
     summary = json.loads(Path("skip0/summary.json").read_text())
     assert len(summary["skipped_images"]) == 1
 
@@ -459,7 +507,7 @@ def test_units_in_names(senet: Call) -> None:
     assert info["model"] == "resnet20+eca"
     assert "eca units: " in senet("info", "resnet20", "--se", "eca")[1]
     assert senet("compare", "resnet20", "se_resnet20", "--se", "eca", "--seeds", "1", *TINY, "--out", "c")[0] == 0
-    assert Path("c/se_resnet20+eca/best.safetensors").exists()
+    assert Path("c/runs/se_resnet20+eca-seed0/best.safetensors").exists()
 
 
 def test_a_batch_of_bad_images_is_left_out(senet: Call, tmp_path: Path) -> None:
@@ -470,7 +518,7 @@ def test_a_batch_of_bad_images_is_left_out(senet: Call, tmp_path: Path) -> None:
     words += ["--eval-batch-size", "5", "--in-memory", "no", "--resize", "16", "--workers", "0"]
     status, out, _ = senet(*words, "--on-bad-image", "skip", "--out", "a")
     assert status == 0
-    assert f"left out 1 unreadable image, the first: {bad}" in out
+    assert f"skipped 1 unreadable image, the first: {bad}" in out
     assert json.loads(Path("a/summary.json").read_text())["test_images"] == 5
     measured = json.loads(senet("evaluate", "a", "--on-bad-image", "skip", "--json")[1])
     assert measured["images"] == 5

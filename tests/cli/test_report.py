@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from senet.analysis.pictures import thumbnails
 from senet.report.folder import write_page
-from senet.report.pictures import thumbnails
 from senet.runs.checkpoint import load
 from senet.runs.gates import write_gates
 

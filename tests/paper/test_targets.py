@@ -11,16 +11,15 @@ from typing import Any
 import pytest
 
 from senet import get_net, list_models
+from senet.experiments.experiment import TOP1, TOP5, Experiment, Row, run_name
 from senet.models.registry import canonical_name
 from senet.paper import ablations, cifar, figures, imagenet, mobile, places, student
-from senet.paper.plan import key
-from senet.paper.target import TOP1, TOP5, Row, Target
 from senet.recipes.registry import get_recipe
 
 # Read from the paper once, by other hands: errors in percent, null where it gives none.
 TABLES: dict[str, list[dict[str, Any]]] = json.loads((Path(__file__).parent / "paper_tables.json").read_text())
 FILES = (ablations, cifar, figures, imagenet, mobile, places, student)
-TARGETS = {name: value for file in FILES for name, value in vars(file).items() if isinstance(value, Target)}
+TARGETS = {name: value for file in FILES for name, value in vars(file).items() if isinstance(value, Experiment)}
 COMPARED = [(t.name, row.name) for t in TARGETS.values() for row in t.rows if row.minus]
 
 
@@ -34,7 +33,7 @@ def test_every_table_and_figure_that_trains_classifiers() -> None:
     tables = {f"table{n}" for n in (2, 3, 4, 5, 6, 8, *range(10, 17))}
     assert set(TARGETS) == tables | {"figure4", "figure6", "figure7", "student"}
     assert all(name == target.name for name, target in TARGETS.items())
-    assert all(target.title and target.hours for target in TARGETS.values())
+    assert all(target.title and target.paper_run for target in TARGETS.values())
 
 
 def printed(table: str) -> Iterator[dict[str, float]]:
@@ -125,9 +124,9 @@ def test_bn_inception_has_the_authors_weight_decay() -> None:
 
 
 def test_figures_are_of_runs_that_table_2_has() -> None:
-    runs = {key(row.recipe, 0) for row in imagenet.table2.rows if row.recipe is not None}
+    runs = {run_name(row.recipe, 0) for row in imagenet.table2.rows if row.recipe is not None}
     for target in (figures.figure4, figures.figure6, figures.figure7):
-        assert {key(row.recipe, 0) for row in target.rows if row.recipe is not None} < runs
+        assert {run_name(row.recipe, 0) for row in target.rows if row.recipe is not None} < runs
     assert [row.name for row in figures.figure7.rows] == ["SE-ResNet-50"]
     shows = {name: target.shows for name, target in TARGETS.items() if target.shows}
     assert shows == {"figure4": "curves", "figure6": "gates", "figure7": "gates"}
@@ -149,7 +148,7 @@ def test_the_ablations_say_whose_schedule_is_whose() -> None:
     """The tables' errors are of a schedule by plateaus, what is run is footnote 2's fixed one."""
     for name in ("table10", "table16"):
         target = TARGETS[name]
-        assert "about 300 epochs" in target.hours
+        assert "about 300 epochs" in target.paper_run
         fixed = " % in the paper by the fixed schedule of 270 epochs (footnote 2)"
         said = {row.recipe.name: row.note for row in target.rows if row.recipe is not None and row.note}
         assert said == {"resnet50": f"23.21/6.53{fixed}", "se_resnet50": f"22.20/6.00{fixed}"}

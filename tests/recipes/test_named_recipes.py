@@ -14,12 +14,13 @@ import senet.recipes
 from senet import ConfigError, Recipe, RunError, SEConfig, create_model, get_net, list_models, override, to_dict
 from senet.cli.parse import Parser
 from senet.cli.train import twins
-from senet.cli.training_options import chosen_recipe, common_options
+from senet.cli.training_options import chosen_recipe, network_options, run_options
 from senet.models.registry import canonical_name
 from senet.recipes.recipe import DataRecipe, OptimRecipe, ScheduleRecipe, TrainRecipe
 from senet.recipes.registry import FILES, get_recipe, recipe_for, recipes
 from senet.recipes.scaling import scaled
-from senet.runs.recipe_file import RECIPE, read_recipe, write_recipe_file
+from senet.runs.folder import RECIPE
+from senet.runs.recipe_file import read_recipe, write_recipe
 
 RECIPE_MODULES = [import_module(f"senet.recipes.{file}") for file in FILES]
 
@@ -51,7 +52,8 @@ def test_each_recipe_by_the_command_line(name: str) -> None:
     """`senet train --recipe NAME` is that recipe and its plain twin; its file says the command and names it."""
     base = get_recipe(name)
     parser = Parser("train", "[MODEL]", "test", base=lambda line: chosen_recipe(line, ""))
-    common_options(parser)
+    network_options(parser)
+    run_options(parser)
     line = parser.read(["--recipe", name, "--epochs", "5000"])
     assert (line.base, line.config) == (base, override(base, "train.epochs=5000"))
     plain, se = twins(base)
@@ -218,7 +220,7 @@ def test_recipe_for_changes_no_recipe() -> None:
 @pytest.mark.parametrize("name", recipes())
 def test_round_trip_through_a_file(name: str, tmp_path: Path) -> None:
     recipe = get_recipe(name)
-    write_recipe_file(tmp_path / RECIPE, recipe)
+    write_recipe(tmp_path / RECIPE, recipe)
     assert read_recipe(tmp_path) == recipe
     assert read_recipe(tmp_path / RECIPE) == recipe
     # Whole: nothing is left to a default that may change.
@@ -229,7 +231,7 @@ def test_round_trip_through_a_file(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", list_models())
 def test_every_network_in_a_file(model: str, tmp_path: Path) -> None:
     recipe = replace(get_recipe("digits"), name=model, model=get_net(model))
-    write_recipe_file(tmp_path / "a.yaml", recipe)
+    write_recipe(tmp_path / "a.yaml", recipe)
     assert read_recipe(tmp_path / "a.yaml") == recipe
     assert canonical_name(recipe.name) == model
 

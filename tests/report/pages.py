@@ -6,8 +6,8 @@ from typing import Any
 
 from PIL import Image
 
+from senet.analysis.pictures import data_uri
 from senet.report.page import Page, Unit
-from senet.report.pictures import data_uri
 
 UNITS = ("SE_2_1", "SE_2_2", "SE_3_1")
 CLASSES = ("goldfish", "pug")

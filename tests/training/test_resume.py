@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ import torch
 
 from senet.errors import CheckpointError, RunError
 from senet.recipes.recipe import Recipe, ScheduleRecipe
-from senet.runs import folder as run
-from senet.runs.recipe_file import read_recipe, write_recipe_file
+from senet.runs.folder import LAST, SUMMARY
+from senet.runs.metrics import read_metrics
+from senet.runs.recipe_file import read_recipe, write_recipe
 from senet.training.callbacks import Interrupted
 from senet.training.run import train
 
@@ -45,7 +46,7 @@ def differences(a: Any, b: Any, path: str = "") -> list[str]:
 
 
 def state(folder: Path) -> dict[str, Any]:
-    return torch.load(folder / run.LAST, weights_only=True)
+    return torch.load(folder / LAST, weights_only=True)
 
 
 def interrupt(data: Any, at: int, how: str) -> None:
@@ -97,10 +98,10 @@ def test_resumed_run_equals_the_unbroken_one_from_any_batch(
             interrupt(data, at, how)
             with pytest.raises(Crash if how == "crash" else Interrupted):
                 train(recipe, data, folder, quiet=True)
-            assert not (folder / run.SUMMARY).exists()
+            assert not (folder / SUMMARY).exists()
             train(recipe, open_small(recipe), folder, quiet=True, resume=True)
             assert differences(state(folder), want) == [], f"interrupted by {how} at batch {at}"
-            assert (folder / run.SUMMARY).is_file()
+            assert (folder / SUMMARY).is_file()
     assert "stopping when the batch, or the evaluation, is done" in capsys.readouterr().err
 
 
@@ -134,7 +135,7 @@ def test_a_second_signal_stops_at_once_and_the_last_checkpoint_stays(
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit, match="130"):
         train(recipe, data, folder, quiet=True)
-    assert f"stopped at once; --resume '{folder}' goes on from the last checkpoint" in capsys.readouterr().err
+    assert f"stopped at once; --resume '{folder}' continues from the last checkpoint" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGINT) is before
     assert len(calls) == 3
     train(recipe, open_small(recipe), folder, quiet=True, resume=True)
@@ -150,7 +151,7 @@ def test_killed_processes_resume_bit_for_bit(recipe: Recipe, tmp_path: Path) -> 
         train=replace(recipe.train, epochs=8, ema=0.9, save_batches=5),
     )
     file = tmp_path / "recipe.yaml"
-    write_recipe_file(file, recipe)
+    write_recipe(file, recipe)
     assert read_recipe(file) == recipe
 
     def command(*words: str) -> list[str]:
@@ -164,7 +165,7 @@ def test_killed_processes_resume_bit_for_bit(recipe: Recipe, tmp_path: Path) -> 
         process = subprocess.Popen(
             command("--config", str(file), "--out", str(folder)), stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        while not (folder / run.LAST).is_file():
+        while not (folder / LAST).is_file():
             assert process.poll() is None
             time.sleep(0.02)
         time.sleep(random.uniform(0, 0.5))
@@ -173,7 +174,7 @@ def test_killed_processes_resume_bit_for_bit(recipe: Recipe, tmp_path: Path) -> 
         assert process.returncode == status
         if name == "SIGTERM":
             assert f"Resume with: senet train --resume {folder}" in errors.decode()
-        assert not (folder / run.SUMMARY).exists()
+        assert not (folder / SUMMARY).exists()
         subprocess.run(command("--resume", str(folder)), check=True, stdout=subprocess.DEVNULL)
         assert differences(state(folder), state(tmp_path / "unbroken")) == [], name
 
@@ -255,7 +256,7 @@ def test_killed_at_any_file_of_the_last_epochs_end(
     names = {p.name for p in (tmp_path / "unbroken").iterdir()}
     assert {p.name for p in folder.iterdir()} == names
     assert differences(state(folder), state(tmp_path / "unbroken")) == []
-    rows = [run.read_metrics(f) for f in (folder, tmp_path / "unbroken")]
+    rows = [list(map(asdict, read_metrics(f))) for f in (folder, tmp_path / "unbroken")]
     assert differences(*rows) == []
 
 
@@ -271,37 +272,12 @@ def test_what_a_run_cannot_go_on_with(recipe: Recipe, plain: Recipe, open_small:
     other.train.targets = other.train.targets.flip(0)
     with pytest.raises(RunError, match=r"the images are not those that the run began with"):
         train(recipe, other, folders["tiny"], quiet=True, resume=True)
-    (folders["tiny"] / run.LAST).write_bytes((folders["plain"] / run.LAST).read_bytes())
+    (folders["tiny"] / LAST).write_bytes((folders["plain"] / LAST).read_bytes())
     with pytest.raises(CheckpointError, match=r"is of another network, plain; the run's recipe is of tiny"):
         train(recipe, open_small(recipe), folders["tiny"], quiet=True, resume=True)
-    (folders["plain"] / run.SUMMARY).write_text("{")
+    (folders["plain"] / SUMMARY).write_text("{")
     with pytest.raises(RunError, match=r"summary.json: cannot be read"):
         train(plain, open_small(plain), folders["plain"], quiet=True, resume=True)
-
-
-def test_an_interrupted_comparison_names_its_own_folder(
-    recipe: Recipe, plain: Recipe, open_small: Any, tmp_path: Path
-) -> None:
-    from senet.training.compare import compare, read_plan
-
-    def opened(stop: int) -> Any:
-        def open_data(_: Any, seed: int) -> Any:
-            data = open_small(replace(recipe, train=replace(recipe.train, seed=seed)))
-            if stop:
-                interrupt(data, stop, "SIGTERM")
-            return data
-
-        return open_data
-
-    folder = tmp_path / "pair"
-    # Batch 20 is in the second network: 9 batches an epoch, 2 epochs.
-    with pytest.raises(Interrupted, match=rf"saved in {folder}$"):
-        compare([plain, recipe], 1, opened(20), folder)
-    assert (folder / "plain" / run.SUMMARY).exists()
-    recipes, seeds = read_plan(folder)
-    report = compare(recipes, seeds, opened(0), folder, resume=True)
-    unbroken = compare([plain, recipe], 1, opened(0), tmp_path / "unbroken")
-    assert [m["errors"] for m in report["models"]] == [m["errors"] for m in unbroken["models"]]
 
 
 def test_images_left_out_before_the_interruption_are_still_named(
@@ -313,4 +289,4 @@ def test_images_left_out_before_the_interruption_are_still_named(
     with pytest.raises(Interrupted):
         train(recipe, data, tmp_path / "run", quiet=True)
     result = train(recipe, open_small(recipe), tmp_path / "run", quiet=True, resume=True)
-    assert result.summary["skipped_images"] == ["a.png: broken"]
+    assert result.summary.skipped_images == ("a.png: broken",)

@@ -6,22 +6,25 @@ import json
 import resource
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from torch import nn
 
 from senet import create_model, load
 from senet.errors import ConfigError, MissingExtraError, RunError
 from senet.kernels import dispatch
 from senet.recipes.recipe import OptimRecipe, Recipe, ScheduleRecipe
-from senet.runs import folder as run
-from senet.runs.recipe_file import write_recipe_file
+from senet.runs.folder import BEST, ENVIRONMENT, LAST, SUMMARY
+from senet.runs.metrics import Epoch
+from senet.runs.recipe_file import read_recipe, write_recipe
 from senet.training.module import Classifier, freeze_batch_norm_
+from senet.training.plots import plot_curves
 from senet.training.run import fitted, train
 
 Fields = dict[str, Any]
@@ -32,7 +35,7 @@ def changed(recipe: Recipe, **train_fields: Any) -> Recipe:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    state = torch.load(folder / run.LAST, weights_only=True)["state_dict"]
+    state = torch.load(folder / LAST, weights_only=True)["state_dict"]
     return {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
 
 
@@ -70,7 +73,7 @@ def test_a_run_equals_a_loop_written_by_hand(recipe: Recipe, open_small: Any, tm
     model.load_state_dict(have)
     with torch.no_grad():
         wrong = (model.eval()(images).argmax(1) != targets).double().mean()
-    summary = json.loads((tmp_path / "run" / run.SUMMARY).read_text())
+    summary = json.loads((tmp_path / "run" / SUMMARY).read_text())
     assert summary["top1_error"] == pytest.approx(100 * wrong.item())
 
 
@@ -78,7 +81,7 @@ def test_fused_as_the_recipe_says(recipe: Recipe, open_small: Any, tmp_path: Pat
     fast = dispatch.block_epilogue(torch.device("cpu"), torch.float32)
     for fused, said in ((True, fast), (False, "layers")):
         train(changed(recipe, fused=fused), open_small(recipe), tmp_path / str(fused), quiet=True)
-        environment = json.loads((tmp_path / str(fused) / run.ENVIRONMENT).read_text())
+        environment = json.loads((tmp_path / str(fused) / ENVIRONMENT).read_text())
         assert environment["kernels"] == said
     have, want = weights(tmp_path / "True"), weights(tmp_path / "False")
     torch.testing.assert_close(have, want, rtol=1e-3, atol=1e-4)
@@ -101,12 +104,12 @@ def test_equal_runs_are_equal_bit_for_bit_and_other_seeds_are_not(
 def test_moving_average_is_what_is_evaluated_and_kept(recipe: Recipe, open_small: Any, tmp_path: Path) -> None:
     recipe = changed(recipe, ema=0.5, epochs=1)
     train(recipe, open_small(recipe), tmp_path / "run", quiet=True)
-    state = torch.load(tmp_path / "run" / run.LAST, weights_only=True)["state_dict"]
-    kept = load(tmp_path / "run" / run.BEST).model.state_dict()
+    state = torch.load(tmp_path / "run" / LAST, weights_only=True)["state_dict"]
+    kept = load(tmp_path / "run" / BEST).model.state_dict()
     name = "features.stem.conv.weight"
     assert torch.equal(kept[name], state[f"average.module.{name}"])
     assert not torch.equal(kept[name], state[f"network.{name}"])
-    assert torch.equal(load(tmp_path / "run" / run.LAST).model.state_dict()[name], kept[name])
+    assert torch.equal(load(tmp_path / "run" / LAST).model.state_dict()[name], kept[name])
 
 
 def test_moving_average_follows_the_formula(recipe: Recipe, open_small: Any) -> None:
@@ -152,7 +155,7 @@ def test_accumulated_steps_are_larger_batches(recipe: Recipe, open_small: Any, t
         for split in (data.train,):
             split.images, split.targets = split.images[:96], split.targets[:96]
         train(r, data, tmp_path / name, quiet=True)
-        counts[name] = torch.load(tmp_path / name / run.LAST, weights_only=True)["global_step"]
+        counts[name] = torch.load(tmp_path / name / LAST, weights_only=True)["global_step"]
     assert counts == {"large": 6, "small": 6}
     large, small = weights(tmp_path / "large"), weights(tmp_path / "small")
     for name in large:
@@ -163,8 +166,8 @@ def test_accumulated_steps_are_larger_batches(recipe: Recipe, open_small: Any, t
 def test_switches(fields: Fields, recipe: Recipe, open_small: Any, tmp_path: Path) -> None:
     recipe = changed(recipe, **fields)
     result = train(recipe, open_small(recipe), tmp_path / "run", quiet=True)
-    assert result.history[-1]["step"] == (6 if "limit_batches" in fields else 14)
-    assert 0 <= result.summary["top1_error"] <= 100
+    assert result.history[-1].step == (6 if "limit_batches" in fields else 14)
+    assert 0 <= result.summary.top1_error <= 100
     stem = weights(tmp_path / "run")["features.stem.conv.weight"]
     assert stem.dtype == torch.float32
 
@@ -222,15 +225,15 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(recipe: Recipe, tmp_path: P
     """A process that may write no file as large as a checkpoint: the write fails as on a full disk, half-way."""
     recipe = replace(recipe, data=replace(recipe.data, batch_size=64))
     file = tmp_path / "recipe.yaml"
-    write_recipe_file(file, changed(recipe, epochs=1))
+    write_recipe(file, changed(recipe, epochs=1))
     folder = tmp_path / "run"
     words = [sys.executable, "-m", "senet", "train"]
     first = subprocess.run([*words, "--config", file, "--out", folder], capture_output=True, text=True, check=True)
     assert "checkpoint" in first.stdout
-    good = (folder / run.LAST).read_bytes()
+    good = (folder / LAST).read_bytes()
     # The run gets two more epochs, and a disk that is full.
-    write_recipe_file(folder / "recipe.yaml", changed(fitted(recipe, 10), epochs=3))
-    (folder / run.SUMMARY).unlink()
+    write_recipe(folder / "recipe.yaml", changed(fitted(recipe, 10), epochs=3))
+    (folder / SUMMARY).unlink()
     limit = len(good) // 2
 
     def full() -> None:
@@ -238,19 +241,39 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(recipe: Recipe, tmp_path: P
 
     second = subprocess.run([*words, "--resume", folder], capture_output=True, text=True, preexec_fn=full)
     assert second.returncode == 2
-    assert f"cannot write {folder / run.LAST}: File too large; the last.ckpt from before is intact" in second.stderr
-    assert (folder / run.LAST).read_bytes() == good
+    assert f"cannot write {folder / LAST}: File too large; the last.ckpt from before is intact" in second.stderr
+    assert (folder / LAST).read_bytes() == good
     assert not list(folder.glob(".*.part"))
-    assert load(folder / run.LAST).recipe.name == "tiny"
+    assert load(folder / LAST).recipe.name == "tiny"
 
 
 def test_bad_recipe_files(tmp_path: Path) -> None:
-    from senet.runs.recipe_file import read_recipe
-
     file = tmp_path / "r.yaml"
-    file.write_text("name: x\nmodel: {family: residual, stem: {width: 4, kernel: 3, stride: 1}, stages: [], dept: 3}")
+    file.write_text(
+        "format: 2\\nname: x\nmodel: {family: residual, stem: {width: 4, kernel: 3, stride: 1}, stages: [], dept: 3}"
+    )
     with pytest.raises(ConfigError, match=r"model.dept: no field 'dept'"):
         read_recipe(file)
     file.write_text("a: [")
-    with pytest.raises(RunError, match=r"is not YAML"):
+    with pytest.raises(RunError, match=r"not YAML"):
         read_recipe(file)
+    file.write_text("name: x\nmodel: {}")
+    with pytest.raises(RunError, match=r"r.yaml: written by senet 0.1; this is senet .*, which cannot read it"):
+        read_recipe(file)
+
+
+@pytest.mark.parametrize("last", [0.25, 0.002])
+def test_losses_on_a_logarithmic_axis_are_plain_numbers(
+    last: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    def read(figure: Figure, *_: Any, **__: Any) -> None:
+        figure.draw_without_rendering()
+        axis = figure.axes[1].yaxis
+        said.extend(t.get_text() for t in (*axis.get_majorticklabels(), *axis.get_minorticklabels()) if t.get_text())
+
+    monkeypatch.setattr(Figure, "savefig", read)
+    values = [dict.fromkeys([f.name for f in fields(Epoch)], v) | {"epoch": e} for e, v in ((1, 6.5), (2, last))]
+    plot_curves(tmp_path / "curves.png", {"a": [[Epoch(**v) for v in values]]})  # type: ignore[arg-type]
+    assert {0.5, 1.0, 2.0, 5.0} <= {float(text) for text in said}

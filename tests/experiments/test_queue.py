@@ -1,4 +1,4 @@
-"""The queue: finished runs are kept, failed ones noted, interrupted ones gone on with; side by side the same."""
+"""The queue keeps finished runs, notes failed ones, resumes interrupted ones; side by side it does the same."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ import pytest
 import torch
 
 from senet.data import open_data
+from senet.experiments import queue
 from senet.recipes.recipe import Recipe
-from senet.runs import folder as run
-from senet.runs.recipe_file import write_recipe_file
-from senet.training import queue
+from senet.runs.folder import SUMMARY
+from senet.runs.recipe_file import write_recipe
+from senet.runs.summary import read_summary
 from senet.training.callbacks import Interrupted
 from tests.training.conftest import small
 
@@ -37,23 +38,25 @@ def test_finished_runs_are_kept_and_failed_ones_noted(recipe: Recipe, tmp_path: 
     wild = replace(recipe, optim=replace(recipe.optim, lr=1e30))
     told: list[tuple[str, str]] = []
     runs = {"wild": wild, **seeded(recipe, 0)}
-    done = queue.run_all(runs, open_few, tmp_path, say=lambda *of: told.append(of))
+    done = queue.run_all(runs, tmp_path, open_data=open_few, say=lambda *of: told.append(of))
     assert list(done.summaries) == ["s0"]
     assert "loss is" in done.failed["wild"]
     assert told == [("wild", done.failed["wild"]), ("s0", "done")]
 
     opened: list[int] = []
-    before = (tmp_path / "s0" / run.SUMMARY).stat().st_mtime_ns
+    before = (tmp_path / "s0" / SUMMARY).stat().st_mtime_ns
     again = queue.run_all(
-        {**seeded(recipe, 0), **seeded(recipe, 1)}, lambda *of: opened.append(of[1]) or open_few(*of), tmp_path
+        {**seeded(recipe, 0), **seeded(recipe, 1)},
+        tmp_path,
+        open_data=lambda *of: opened.append(of[1]) or open_few(*of),
     )
     assert opened == [1]
     assert again.summaries["s0"] == done.summaries["s0"]
-    assert (tmp_path / "s0" / run.SUMMARY).stat().st_mtime_ns == before
+    assert (tmp_path / "s0" / SUMMARY).stat().st_mtime_ns == before
 
 
 def test_a_signal_stops_the_queue_and_it_goes_on_exactly(recipe: Recipe, tmp_path: Path) -> None:
-    unbroken = queue.run_all(seeded(recipe, 0, 1), open_few, tmp_path / "unbroken")
+    unbroken = queue.run_all(seeded(recipe, 0, 1), tmp_path / "unbroken", open_data=open_few)
     calls = []
 
     def stopping(*of: Any) -> Any:
@@ -70,11 +73,11 @@ def test_a_signal_stops_the_queue_and_it_goes_on_exactly(recipe: Recipe, tmp_pat
         return data
 
     with pytest.raises(Interrupted, match=f"saved in {tmp_path / 'whole'}"):
-        queue.run_all(seeded(recipe, 0, 1), stopping, tmp_path / "broken", part_of=tmp_path / "whole")
-    assert [run.read_summary(tmp_path / "broken" / name) is None for name in ("s0", "s1")] == [False, True]
-    done = queue.run_all(seeded(recipe, 0, 1), open_few, tmp_path / "broken")
+        queue.run_all(seeded(recipe, 0, 1), tmp_path / "broken", open_data=stopping, part_of=tmp_path / "whole")
+    assert [read_summary(tmp_path / "broken" / name) is None for name in ("s0", "s1")] == [False, True]
+    done = queue.run_all(seeded(recipe, 0, 1), tmp_path / "broken", open_data=open_few)
     for name in ("s0", "s1"):
-        assert done.summaries[name]["loss"] == unbroken.summaries[name]["loss"]
+        assert done.summaries[name].loss == unbroken.summaries[name].loss
 
 
 SIDE_BY_SIDE = """
@@ -82,13 +85,14 @@ import json, sys
 from dataclasses import replace
 from pathlib import Path
 from senet.runs.recipe_file import read_recipe
-from senet.training.queue import run_all
-from tests.training.test_queue import open_few, seeded
+from senet.experiments.queue import run_all
+from tests.experiments.test_queue import open_few, seeded
 
 if __name__ == "__main__":
     recipe = read_recipe(Path(sys.argv[1]))
-    done = run_all(seeded(recipe, 0, 1), open_few, Path(sys.argv[2]), jobs=2, say=lambda *of: print(*of, flush=True))
-    print(json.dumps({name: s["loss"] for name, s in done.summaries.items()}))
+    say = lambda *of: print(*of, flush=True)
+    done = run_all(seeded(recipe, 0, 1), Path(sys.argv[2]), open_data=open_few, jobs=2, say=say)
+    print(json.dumps({name: s.loss for name, s in done.summaries.items()}))
 """
 
 
@@ -100,9 +104,9 @@ def test_side_by_side_is_the_same_also_after_a_signal(recipe: Recipe, tmp_path: 
     """
     # They cannot stop after any batch: there is time for each to hear of the signal twice.
     recipe = replace(recipe, train=replace(recipe.train, accumulate=4))
-    alone = queue.run_all(seeded(recipe, 0, 1), open_few, tmp_path / "alone")
+    alone = queue.run_all(seeded(recipe, 0, 1), tmp_path / "alone", open_data=open_few)
     long = tmp_path / "recipe.yaml"
-    write_recipe_file(long, recipe)
+    write_recipe(long, recipe)
     script = tmp_path / "side.py"
     script.write_text(SIDE_BY_SIDE)
     root = Path(__file__).parents[2]
@@ -116,7 +120,7 @@ def test_side_by_side_is_the_same_also_after_a_signal(recipe: Recipe, tmp_path: 
             time.sleep(0.01)
 
     endless = tmp_path / "endless.yaml"
-    write_recipe_file(endless, replace(recipe, train=replace(recipe.train, epochs=1000)))
+    write_recipe(endless, replace(recipe, train=replace(recipe.train, epochs=1000)))
     process = subprocess.Popen[bytes]([*command[:2], str(endless), command[3]], **options)
     begun(process)
     process.kill()
@@ -133,7 +137,7 @@ def test_side_by_side_is_the_same_also_after_a_signal(recipe: Recipe, tmp_path: 
     assert b"status" not in out
     again = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=True)
     losses = json.loads(again.stdout.splitlines()[-1])
-    assert losses == {name: s["loss"] for name, s in alone.summaries.items()}
+    assert losses == {name: s.loss for name, s in alone.summaries.items()}
 
 
 def die_with_the_second(recipe: Any, seed: int) -> Any:
@@ -143,15 +147,18 @@ def die_with_the_second(recipe: Any, seed: int) -> Any:
 
 
 def test_a_process_that_is_killed_takes_no_other_with_it(recipe: Recipe, tmp_path: Path) -> None:
-    done = queue.run_all(seeded(recipe, 1, 0), die_with_the_second, tmp_path, jobs=2)
+    done = queue.run_all(seeded(recipe, 1, 0), tmp_path, open_data=die_with_the_second, jobs=2)
     assert list(done.summaries) == ["s0"]
     assert done.failed == {"s1": "its process was killed; is there enough memory for so many --jobs?"}
 
 
+@pytest.mark.gpu
 def test_each_process_has_a_gpu_of_those_that_may_be_seen(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert queue._places(3, [recipe]) == ["0", "1", "0"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-7")
-    assert queue._places(3, [recipe]) == ["5", "GPU-7", "5"]
-    assert queue._places(2, [replace(recipe, train=replace(recipe.train, device="cpu"))]) == ["", ""]
+    count = torch.cuda.device_count()
+    assert queue.gpus_for(count + 1, [recipe]) == [*map(str, range(count)), "0"]
+
+
+def test_processes_on_the_cpu_have_no_gpu(recipe: Recipe) -> None:
+    on_cpu = replace(recipe, train=replace(recipe.train, device="cpu"))
+    assert queue.gpus_for(2, [on_cpu]) == ["", ""]

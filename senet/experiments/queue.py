@@ -1,6 +1,6 @@
-"""Many runs, one after the other or side by side; finished ones are kept and interrupted ones go on.
+"""Many runs, one after the other or side by side; finished ones are kept and interrupted ones are resumed.
 
-Side by side, each process keeps its share of the CPU's threads, or a GPU of its own.
+Side by side, each process has its share of the CPU's threads, or a GPU of its own.
 """
 
 from __future__ import annotations
@@ -19,57 +19,76 @@ from typing import Any
 
 import torch
 
-from senet.data import Data
+from senet.data import Data, open_data
 from senet.errors import SenetError
 from senet.recipes.recipe import DataRecipe, Recipe
-from senet.runs import folder as run
-from senet.runs.recipe_file import RECIPE
+from senet.runs.folder import RECIPE
+from senet.runs.summary import RunSummary, read_summary
 from senet.training.callbacks import Interrupted
 from senet.training.run import train
 
 OpenData = Callable[[DataRecipe, int], Data]
-"""Opens the images for a recipe and a seed; side by side it must be a function of a module."""
+"""Opens the images for a recipe and a seed. Side by side it must be a function of a module, which pickle needs."""
 
 Say = Callable[[str, str], None]
-"""Told of each run that ends: its name, and "done" or what failed."""
+"""Called for each run that ends: with its name, and "done" or what failed."""
+
+Announce = Callable[[str, Recipe], None]
+"""Called before each run that this process trains: with its name and recipe."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _FAILURES = (SenetError, torch.OutOfMemoryError)
-"""Of one run, which the others survive."""
+"""Of one run, after which the others continue."""
+
+
+def open_images(recipe: DataRecipe, seed: int) -> Data:
+    """The images of a recipe, with a progress bar."""
+    return open_data(recipe, seed, progress=True)
 
 
 @dataclass
 class Done:
-    """What a queue came to: the summaries of finished runs, and the reasons of those that failed, by name."""
+    """What a queue did.
 
-    summaries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    Attributes:
+        summaries: Of the finished runs, by name.
+        failed: Name of a run -> why it failed.
+    """
+
+    summaries: dict[str, RunSummary] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
 
 def run_all(
     runs: Mapping[str, Recipe],
-    open_data: OpenData,
     folder: Path,
     *,
+    open_data: OpenData = open_images,
     jobs: int = 1,
-    announce: Callable[[str, Recipe], None] | None = None,
+    announce: Announce | None = None,
     say: Say = lambda name, outcome: None,
     part_of: Path | None = None,
 ) -> Done:
-    """Train each recipe in `folder / its name`.
+    """Train each recipe in a folder of its own.
 
-    A run that fails, by a loss that is no number for example, is noted and the others go on; called again, it is tried
-    again. The recipe of a folder that is there already must be this one.
+    A run that fails, for example with a loss of NaN, is noted and the others continue; called again, it is tried again.
 
-    jobs: processes side by side.  announce: called before a run that this process trains itself.
-    part_of: the folder to go on with after an interruption; by default `folder`.
+    Args:
+        runs: Name of a run, which its folder gets -> recipe. A folder that is there already must have this recipe.
+        folder: Where the folders of the runs are.
+        open_data: Opens the images.
+        jobs: Processes side by side.
+        announce: Called before each run that this process trains itself.
+        say: Called after each run.
+        part_of: The folder that messages name for `--resume`; by default `folder`.
 
-    Raises Interrupted after a signal, when all that ran has been saved.
+    Raises:
+        Interrupted: A signal came; all that ran is saved.
     """
     done, part_of = Done(), part_of or folder
     waiting: dict[str, Recipe] = {}
     for name, recipe in runs.items():
-        summary = run.read_summary(folder / name)
+        summary = read_summary(folder / name)
         if summary is None:
             waiting[name] = recipe
         else:
@@ -98,10 +117,10 @@ def run_all(
 def _side_by_side(
     waiting: dict[str, Recipe], open_data: OpenData, folder: Path, jobs: int, say: Say, part_of: Path, done: Done
 ) -> None:
-    """Train each run in a process of its own, so that one that dies takes no other with it."""
+    """Train each run in a process of its own, so that one that dies does not end the others."""
     context = get_context("spawn")
     stop = context.Event()
-    free = _places(min(jobs, len(waiting)), waiting.values())
+    free = gpus_for(min(jobs, len(waiting)), waiting.values())
     threads = max(1, torch.get_num_threads() // len(free))
     todo = list(waiting.items())
     running: dict[Any, tuple[str, str, Any]] = {}
@@ -110,17 +129,17 @@ def _side_by_side(
             while running or (todo and not signals):
                 while todo and free and not signals:
                     (name, recipe), gpu = todo.pop(0), free.pop(0)
-                    ours, theirs = context.Pipe(duplex=False)
-                    work = (recipe, open_data, folder / name, part_of, stop, gpu, threads, theirs)
+                    receiver, sender = context.Pipe(duplex=False)
+                    work = (recipe, open_data, folder / name, part_of, stop, gpu, threads, sender)
                     process = context.Process(target=_one, args=work)
                     with _held():
                         process.start()
-                    theirs.close()
-                    running[ours] = name, gpu, process
-                for ours in wait(list(running)):
-                    name, gpu, process = running.pop(ours)
+                    sender.close()
+                    running[receiver] = name, gpu, process
+                for receiver in wait(list(running)):
+                    name, gpu, process = running.pop(receiver)
                     free.append(gpu)
-                    say(name, _outcome(name, ours, process, done))
+                    say(name, _outcome(name, receiver, process, done))
         finally:
             for _, _, process in running.values():
                 process.kill()
@@ -128,8 +147,8 @@ def _side_by_side(
         raise Interrupted(signals[0], part_of)
 
 
-def _places(jobs: int, recipes: Iterable[Recipe]) -> list[str]:
-    """The GPU of each process side by side, by its name in CUDA_VISIBLE_DEVICES; "" on the CPU."""
+def gpus_for(jobs: int, recipes: Iterable[Recipe]) -> list[str]:
+    """The GPU of each process, by its name in CUDA_VISIBLE_DEVICES; "" for the CPU."""
     count = torch.cuda.device_count()
     if not count or all(r.train.device == "cpu" for r in recipes):
         return [""] * jobs
@@ -138,20 +157,20 @@ def _places(jobs: int, recipes: Iterable[Recipe]) -> list[str]:
     return [names[i % count] for i in range(jobs)]
 
 
-def _outcome(name: str, ours: Any, process: Any, done: Done) -> str:
-    """Take in what a process has to say, or how it died; gives it in words."""
+def _outcome(name: str, receiver: Any, process: Any, done: Done) -> str:
+    """Record what a process reports, or how it died; returns it in words."""
     value: Any
     try:
-        outcome, value = ours.recv()
+        outcome, value = receiver.recv()
     except EOFError:
         outcome, value = "failed", ""
-    ours.close()
+    receiver.close()
     process.join()
     if outcome == "done":
         done.summaries[name] = value
     elif outcome == "failed":
         killed = "its process was killed; is there enough memory for so many --jobs?"
-        ended = f"its process ended with status {process.exitcode}; why is said above"
+        ended = f"its process ended with status {process.exitcode}; see the messages above"
         done.failed[name] = value or (killed if process.exitcode < 0 else ended)
         return done.failed[name]
     return outcome
@@ -159,7 +178,7 @@ def _outcome(name: str, ours: Any, process: Any, done: Done) -> str:
 
 @contextmanager
 def _noted(stop: Any) -> Iterator[list[int]]:
-    """Note SIGINT and SIGTERM, and have the processes save and end; a second one ends all at once."""
+    """Note SIGINT and SIGTERM and ask the processes to save and end; a second signal ends all at once."""
     came: list[int] = []
 
     def on_signal(signum: int, frame: Any) -> None:
@@ -181,7 +200,7 @@ def _noted(stop: Any) -> Iterator[list[int]]:
 
 @contextmanager
 def _held() -> Iterator[None]:
-    """Hold signals back, and in a process that is started meanwhile until it is ready to ignore them."""
+    """Block signals here, and in a process that is started inside until it ignores them."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -193,10 +212,10 @@ def _held() -> Iterator[None]:
 
 
 def _one(
-    recipe: Recipe, open_data: OpenData, folder: Path, part_of: Path, stop: Any, gpu: str, threads: int, theirs: Any
+    recipe: Recipe, open_data: OpenData, folder: Path, part_of: Path, stop: Any, gpu: str, threads: int, pipe: Any
 ) -> None:
-    """Train one run in this process; say what became of it, and its summary or the reason."""
-    # A terminal's Ctrl-C comes to all processes; the first one tells the others.
+    """Train one run in this process; send the outcome, and its summary or the reason."""
+    # A terminal sends Ctrl-C to all processes; the first one tells the others.
     for signum in _SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
@@ -206,7 +225,7 @@ def _one(
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     else:
         torch.set_num_threads(threads)
-    theirs.send(_trained(recipe, open_data, folder, part_of, stop))
+    pipe.send(_trained(recipe, open_data, folder, part_of, stop))
 
 
 def _trained(recipe: Recipe, open_data: OpenData, folder: Path, part_of: Path, stop: Any) -> tuple[str, Any]:
@@ -227,7 +246,7 @@ def _trained(recipe: Recipe, open_data: OpenData, folder: Path, part_of: Path, s
 
 
 def _end_with_the_first() -> None:
-    """End when the first process is gone: called again, it would train into the same folder."""
+    """End when the first process has ended: started again, it would train into the same folder."""
     first = parent_process()
     assert first is not None
     first.join()

@@ -8,9 +8,9 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
+from senet.analysis.pictures import data_uri, thumbnails
 from senet.data import open_data
 from senet.recipes.recipe import DataRecipe
-from senet.report.pictures import data_uri, thumbnails
 
 
 def decoded(uri: str) -> Image.Image:

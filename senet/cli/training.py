@@ -1,0 +1,358 @@
+"""What the commands that train share: the plan and its time, one run, experiments, resuming, and what is printed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from senet.cli.output import table
+from senet.cli.parse import Line
+from senet.config import override, to_dict
+from senet.errors import ConfigError, DataError
+from senet.experiments.change import shortened
+from senet.experiments.experiment import TOP1, Experiment, Row
+from senet.files import free_name
+from senet.recipes.recipe import Recipe
+from senet.recipes.scaling import scaled
+from senet.runs.folder import PLAN
+from senet.runs.recipe_file import read_recipe
+
+if TYPE_CHECKING:
+    from senet.experiments.result import Result
+    from senet.runs.summary import RunSummary
+
+
+def folder_for(out: str, name: str) -> Path:
+    """The folder that was asked for, or a free one in runs/."""
+    return Path(out).expanduser() if out else free_name(Path("runs"), name)
+
+
+def train_one(recipe: Recipe, folder: Path, line: Line, *, notes: Sequence[str] = ()) -> int:
+    """Train one network and print what came out.
+
+    Args:
+        recipe: What is trained.
+        folder: New, or empty.
+        line: The command line, with the options of `run_options`.
+        notes: Lines to print before.
+    """
+    if line["plan"] or line["budget"]:
+        alone = Experiment(
+            name=recipe.name,
+            title=f"one run in {folder}",
+            rows=(Row(name=recipe.name, recipe=recipe),),
+            seeds=(recipe.train.seed,),
+            budget=line["budget"],
+        )
+        with progress(line["json"]):
+            (alone,) = planned([alone], folder, line, notes=notes)
+        recipe, notes = alone.trained[recipe.name], ()
+        if line["plan"]:
+            return 0
+    with progress(line["json"]):
+        print("\n".join(notes), end="\n" if notes else "")
+    return _train_one(recipe, folder, as_json=line["json"])
+
+
+def _train_one(recipe: Recipe, folder: Path, *, as_json: bool, resumed: bool = False) -> int:
+    from senet.experiments.queue import open_images
+    from senet.report.folder import write_page
+    from senet.training.run import train
+
+    with progress(as_json):
+        announce(recipe.name, recipe)
+        data = open_images(recipe.data, recipe.train.seed)
+        print(data.source)
+        summary = train(recipe, data, folder, resume=resumed).summary
+        report = write_page(folder)
+        if not as_json:
+            print_summary(summary, folder)
+    if as_json:
+        print(json.dumps(to_dict(summary) | {"folder": str(folder), "report": str(report)}, indent=2))
+    return 0
+
+
+def train_experiments(
+    experiments: Sequence[Experiment],
+    folder: Path,
+    line: Line,
+    *,
+    originals: Mapping[str, Experiment] | None = None,
+    notes: Sequence[str] = (),
+) -> int:
+    """Print the plan and its time, train, and print the results.
+
+    Args:
+        experiments: What is trained.
+        folder: New, or one to which they are added.
+        line: The command line, with the options of `run_options`.
+        originals: Name -> the paper's experiment.
+        notes: Lines for the plan.
+
+    Returns:
+        The exit status: 1 where a run failed.
+    """
+    with progress(line["json"]):
+        experiments = planned(experiments, folder, line, notes=notes)
+    from senet.experiments.plan import added_to
+    from senet.experiments.runner import run
+
+    if line["plan"]:
+        added_to(folder, experiments, originals=originals)
+        if line["json"]:
+            print(json.dumps({"folder": str(folder), "experiments": [to_dict(e) for e in experiments]}, indent=2))
+        return 0
+    with progress(line["json"]):
+        say = counting(folder, experiments)
+        jobs = line["jobs"] or default_jobs()
+        results = run(experiments, folder, jobs=jobs, originals=originals, announce=announce, say=say)
+    return _print_results(results, folder, as_json=line["json"])
+
+
+def resume(folder: Path, *, as_json: bool, seeds: int = 0, jobs: int = 0) -> int:
+    """Continue the run or the experiments in a folder.
+
+    Args:
+        folder: What `--resume` names.
+        as_json: Print JSON.
+        seeds: Number of seeds from now on; 0 for those of the plan.
+        jobs: Runs side by side; 0 for as many as before.
+
+    Raises:
+        ConfigError: `seeds` or `jobs` where there is one run.
+        RunError: It is neither the folder of a run nor of an experiment, or its run is finished.
+    """
+    from senet.experiments.plan import read_plan
+    from senet.experiments.runner import resume, with_seeds
+    from senet.runs.folder import RECIPE
+
+    if (folder / RECIPE).is_file():
+        for name, value in (("seeds", seeds), ("jobs", jobs)):
+            if value:
+                raise ConfigError(f"--{name}: has no effect, {folder} is the folder of one run")
+        return _train_one(read_recipe(folder), folder, as_json=as_json, resumed=True)
+    with progress(as_json):
+        say = counting(folder, with_seeds(read_plan(folder), seeds).experiments)
+        results = resume(folder, seeds=seeds, jobs=jobs, announce=announce, say=say)
+    return _print_results(results, folder, as_json=as_json)
+
+
+def _print_results(results: Sequence[Result], folder: Path, *, as_json: bool) -> int:
+    from senet.report.folder import write_page
+
+    with progress(as_json):
+        for result in results:
+            if (gates := folder / f"{result.name}-gates").is_dir():
+                write_page(gates)
+        report = write_page(folder)
+    if as_json:
+        found = [to_dict(result) for result in results]
+        print(json.dumps({"folder": str(folder), "report": str(report), "experiments": found}, indent=2))
+    else:
+        for result in results:
+            print_result(result, folder)
+        last = next((name for name in reversed(results[-1].rows[-1].runs)), "")
+        print(
+            f"\nreport    {report}\n"
+            f"tables    {folder}/{results[0].name}.md, .png\n"
+            f"evaluate  senet evaluate {folder}/runs/{last}\n"
+            f"predict   senet predict {folder}/runs/{last} IMAGE...\n"
+            f"again     senet train --resume {folder}   (more seeds: --seeds {len(results[0].seeds) + 1})"
+        )
+    return 1 if any(result.failed for result in results) else 0
+
+
+def planned(
+    experiments: Sequence[Experiment], folder: Path, line: Line, *, notes: Sequence[str] = ()
+) -> list[Experiment]:
+    """Print what is to be trained, then how long it takes; with a budget, choose the epochs.
+
+    The rows are printed before torch is imported.
+
+    Args:
+        experiments: What is trained.
+        folder: Where.
+        line: The command line, with the options of `run_options`.
+        notes: Lines for the plan.
+
+    Raises:
+        ConfigError: Not even one epoch fits into the budget, or the epochs are given too.
+        DataError: The images are absent, and it is not the plan alone that is asked for.
+    """
+    from senet.experiments.budget import as_before, read_span, within
+    from senet.experiments.plan import Plan, read_plan
+
+    if line["budget"] and "train.epochs" in line.named:
+        raise ConfigError("--budget: chooses the epochs; --epochs beside it would have no effect")
+    budget = read_span(line["budget"]) if line["budget"] else 0.0
+
+    def shorten(recipe: Recipe, epochs: int) -> Recipe:
+        # A budget changes no field that the command line sets.
+        shorter = shortened(recipe, epochs)
+        return override(shorter, *(text for text in line.assignments if not text.startswith("model.")))
+
+    for experiment in experiments:
+        print_plan(experiment, " at most" if budget else "")
+    runs = Plan(experiments=tuple(experiments)).runs
+    print(f"\n{len(runs)} run{'s' if len(runs) > 1 else ''} in {folder}", flush=True)
+    for note in notes:
+        print(note, flush=True)
+    if budget and (folder / PLAN).is_file():
+        before = as_before(experiments, read_plan(folder), shorten)
+        if before is not None:
+            print("with the epochs that the budget chose before")
+            experiments, budget = before, 0.0
+
+    from senet.experiments.estimate import EpochClock, time_left
+
+    jobs = line["jobs"] or default_jobs()
+    try:
+        clock = EpochClock([recipe for e in experiments for recipe in e.trained.values()], jobs)
+    except DataError as error:
+        if budget or not line["plan"]:
+            raise
+        print(f"no estimate: {error}")
+        return list(experiments)
+    if budget:
+        experiments = within(experiments, clock, budget, jobs, shorten)
+    if line["budget"]:
+        for name, recipe in Plan(experiments=tuple(experiments)).runs.items():
+            print(f"  {name}: {epochs(recipe.train.epochs)}")
+    print("\n".join(time_left(experiments, folder, clock)), flush=True)
+    return list(experiments)
+
+
+def counting(folder: Path, experiments: Sequence[Experiment]) -> Callable[[str, str], None]:
+    """A function that prints what became of each run, and how many of all are finished."""
+    from senet.experiments.plan import Plan
+    from senet.experiments.runner import unfinished
+
+    runs = Plan(experiments=tuple(experiments)).runs
+    finished = len(runs) - len(unfinished(folder, runs))
+    if finished == len(runs):
+        print(f"{folder}: finished already; nothing to train")
+
+    def say(name: str, outcome: str) -> None:
+        nonlocal finished
+        finished += outcome == "done"
+        print(f"[{finished} of {len(runs)}] {name}: {outcome}", flush=True)
+
+    return say
+
+
+def default_jobs() -> int:
+    """Runs side by side where none are asked for: one for each GPU, or one."""
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
+def rate_note(base: Recipe, recipe: Recipe) -> list[str]:
+    """What the learning rate would be in proportion to another batch, as lines; it is not changed unasked."""
+    wanted = scaled(base, recipe.data.batch_size, recipe.train.accumulate)[0].optim.lr
+    if wanted == recipe.optim.lr:
+        return []
+    return [
+        f"note: the learning rate stays {recipe.optim.lr:g}; in proportion to the batch it would be --lr {wanted:g} "
+        "(arXiv:1706.02677)"
+    ]
+
+
+@contextmanager
+def progress(as_json: bool) -> Iterator[None]:
+    """With JSON on standard output, print progress on standard error."""
+    if not as_json:
+        yield
+        return
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+def announce(name: str, recipe: Recipe) -> None:
+    """Print what is trained next."""
+    t = recipe.train
+    unit = f"{recipe.model.se.kind} unit" if recipe.model.se else "no attention unit"
+    length = f"{epochs(t.epochs)}, batch {recipe.data.batch_size}, seed {t.seed}"
+    print(f"\n{name} on {recipe.data.name}, {unit}: {length}", flush=True)
+
+
+def epochs(count: int) -> str:
+    """A number of epochs in words."""
+    return f"{count} epoch{'s' if count > 1 else ''}"
+
+
+def print_plan(experiment: Experiment, length: str = "") -> None:
+    """Print an experiment's rows and how it differs from the paper; `length`: words after the number of epochs."""
+    print(f"\n{experiment.name}: {experiment.title}")
+    width = max(map(len, experiment.trained))
+    for row in experiment.rows:
+        if row.recipe is None:
+            continue
+        r = row.recipe
+        unit = r.model.se.kind if r.model.se else "plain"
+        printed = ", ".join(f"{v:.2f}" for v in row.printed.values())
+        print(
+            f"  {row.name:<{width}}  {r.name} ({unit}) on {r.data.label}, {epochs(r.train.epochs)}{length}, "
+            f"batch {r.data.batch_size}, lr {r.optim.lr:g}{f'   the paper: {printed} %' if printed else ''}"
+        )
+    _print_differs(experiment.differs)
+
+
+def _print_differs(lines: Sequence[str]) -> None:
+    if lines:
+        print("differs from the paper:\n" + "\n".join(f"  {line}" for line in lines))
+
+
+def print_summary(summary: RunSummary, folder: Path) -> None:
+    """Print one run's result, and what can be done with it."""
+    best = f"best {summary.best_top1_error:.2f} % in epoch {summary.best_epoch}"
+    print(
+        f"\n{summary.model}: test error {summary.top1_error:.2f} % after {epochs(summary.epochs)}, {best} "
+        f"({summary.test_images:,} images)\n"
+        f"report      {folder}/report.html   (with classes and calibration: senet report {folder} --details)\n"
+        f"checkpoint  {folder}/best.safetensors\n"
+        f"evaluate    senet evaluate {folder}\n"
+        f"predict     senet predict {folder} IMAGE..."
+    )
+
+
+def print_result(result: Result, folder: Path) -> None:
+    """Print a result: errors and costs of the rows, beside the paper's, and the paired differences."""
+    print(f"\n{result.name}: {result.title}")
+    for name, why in result.failed.items():
+        print(f"failed: {name}: {why}")
+    if not result.finished:
+        print("no run has finished")
+        return
+    print(f"{result.where}\n")
+    paper = ["the paper's"] if result.has_printed else []
+    lines: list[tuple[str, ...]] = [
+        ("row", "test error, %", *paper, "n", "parameters", "multiply-adds", "ms per step", "training, s")
+    ]
+    for row in result.rows:
+        e = row.errors[TOP1]
+        printed = [f"{e.printed:.2f}" if e.printed is not None else ""] if paper else []
+        costs = (
+            ("", "", "", "")
+            if row.params is None
+            else (f"{row.params:,}", f"{row.macs / 1e6:,.2f} M", f"{row.step_ms:.1f}", f"{row.train_seconds:.1f}")
+        )
+        lines.append((row.name, e.text, *printed, str(row.finished or ""), *costs))
+    print(table(lines))
+    differences = [d for d in result.differences if d.measure == TOP1]
+    if differences:
+        lines = [("difference", "points", "95 % interval", "n", "step time", *paper, "")]
+        for d in differences:
+            printed = ["" if d.printed is None else f"{d.printed:+.2f}"] if paper else []
+            interval = d.interval or "-"
+            lines.append(
+                (d.label, f"{d.mean:+.2f}", interval, str(d.seeds), f"{d.step_ratio:.2f} x", *printed, d.verdict)
+            )
+        print(f"\n{table(lines)}")
+        if all(d.low is None for d in differences):
+            print(f"one seed, so no interval; for one: senet train --resume {folder} --seeds 3")
+    _print_differs(result.differs)
