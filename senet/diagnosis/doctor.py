@@ -108,12 +108,12 @@ def _checked(batch: Tensor) -> Tensor:
 
 def _noise(model: nn.Module) -> Tensor:
     """Draw four images of the size that a network of ours or timm's declares, else of 224 x 224 pixels."""
-    net, theirs = getattr(model, "net", None), getattr(model, "pretrained_cfg", None)
+    net, timm_config = getattr(model, "net", None), getattr(model, "pretrained_cfg", None)
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
     if isinstance(net, Net):
         shape = (net.in_channels, net.image_size, net.image_size)
-    elif isinstance(theirs, dict) and "input_size" in theirs:
-        shape = theirs["input_size"]
+    elif isinstance(timm_config, dict) and "input_size" in timm_config:
+        shape = timm_config["input_size"]
     elif first is not None:
         shape = (first.in_channels, 224, 224)
     else:
