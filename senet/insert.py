@@ -157,10 +157,10 @@ def insert_(
     """Add attention units after modules of any network, in place.
 
     The outputs do not change until the units learn, parameters keep their names, and earlier state dicts still load.
-    The units' parameters are named `<site>.se.unit.*`, or `<site>.inserted_se.unit.*` if the site has an attribute `se`
-    that is None, as our plain networks have. If the site is a container (a Sequential, DenseNet's block) they belong to
-    the nearest enclosing module that is not, as `se_<site>.unit.*`. The network is run before the insertion, to find
-    the places, and after it, to check that each unit runs. Create the optimizer afterwards.
+    The units' parameters are named `<site>.se.unit...`, or `<site>.inserted_se.unit...` if the site has an attribute
+    `se` that is None, as our plain networks have. If the site is a container (a Sequential, DenseNet's block) they
+    belong to the nearest enclosing module that is not, as `se_<site>.unit...`. The network is run before the insertion,
+    to find the places, and after it, to check that each unit runs. Create the optimizer afterwards.
 
     A unit runs when its site does. `SyncBatchNorm.convert_sync_batchnorm` and other code that replaces a norm and
     moves its children keeps the unit. Code that drops the children (fusing or freezing norms by replacement) must run
@@ -173,7 +173,7 @@ def insert_(
             "residual": the end of each residual branch, before the sum (arXiv:1709.01507v4, section 3.3): after the
             module that computes the summand, or the first that passes it on (a drop path). If no module does
             (scaling), after the last one before it with only elementwise operations and permutations in between. Only
-            feature maps (N, C, *) are gated, not sums of tokens or of channels-last tensors, as in most transformers,
+            feature maps `(N, C, *)` are gated, not sums of tokens or of channels-last tensors, as in most transformers,
             nor differences x - f(x).
             "concat": each module whose output is a concatenation along channels: Inception modules, DenseNet's blocks.
             A concatenation inside a forward, such as a U-Net's, is not the output of a module.
@@ -181,7 +181,7 @@ def insert_(
             norm or the convolution if the activation is not a module that runs once. A depthwise convolution and the
             1x1 after it count as one, as in the paper's MobileNet.
             "auto": "residual", and "concat" outside residual branches; "conv" if there is neither.
-            Names are those of `model.named_modules()` or shell patterns ("layer*.bn3"). Put a name that equals one of
+            Names are those of `model.named_modules()` or shell patterns (`"layer*.bn3"`). Put a name that equals one of
             the words in a list.
         example: Input of the network, see `senet.tracing.trace`.
         dry_run: Only return the sites; change nothing.
@@ -192,7 +192,7 @@ def insert_(
 
     Raises:
         ConfigError: If there is no site, a module is not called exactly once, its output is not a feature map
-            (N, C, *), it has a unit already or a number of channels that the unit cannot take; if the gate has no
+            `(N, C, *)`, it has a unit already or a number of channels that the unit cannot take; if the gate has no
             gradient at zero ("relu"); if the network is scripted. The network is then unchanged.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU())

@@ -1,8 +1,4 @@
-"""What the pages are made from beside their own text: docstrings, recipe fields and help texts, always current.
-
-Docstrings here are plain text: types live in annotations, a field is a line `name: meaning`, code is in single
-backticks. `as_rst` turns that into what Sphinx reads.
-"""
+"""Directives for tables of fields and help texts, and checks that all public names and paths are right."""
 
 from __future__ import annotations
 
@@ -28,42 +24,6 @@ import senet
 from senet.config import field_docs, field_types
 
 log = logging.getLogger(__name__)
-
-# A field begins a line, or follows another one after two spaces: `name: `, `a, b: `.
-FIELD = re.compile(r"(?:^|\n|  )(?=(?:\w+, )*\w+: )")
-
-SECTION = re.compile(r"(Args|Attributes|Returns|Yields|Raises|Example|Examples|Note):")
-
-
-def as_rst(text: str) -> str:
-    """One docstring, dedented, as reStructuredText: paragraphs, lists of fields, examples."""
-    return "\n\n".join(_block(block) for block in re.split(r"\n\s*\n", text.strip("\n")))
-
-
-def _block(block: str) -> str:
-    if block.startswith(">>>"):
-        return block
-    if block.startswith("    "):
-        return "::\n\n" + block
-    if not FIELD.match(block):
-        return _inline(block)
-    # What follows on a field is indented; a line that is not ends the list.
-    fields, *rest = re.split(r"\n(?! |(?:\w+, )*\w+: )", block, maxsplit=1)
-    pairs = [" ".join(piece.split()).partition(": ") for piece in FIELD.split(fields) if piece.strip()]
-    listed = "\n".join(f"* **{_inline(names)}**: {_inline(meaning)}" for names, _, meaning in pairs)
-    return "\n\n".join([listed, *map(_inline, rest)])
-
-
-def _inline(text: str) -> str:
-    """Code in double backticks, and nothing else that reStructuredText would take for markup."""
-    parts = re.split(r"(`[^`]+`)", text)
-    return "".join(f"`{p}`" if p.startswith("`") else re.sub(r"([*_|\\])", r"\\\1", p) for p in parts)
-
-
-def rewrite_docstring(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Give autodoc our docstrings as reStructuredText, in place; napoleon reads those with Google's sections."""
-    if not any(SECTION.fullmatch(line) for line in lines):
-        lines[:] = as_rst("\n".join(lines)).split("\n")
 
 
 class FieldTable(SphinxDirective):
@@ -118,22 +78,15 @@ def _default(field: dataclasses.Field[Any]) -> str:
 
 
 class Help(SphinxDirective):
-    """`{help} train`: what `senet train --help` prints; with `:until: TEXT`, up to the line that begins so."""
+    """`{help} train`: what `senet train --help` prints."""
 
     optional_arguments = 1
-    option_spec = {"until": directives.unchanged}  # noqa: RUF012
 
     def run(self) -> list[nodes.Node]:
         """The text."""
         line = [sys.executable, "-m", "senet", *self.arguments, "--help"]
         env = os.environ | {"COLUMNS": "108", "NO_COLOR": "1"}
         text = subprocess.run(line, capture_output=True, text=True, check=True, env=env).stdout
-        until = self.options.get("until")
-        if until:
-            head, found, _ = text.partition(f"\n{until}")
-            if not found:
-                raise self.error(f"no line begins with {until!r}")
-            text = head
         block = nodes.literal_block(text, text.rstrip())
         block["language"] = "text"
         return [block]
@@ -159,7 +112,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.add_directive("fields", FieldTable)
     app.add_directive("help", Help)
-    app.connect("autodoc-process-docstring", rewrite_docstring)
     app.connect("source-read", check_paths)
     app.connect("env-check-consistency", check_exports)
     return {"parallel_read_safe": True}
