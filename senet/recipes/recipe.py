@@ -18,33 +18,40 @@ from senet.models.net import Net, Preprocessing
 
 @dataclass(frozen=True, kw_only=True)
 class DataRecipe:
-    """Which images, in which batches, how augmented.
+    """Images, batches and augmentation.
 
-    name: "digits" (in the package), "cifar10", "cifar100" (downloaded), or the path of an image folder: one with
-        train/ and val/ or test/, each with one folder per class, or one with the class folders, which is then split.
-    root: where CIFAR is, or goes when downloaded.
-    image_size: pixels a side that the network sees.
-    batch_size: images in a training step.  eval_batch_size: images in an evaluation step.
-    in_memory: keep the images as tensors and augment whole batches on the device ("yes"), or decode each when its turn
-        comes, in worker processes ("no"); "auto" is "yes" up to 64 pixels a side.
-    workers: processes that decode images that are not in memory, at most one per processor; 0 decodes in the main one.
-    val_fraction: part of an unsplit folder (or of the digits) that is held out, by class.  split_seed: which part.
-    train_fraction: part of the training images that is used, the same of every class, for a trial; `split_seed` says
-        which, and a smaller part lies within a larger one.
-    on_bad_image: an image that cannot be read stops the run by name ("error"), or is left out and counted ("skip").
-    crop: training crop: "none", "pad" (zero padding by `crop_padding`, random crop back: the paper's for CIFAR) or
-        "resized" (random area and aspect ratio: the paper's for ImageNet).
-    crop_padding: pixels.  crop_scale: range of the area, a part of the image.  crop_ratio: range of the aspect ratio.
-    flip: mirror half of the training images.
-    rotate: turn each training image about its centre, by up to so many degrees either way; 0 for none.
-    jitter: add noise to each pixel and channel of the training images, uniform from minus to plus so many pixel values;
-        0 for none. The released models have both, 10 and 20 (hujie-frank/SENet, README).
-    cutout: side in pixels of the square that is blanked in each training image (arXiv:1708.04552); 0 for none.
-    resize: shorter side before the central crop in evaluation, for images that are not in memory; 0: in the paper's
-        proportion to `image_size`, 256 for 224.
-    keep_aspect: scale both sides alike, then cut out the centre; false scales each side to `resize` by itself.
-    interpolation: of the resizing in evaluation, "bilinear" or "bicubic", both antialiased.
-    mean, std: of each channel, of values 0 to 1; their length is the number of channels (1 grey, 3 RGB).
+    Attributes:
+        name: "digits" (in the package), "cifar10", "cifar100" (downloaded), or a folder of images: with train/ and
+            val/ or test/, each with one folder per class, or with the class folders themselves, which are then split.
+        root: folder that CIFAR is in, or is downloaded to.
+        image_size: height and width of the network's input in pixels.
+        batch_size: images in a training step.
+        eval_batch_size: images in an evaluation step.
+        in_memory: "yes" keeps the images as tensors and augments whole batches on the device; "no" decodes each image
+            in a worker process when it is needed; "auto" is "yes" up to 64 pixels.
+        workers: processes that decode images, at most one per processor; 0 decodes in the main process.
+        val_fraction: share of an unsplit folder, or of the digits, that is held out, class by class.
+        split_seed: seed of the choice of these images, and of `train_fraction`.
+        train_fraction: share of the training images to use, class by class; a smaller share is a subset of a larger
+            one.
+        on_bad_image: "error" stops at an image that cannot be read and names it; "skip" leaves it out and counts it.
+        crop: training crop: "none", "pad" (pad with zeros by `crop_padding`, then crop at random; the paper's for
+            CIFAR) or "resized" (random area and aspect ratio; the paper's for ImageNet).
+        crop_padding: pixels on each side.
+        crop_scale: range of the crop's area, as a share of the image.
+        crop_ratio: range of the crop's aspect ratio.
+        flip: mirror half of the training images.
+        rotate: largest random rotation of a training image in degrees, either way; 0 for none. The released models
+            have 10 (hujie-frank/SENet, README).
+        jitter: largest random change of each pixel value of a training image, in units of 0 to 255; 0 for none. The
+            released models have 20.
+        cutout: side in pixels of the square that is blanked in each training image (arXiv:1708.04552); 0 for none.
+        resize: shorter side in pixels before the central crop of evaluation, for images that are not in memory; 0 for
+            the paper's proportion, 256 for 224.
+        keep_aspect: scale both sides alike and crop the centre; false scales each side to `resize`.
+        interpolation: of resizing in evaluation, "bilinear" or "bicubic", both antialiased.
+        mean: of each channel, for pixel values from 0 to 1; 1 number for grey images, 3 for RGB.
+        std: of each channel, like `mean`.
     """
 
     name: str = "digits"
@@ -129,12 +136,14 @@ def _shared(config: DataRecipe | Preprocessing) -> dict[str, Any]:
 class OptimRecipe:
     """Stochastic gradient descent.
 
-    lr: learning rate at the top of the schedule, above 0.
-    momentum: part of the last step that is kept.  nesterov: look ahead by the momentum.
-    weight_decay: L2 penalty, added to the gradient times the weight.
-    decay: what the weight decay touches: "all" parameters; "no_shift", all but batch norm's shifts (hujie-frank/SENet,
-        issue 8); or the "weights" of convolutions and linear layers alone, which spares norms and biases.
-    clip_norm: largest norm of the whole gradient; 0 for no clipping.
+    Attributes:
+        lr: highest learning rate of the schedule, above 0.
+        momentum: momentum factor.
+        nesterov: use Nesterov momentum.
+        weight_decay: L2 penalty, added to the gradient times the weight.
+        decay: which parameters decay: "all"; "no_shift", all but the biases of batch norm (hujie-frank/SENet, issue
+            8); or "weights", those of convolutions and linear layers only.
+        clip_norm: largest norm of the whole gradient; 0 for no clipping.
     """
 
     lr: float = 0.1
@@ -155,16 +164,19 @@ class OptimRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleRecipe:
-    """How the learning rate changes over the run.
+    """Learning rate schedule.
 
-    kind: "constant"; "step": times `gamma` at each of `milestones`; "cosine": lr/2 (1 + cos(pi t/T)), per step;
-        "plateau": times `gamma` when the validation loss has not fallen for `patience` epochs, at most `cuts` times.
-    gamma: factor of a cut.  patience: epochs that a plateau lasts.  cuts: of a plateau schedule, at most.
-    milestones: parts of the run, rising: (0.5, 0.75) cuts at half and at three quarters of the epochs, however many.
-    warmup_epochs: the rate is lower in so many first epochs, 0.5 for half of one.
-    warmup_start: what it begins with, as a part of its value.
-    warmup_shape: it climbs from there in a straight line ("linear"), or stays there until the end of the warm-up
-        ("constant").
+    Attributes:
+        kind: "constant"; "step": times `gamma` at each of `milestones`; "cosine": lr/2 (1 + cos(pi t/T)), per step;
+            "plateau": times `gamma` when the validation loss has not fallen for `patience` epochs, at most `cuts`
+            times.
+        milestones: shares of the run, rising: 0.5,0.75 cuts at one half and at three quarters of the epochs.
+        gamma: factor of a cut.
+        patience: epochs without improvement before a cut.
+        cuts: most cuts of a plateau schedule.
+        warmup_epochs: warm-up epochs; 0.5 is half an epoch.
+        warmup_start: learning rate at the start of the warm-up, as a share of its value.
+        warmup_shape: "linear" rises to the end of the warm-up, "constant" stays at the start value until then.
     """
 
     kind: Literal["constant", "step", "cosine", "plateau"] = "cosine"
@@ -198,19 +210,23 @@ class ScheduleRecipe:
 class TrainRecipe:
     """The training loop.
 
-    epochs: passes over the training images.
-    seed: of the initial weights, the order of the images and their augmentation.
-    label_smoothing: part of the target spread over all classes (arXiv:1512.00567).
-    ema: decay of an exponential moving average of the weights, which is then what is evaluated and kept; 0 for none.
-    accumulate: batches per optimiser step; an epoch's last step may have fewer, which then count for as much less.
-    precision: "fp32", "bf16" or "fp16" (with loss scaling; needs a GPU).
-    channels_last: memory format, 2 to 3 times faster on CPUs.  compile: with `torch.compile`.
-    fused: run batch norm, unit, sum and ReLU of a block as one operation: Triton on a GPU, C in float32 on a CPU.
-    freeze_bn_epochs: batch norm's parameters and statistics stay as they are in that many last epochs (Appendix (f)).
-    device: "auto" is a GPU where there is one.  threads: of the CPU; 0 leaves torch's choice.
-    limit_batches: a trial run: at most that many batches in each epoch of training and of evaluation; 0 for all.
-    save_batches: write the resumable checkpoint also every that many batches; 0 for the ends of epochs alone.
-    tensorboard: also write TensorBoard logs (needs the extra).
+    Attributes:
+        epochs: passes over the training images.
+        seed: of the initial weights, the order of the images and their augmentation.
+        label_smoothing: share of the target that is spread over all classes (arXiv:1512.00567).
+        ema: decay of an exponential moving average of the weights, which is then evaluated and saved; 0 for none.
+        accumulate: batches per optimizer step; the last step of an epoch may have fewer and counts for as much less.
+        precision: "fp32", "bf16", or "fp16" with loss scaling, which needs a GPU.
+        channels_last: memory format; on a CPU 2 to 3 times faster.
+        compile: use `torch.compile`.
+        fused: compute batch norm, unit, sum and ReLU in one operation: Triton on a GPU, C in float32 on a CPU.
+        freeze_bn_epochs: number of last epochs in which batch norm's parameters and statistics are frozen (Appendix
+            (f)).
+        device: "auto", a GPU if there is one, "cpu" or "cuda".
+        threads: CPU threads; 0 for torch's own number.
+        limit_batches: for a trial, the most batches per epoch of training and of evaluation; 0 for all.
+        save_batches: also write the resumable checkpoint every that many batches; 0 writes it after each epoch only.
+        tensorboard: also write TensorBoard logs; needs the extra `tensorboard`.
     """
 
     epochs: int = 10
@@ -242,9 +258,15 @@ class TrainRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A run: what `senet train` needs to know, and all of it.
+    """A training run, complete: `senet train` needs nothing else.
 
-    name: what the network is called in tables and folders.  model: the network itself, a table.
+    Attributes:
+        name: of the network, in tables and folders.
+        model: the network as a table.
+        data: images, batches and augmentation.
+        optim: optimizer.
+        schedule: learning rate schedule.
+        train: training loop.
     """
 
     name: str
