@@ -34,6 +34,10 @@ class RunError(SenetError):
     """A training run that cannot start, go on or be written to disk."""
 
 
+TRAIN_LIBRARIES = ("lightning", "matplotlib", "PIL", "scipy", "torchdata", "torchvision")
+"""What the extra `train` installs, by the name of the import: for training, data, evaluation, analysis and pages."""
+
+
 class MissingExtraError(SenetError, ImportError):
     """An optional library is missing; the message is the command that installs it.
 

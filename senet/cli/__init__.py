@@ -10,7 +10,7 @@ import shlex
 import sys
 from importlib import import_module
 
-from senet.errors import SenetError, unknown
+from senet.errors import TRAIN_LIBRARIES, MissingExtraError, SenetError, unknown
 
 COMMANDS = {
     "train": "train a network, or a plain network and its SE twin as a controlled pair",
@@ -73,7 +73,7 @@ def _run(argv: list[str]) -> int:
     try:
         if name not in COMMANDS:
             raise unknown("command", name, COMMANDS, kind="commands")
-        return import_module(f"senet.cli.{name}").run(rest)
+        return _run_command(name, rest)
     except SenetError as error:
         if not (signum := getattr(error, "signum", 0)):
             print(f"senet {name}: error: {error}", file=sys.stderr)
@@ -84,3 +84,12 @@ def _run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("senet: stopped", file=sys.stderr)
         return 130
+
+
+def _run_command(name: str, argv: list[str]) -> int:
+    try:
+        return import_module(f"senet.cli.{name}").run(argv)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in TRAIN_LIBRARIES:
+            raise
+        raise MissingExtraError("training, data and pages", "train") from error
