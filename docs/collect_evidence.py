@@ -6,10 +6,14 @@ python docs/collect_evidence.py runs/reproduce-student-cifar10 runs/reproduce-ab
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
+
+from senet.experiments.result import read_results
+from senet.runs.folder import ENVIRONMENT, RUNS, write_value
+from senet.runs.metrics import read_metrics
 
 EVIDENCE = Path(__file__).parent / "evidence"
 COLUMNS = (
@@ -28,18 +32,18 @@ COLUMNS = (
 def collect(folder: Path) -> None:
     """Copy one folder's results; its runs go into NAME-runs.csv, their machine into NAME-environment.json."""
     EVIDENCE.mkdir(exist_ok=True)
-    for found in json.loads((folder / "reproduction.json").read_text())["targets"]:
-        for ending in ("md", "json", "png"):
-            shutil.copyfile(folder / f"{found['target']}.{ending}", EVIDENCE / f"{found['target']}.{ending}")
-    runs = sorted((folder / "runs").iterdir())
+    for result in read_results(folder):
+        for ending in ("md", "png"):
+            shutil.copyfile(folder / f"{result.name}.{ending}", EVIDENCE / f"{result.name}.{ending}")
+        write_value(EVIDENCE / f"{result.name}.json", result)
+    runs = sorted((folder / RUNS).iterdir())
     with open(EVIDENCE / f"{folder.name}-runs.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         for run in runs:
-            for row in csv.DictReader((run / "metrics.csv").read_text().splitlines()):
-                writer.writerow({"run": run.name, **row})
-    machine = json.loads((runs[0] / "environment.json").read_text())
-    (EVIDENCE / f"{folder.name}-environment.json").write_text(json.dumps(machine, indent=2) + "\n")
+            for epoch in read_metrics(run):
+                writer.writerow({"run": run.name, **asdict(epoch)})
+    shutil.copyfile(runs[0] / ENVIRONMENT, EVIDENCE / f"{folder.name}-environment.json")
 
 
 if __name__ == "__main__":

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from senet.cli.output import table
+from senet.cli.output import print_json, progress, table
 from senet.cli.parse import Line
 from senet.config import override, to_dict
 from senet.errors import ConfigError, DataError
@@ -72,7 +69,7 @@ def _train_one(recipe: Recipe, folder: Path, *, as_json: bool, resumed: bool = F
         if not as_json:
             print_summary(summary, folder)
     if as_json:
-        print(json.dumps(to_dict(summary) | {"folder": str(folder), "report": str(report)}, indent=2))
+        print_json(to_dict(summary) | {"folder": str(folder), "report": str(report)})
     return 0
 
 
@@ -104,7 +101,7 @@ def train_experiments(
     if line["plan"]:
         added_to(folder, experiments, originals=originals)
         if line["json"]:
-            print(json.dumps({"folder": str(folder), "experiments": [to_dict(e) for e in experiments]}, indent=2))
+            print_json({"folder": str(folder), "experiments": [to_dict(e) for e in experiments]})
         return 0
     with progress(line["json"]):
         say = counting(folder, experiments)
@@ -151,7 +148,7 @@ def _print_results(results: Sequence[Result], folder: Path, *, as_json: bool) ->
         report = write_page(folder)
     if as_json:
         found = [to_dict(result) for result in results]
-        print(json.dumps({"folder": str(folder), "report": str(report), "experiments": found}, indent=2))
+        print_json({"folder": str(folder), "report": str(report), "experiments": found})
     else:
         for result in results:
             print_result(result, folder)
@@ -260,16 +257,6 @@ def rate_note(base: Recipe, recipe: Recipe) -> list[str]:
         f"note: the learning rate stays {recipe.optim.lr:g}; in proportion to the batch it would be --lr {wanted:g} "
         "(arXiv:1706.02677)"
     ]
-
-
-@contextmanager
-def progress(as_json: bool) -> Iterator[None]:
-    """With JSON on standard output, print progress on standard error."""
-    if not as_json:
-        yield
-        return
-    with redirect_stdout(sys.stderr):
-        yield
 
 
 def announce(name: str, recipe: Recipe) -> None:
