@@ -18,27 +18,15 @@ if TYPE_CHECKING:
     from senet.config import override as override
     from senet.config import to_dict as to_dict
     from senet.create import create_model as create_model
-    from senet.deploy.onnx import Exported as Exported
     from senet.deploy.onnx import export_onnx as export_onnx
-    from senet.deploy.optimize import Optimized as Optimized
-    from senet.deploy.optimize import Rewrites as Rewrites
     from senet.deploy.optimize import optimize as optimize
     from senet.diagnosis.doctor import doctor as doctor
-    from senet.diagnosis.report import Finding as Finding
-    from senet.diagnosis.report import Report as Report
-    from senet.errors import CheckpointError as CheckpointError
     from senet.errors import ConfigError as ConfigError
-    from senet.errors import DataError as DataError
-    from senet.errors import MissingExtraError as MissingExtraError
-    from senet.errors import RunError as RunError
     from senet.errors import SenetError as SenetError
-    from senet.insert import Site as Site
     from senet.insert import insert_ as insert_
     from senet.insert import remove_ as remove_
-    from senet.models.describe import Description as Description
     from senet.models.describe import describe as describe
     from senet.models.net import Net as Net
-    from senet.models.net import Preprocessing as Preprocessing
     from senet.models.network import FeatureExtractor as FeatureExtractor
     from senet.models.network import Network as Network
     from senet.models.registry import get_net as get_net
@@ -50,18 +38,11 @@ if TYPE_CHECKING:
     from senet.units.config import NoSqueezeConfig as NoSqueezeConfig
     from senet.units.config import SEConfig as SEConfig
     from senet.units.config import SharedConfig as SharedConfig
-    from senet.units.eca import ECA as ECA
-    from senet.units.no_squeeze import NoSqueeze as NoSqueeze
     from senet.units.se import SqueezeExcite as SqueezeExcite
-    from senet.units.shared import SharedExcite as SharedExcite
     from senet.units.unit import Unit as Unit
-    from senet.weights.export import state_as as state_as
     from senet.weights.hub import from_pretrained as from_pretrained
-    from senet.weights.hub import push_to_hub as push_to_hub
     from senet.weights.hub import save_pretrained as save_pretrained
-    from senet.weights.identify import identify as identify
     from senet.weights.load import load_weights_ as load_weights_
-    from senet.weights.load_report import LoadReport as LoadReport
 
 __version__ = "0.2.0"
 
@@ -69,27 +50,20 @@ _HOMES = {
     "senet.runs.checkpoint": ("load", "save"),
     "senet.config": ("UnitConfig", "from_dict", "override", "to_dict"),
     "senet.create": ("create_model",),
-    "senet.deploy.onnx": ("Exported", "export_onnx"),
-    "senet.deploy.optimize": ("Optimized", "Rewrites", "optimize"),
-    "senet.errors": ("CheckpointError", "ConfigError", "DataError", "MissingExtraError", "RunError", "SenetError"),
+    "senet.deploy.onnx": ("export_onnx",),
+    "senet.deploy.optimize": ("optimize",),
+    "senet.errors": ("ConfigError", "SenetError"),
     "senet.diagnosis.doctor": ("doctor",),
-    "senet.diagnosis.report": ("Finding", "Report"),
-    "senet.insert": ("Site", "insert_", "remove_"),
-    "senet.models.describe": ("Description", "describe"),
-    "senet.models.net": ("Net", "Preprocessing"),
+    "senet.insert": ("insert_", "remove_"),
+    "senet.models.describe": ("describe",),
+    "senet.models.net": ("Net",),
     "senet.models.network": ("Network", "FeatureExtractor"),
     "senet.models.registry": ("get_net", "list_models"),
     "senet.recipes.recipe": ("Recipe",),
     "senet.units.config": ("ECAConfig", "NoSqueezeConfig", "SEConfig", "SharedConfig"),
-    "senet.units.eca": ("ECA",),
-    "senet.units.no_squeeze": ("NoSqueeze",),
     "senet.units.se": ("SqueezeExcite",),
-    "senet.units.shared": ("SharedExcite",),
     "senet.units.unit": ("Unit",),
-    "senet.weights.export": ("state_as",),
-    "senet.weights.hub": ("from_pretrained", "push_to_hub", "save_pretrained"),
-    "senet.weights.load_report": ("LoadReport",),
-    "senet.weights.identify": ("identify",),
+    "senet.weights.hub": ("from_pretrained", "save_pretrained"),
     "senet.weights.load": ("load_weights_",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from senet import CheckpointError, ConfigError, FeatureExtractor, Network, Preprocessing, create_model, get_net
-from senet.models.net import ResidualNet
+from senet import ConfigError, FeatureExtractor, Network, create_model, get_net
+from senet.errors import CheckpointError
+from senet.models.net import Preprocessing, ResidualNet
 from senet.weights.export import state_as
 
 

@@ -12,7 +12,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from senet import Report, SEConfig, create_model, doctor, get_net, insert_, list_models
+from senet import SEConfig, create_model, doctor, get_net, insert_, list_models
+from senet.diagnosis.report import Report
 from senet.errors import ConfigError
 from tests.models.small import pixels
 

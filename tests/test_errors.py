@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from senet import CheckpointError, ConfigError, DataError, MissingExtraError, RunError, SenetError, errors
-from senet.errors import unknown
+from senet import ConfigError, SenetError, errors
+from senet.errors import CheckpointError, DataError, MissingExtraError, RunError, unknown
 
 
 @pytest.mark.parametrize(

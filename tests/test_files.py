@@ -12,7 +12,7 @@ from typing import IO
 
 import pytest
 
-from senet import RunError
+from senet.errors import RunError
 from senet.files import free_name, held, new_folder, write_atomically, write_text
 
 is_root = hasattr(os, "geteuid") and os.geteuid() == 0

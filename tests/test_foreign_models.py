@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from senet import ConfigError, Preprocessing
+from senet import ConfigError
 from senet.foreign_models import is_foreign, load_foreign
+from senet.models.net import Preprocessing
 from senet.recipes.recipe import DataRecipe
 
 

@@ -136,7 +136,7 @@ def test_the_same_function_has_others_widths_and_the_papers_is_left_alone() -> N
 @pytest.mark.parametrize("name", OTHERS)
 def test_others_networks_take_our_weights(name: str) -> None:
     timm, torchvision = pytest.importorskip("timm"), pytest.importorskip("torchvision")
-    from senet import state_as
+    from senet.weights.export import state_as
 
     for library, build in (("timm", timm.create_model), ("torchvision", torchvision.models.get_model)):
         for kind, theirs in zip(subjects.KINDS, OTHERS[name][library], strict=True):

@@ -17,9 +17,10 @@ import torch
 from onnxruntime import InferenceSession
 from torch import Tensor, nn
 
-from senet import ConfigError, MissingExtraError, RunError
+from senet import ConfigError
 from senet.deploy import onnx as deploy
 from senet.deploy.onnx import Exported, export_onnx
+from senet.errors import MissingExtraError, RunError
 from senet.units.config import ECAConfig, SEConfig
 from tests.deploy.networks import BOTTLENECKS, images, small
 

@@ -11,10 +11,11 @@ import pytest
 import yaml
 
 import senet.recipes
-from senet import ConfigError, Recipe, RunError, SEConfig, create_model, get_net, list_models, override, to_dict
+from senet import ConfigError, Recipe, SEConfig, create_model, get_net, list_models, override, to_dict
 from senet.cli.parse import Parser
 from senet.cli.train import twins
 from senet.cli.training_options import chosen_recipe, network_options, run_options
+from senet.errors import RunError
 from senet.models.registry import canonical_name
 from senet.recipes.recipe import DataRecipe, OptimRecipe, ScheduleRecipe, TrainRecipe
 from senet.recipes.registry import FILES, get_recipe, recipe_for, recipes

@@ -14,7 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from senet import CheckpointError, ECAConfig, Network, Recipe, RunError, SEConfig, create_model, load, save
+from senet import ECAConfig, Network, Recipe, SEConfig, create_model, load, save
+from senet.errors import CheckpointError, RunError
 from senet.recipes.registry import get_recipe, recipe_for
 from senet.runs.checkpoint import KEY, find, header, kept_weights, read_ckpt
 

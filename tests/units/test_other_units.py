@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from senet import ECA, ConfigError, ECAConfig, NoSqueeze, NoSqueezeConfig, SEConfig, SharedConfig, SharedExcite
+from senet import ConfigError, ECAConfig, NoSqueezeConfig, SEConfig, SharedConfig
 from senet import functional as sf
 from senet.initialization import draw_, stream
+from senet.units.eca import ECA
+from senet.units.no_squeeze import NoSqueeze
+from senet.units.shared import SharedExcite
 
 
 def sigmoid(x: float) -> float:

@@ -313,7 +313,7 @@ def test_push(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(HfApi, "create_repo", create_repo)
     monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
-    url = senet.push_to_hub(tiny(), "owner/net", license="mit", private=True, branch="v1", message="Hello")
+    url = hub.push_to_hub(tiny(), "owner/net", license="mit", private=True, branch="v1", message="Hello")
     assert url.endswith("/commit/1")
     assert calls["create"] == {"repo_id": "owner/net", "private": True, "exist_ok": True}
     assert {key: calls["upload"][key] for key in ("repo_id", "repo_type", "revision", "commit_message")} == {
@@ -330,4 +330,4 @@ def test_push(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(HfApi, "create_repo", refused)
     with pytest.raises(RunError, match=r"cannot push to owner/net: Token is required$"):
-        senet.push_to_hub(tiny(), "owner/net")
+        hub.push_to_hub(tiny(), "owner/net")
