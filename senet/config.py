@@ -66,13 +66,15 @@ class Kind:
 
 @dataclass(frozen=True, kw_only=True)
 class UnitConfig(Kind, key="unit"):
-    """What every attention unit has: a place in the block, and the stages that get one.
+    """The fields of every attention unit: its place in the block, and the stages that get one.
 
-    placement: one of `Placement`; only residual blocks know others than "standard".
-    stages: numbers of the stages that get the unit, in the paper's counting (conv2_x is 2; the stem is 1),
-        for example (2, 3, 4). `None`: every stage.
+    Attributes:
+        placement: One of `Placement`; only residual blocks have others than "standard".
+        stages: Numbers of the stages that get the unit, counted as in the paper (conv2_x is 2, the stem 1), for example
+            (2, 3, 4). None for every stage.
 
-    Raises ConfigError for a placement or stages that cannot be.
+    Raises:
+        ConfigError: For another placement or stages that do not exist.
     """
 
     placement: Placement = "standard"

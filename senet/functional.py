@@ -1,6 +1,6 @@
 """The equations of arXiv:1709.01507v4 in plain torch: the reference by which every faster version is judged.
 
-Letters of the paper: `u` (N, C, *) is a feature map with any number of spatial dimensions, `z` (N, C) its squeeze,
+Letters of the paper: `u` `(N, C, *)` is a feature map with any number of spatial dimensions, `z` (N, C) its squeeze,
 `s` (N, C) the gates.
 """
 
@@ -56,7 +56,7 @@ def excitation(
 
 
 def scale(u: Tensor, s: Tensor) -> Tensor:
-    """Eq. 4, F_scale: each channel times its gate `s` (N, C), or each element times its own (N, C, *). Shape of `u`."""
+    """Eq. 4, F_scale: each channel times its gate `s` (N, C), or each element its own, `(N, C, *)`. Shape of `u`."""
     return u * s.reshape(s.shape + (1,) * (u.dim() - s.dim()))
 
 
