@@ -83,7 +83,7 @@ class Help(SphinxDirective):
     optional_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """The text."""
+        """Return the text as a literal block."""
         line = [sys.executable, "-m", "senet", *self.arguments, "--help"]
         env = os.environ | {"COLUMNS": "108", "NO_COLOR": "1"}
         text = subprocess.run(line, capture_output=True, text=True, check=True, env=env).stdout

@@ -29,23 +29,23 @@ they are random. Needs the extra: pip install 'senet[app]'"""
 
 HERE = ("127.0.0.1", "localhost", "::1")
 EXAMPLES = 10
-"""Images to pick from, at most."""
+"""Largest number of example images."""
 
 
 def run(argv: list[str]) -> int:
-    """The command."""
+    """Run the command."""
     parser = Parser("app", "CHECKPOINT", DESCRIPTION)
     parser.word("CHECKPOINT", help="a run folder, a .safetensors of senet, a last.ckpt, or LIBRARY:NAME")
     parser.option("gates", default="", help="averages to compare with, a gates.npz of senet analyze")
     parser.option("examples", default="", help="folder of images to pick from")
     parser.switch("pretrained", help="download the weights of another library's network")
-    parser.option("device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute")
+    parser.device()
     parser.option("host", default=HERE[0], help="address to serve at; 0.0.0.0 is for everyone on the network")
-    parser.option("port", type=int, default=0, help="port to serve at; 0: the first free one from 7860")
+    parser.option("port", type=int, default=0, low=0, help="port; 0: the first free one from 7860")
     parser.switch("browser", help="open the page in the browser")
     found = parser.read(argv)
-    if not 0 <= found["port"] < 65536:
-        raise ConfigError(f"--port: {found['port']} is none; expected: 0 to 65535")
+    if found["port"] > 65535:
+        raise ConfigError(f"--port: {found['port']} is too large; expected: 0 to 65535")
     other = is_foreign(found["CHECKPOINT"], found["pretrained"])
 
     from senet.app.page import PageContent, build, check_extra, serve
@@ -111,7 +111,7 @@ def run(argv: list[str]) -> int:
 
 
 def wait_for_a_signal() -> None:
-    """Until Ctrl-C or SIGTERM, which are how a page is meant to end."""
+    """Block until Ctrl-C or SIGTERM."""
     ended = Event()
     before = {n: signal.signal(n, lambda *_: ended.set()) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -124,10 +124,16 @@ def wait_for_a_signal() -> None:
 
 
 def averages_of(file: str, folder: Path | None, classes: Sequence[str]) -> tuple[Averages | None, str]:
-    """The averages of a `gates.npz`, and over what they were measured; None where there is no such file.
+    """Read the class averages of a `gates.npz` and say how many images they are of; None if there is no file.
 
-    folder: where it is looked for if none is named.
-    Raises DataError for a file that is none, and ConfigError for one over other classes.
+    Args:
+        file: the file; "" to look for one in `folder`.
+        folder: the run's folder, if there is one.
+        classes: names of the network's outputs.
+
+    Raises:
+        DataError: The file is not a `gates.npz`.
+        ConfigError: Its classes are not the network's.
     """
     from senet.analysis.statistics import Gates
     from senet.analysis.switchboard import Averages
@@ -139,15 +145,16 @@ def averages_of(file: str, folder: Path | None, classes: Sequence[str]) -> tuple
         return None, ""
     gates = Gates.load(path)
     if named(gates.classes) != named(classes):
-        raise ConfigError(f"--gates: {path} is over {len(gates.classes)} classes that are not the network's")
+        raise ConfigError(f"--gates: {path} has {len(gates.classes)} classes that are not the network's")
     averages = Averages({u.name: u.mean for u in gates.units}, {u.name: u.overall_mean for u in gates.units})
     return averages, f"averages over {gates.images:,} images"
 
 
 def examples(folder: str, recipe: DataRecipe, temporary: Path) -> list[Path]:
-    """Images to pick from: those of a folder, spread evenly, else held-out images that the checkpoint's recipe names.
+    """Return example images: evenly spaced files of a folder, or else held-out images of the checkpoint's data set.
 
-    Raises DataError for a folder without images.
+    Raises:
+        DataError: The folder has no images.
     """
     from senet.data import open_data
     from senet.data.images import EXTENSIONS

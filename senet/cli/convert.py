@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from senet.cli.output import print_json
 from senet.cli.parse import Parser
 from senet.errors import CheckpointError, RunError, unknown
 from senet.models.registry import canonical_name
@@ -44,30 +44,35 @@ as timm:seresnet50.a1_in1k or hf:owner/name, optionally with @revision and #sha2
 convention are found from the names and shapes. A checkpoint of senet also states the preprocessing and the classes
 (those of ILSVRC if there are 1,000), so senet evaluate and senet predict take it."""
 
+EXAMPLES = (
+    "senet convert timm:seresnet50.a1_in1k",
+    "senet convert se_resnet50-e.pth --from cadene --out se_resnet50.safetensors",
+    "senet convert se_resnet50.safetensors --to torchvision --table",
+)
+
 
 def run(argv: list[str]) -> int:
-    """The command."""
-    parser = Parser("convert", "SOURCE", DESCRIPTION)
+    """Run the command."""
+    parser = Parser("convert", "SOURCE", DESCRIPTION, examples=EXAMPLES)
     parser.word("SOURCE", help="a file, a folder, timm:NAME or hf:OWNER/NAME")
-    parser.option("to", default="senet", metavar="LIBRARY", help=f"library to write for: {', '.join(LIBRARIES)}")
-    parser.option("from", default="", metavar="LIBRARY", help="library of the source; by default detected")
-    parser.option("model", default="", metavar="NAME", help="the network, see: senet models; by default detected")
+    parser.option(
+        "to",
+        default="senet",
+        metavar="LIBRARY",
+        choices=LIBRARIES,
+        help=f"library to write for: {', '.join(LIBRARIES)}",
+    )
+    parser.option("from", metavar="LIBRARY", choices=LIBRARIES, help="library of the source; by default detected")
+    parser.option("model", metavar="NAME", help="the network, see: senet models; by default detected")
     for field, values in UNKNOWN_FIELDS.items():
-        says = f"{' or '.join(values)}, if the file does not tell"
-        parser.option(field, default="", metavar="|".join(values), help=says)
-    parser.option("out", default="", metavar="FILE", help="file to write; by default NETWORK-LIBRARY and an ending")
+        parser.option(field, choices=values, help="for files that do not tell")
+    parser.option("out", metavar="FILE", help="file to write; by default NETWORK-LIBRARY and an ending")
     parser.switch("force", help="overwrite an existing file")
     parser.switch("table", help="also print a line per tensor")
-    parser.switch("json", help="print JSON")
+    parser.json()
     found = parser.read(argv)
     to, name = found["to"], found["model"] and canonical_name(found["model"])
-    for option in ("to", "from"):
-        if found[option] not in (*LIBRARIES, "" if option == "from" else None):
-            raise unknown(f"--{option}", found[option], LIBRARIES)
     fields = {field: found[field] for field in UNKNOWN_FIELDS if found[field]}
-    for field, value in fields.items():
-        if value not in UNKNOWN_FIELDS[field]:
-            raise unknown(f"--{field.replace('_', '-')}", value, UNKNOWN_FIELDS[field])
     endings = ENDINGS.get(to, USUAL)
     out = Path(found["out"]).expanduser() if found["out"] else None
     if out is not None:
@@ -94,11 +99,7 @@ def run(argv: list[str]) -> int:
     if found["json"]:
         counts = {key: len(getattr(report, key)) for key in COUNTED}
         told = {"changed": report.changed, "notes": (*report.notes, *notes)}
-        print(
-            json.dumps(
-                {"model": name, "from": report.convention, "to": to, "out": str(out), **counts, **told}, indent=2
-            )
-        )
+        print_json({"model": name, "from": report.convention, "to": to, "out": str(out), **counts, **told})
         return 0
     print(report)
     for note in notes:

@@ -9,7 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from senet.cli.parse import Parser, data_fields, with_data
+from senet.cli.output import print_json
+from senet.cli.parse import Line, Parser, data_fields, with_data
 from senet.errors import ConfigError, RunError, unknown
 
 if TYPE_CHECKING:
@@ -23,48 +24,55 @@ FORMS = ("any", "machine", "no")
 GATES = ("dynamic", "static")
 
 ONLY = {"batch": "--optimize machine", "opset": "an .onnx", "images": "--int8", "gates": "--int8"}
-"""Options that have an effect with another alone."""
+"""Options that need another one."""
 
 DESCRIPTION = """Write a trained network as one file that runs without senet, and check that it is the same function.
 
 OUT.onnx runs in ONNX Runtime, OpenVINO, TensorRT; OUT.pt2 where torch is, by torch.export.load. Batch norms are
-folded, squeezes moved before the expansion. The file says how it wants its images and what its classes are called.
---int8 writes ONNX in 8 bits: ranges are measured on images that --data names, and others of them compared."""
+folded, squeezes moved before the expansion. The file states its preprocessing and its classes. --int8 writes ONNX in 8
+bits: half of the images chosen with --data calibrate it, the other half compare it with float."""
+
+EXAMPLES = (
+    "senet export runs/pair-digits/se_resnet20 digits.onnx",
+    "senet export net.safetensors fast.onnx --optimize machine --batch 8",
+    "senet export net.safetensors small.onnx --int8 --data imagenet",
+)
+COMMON = ("data.name", "data.root")
 
 
 def run(argv: list[str]) -> int:
-    """The command."""
-    parser = Parser("export", "CHECKPOINT OUT", DESCRIPTION, base=data_fields)
-    parser.word("CHECKPOINT", help="a run folder, a .safetensors of senet, or a last.ckpt")
+    """Run the command."""
+    parser = Parser("export", "CHECKPOINT OUT", DESCRIPTION, base=data_fields, examples=EXAMPLES, common=COMMON)
+    parser.checkpoint()
     parser.word("OUT", help=f"the new file; its ending is its format: {', '.join(ENDINGS)}")
-    parser.option("size", type=int, default=0, help="pixels a side; 0: as the recipe's")
+    parser.option("size", type=int, default=0, low=0, help="height and width in pixels; 0: the recipe's")
     parser.switch("any_size", help="leave height and width open")
     parser.option(
         "optimize",
         default="any",
-        metavar="|".join(FORMS),
-        help="rewrite for every runtime, for ONNX Runtime on CPUs like this one (fastest there), or not",
+        choices=FORMS,
+        help="any: rewrite for every runtime; machine: for ONNX Runtime on CPUs like this one; no: as is",
     )
-    parser.option("batch", type=int, default=0, help="images at once, with --optimize machine; 0: one")
-    parser.option("opset", type=int, default=0, help="version of ONNX's operations; 0: the usual one")
+    parser.option("batch", type=int, default=0, low=0, help="batch size, with --optimize machine; 0: 1")
+    parser.option("opset", type=int, default=0, help="ONNX opset; 0: the default")
     parser.switch("int8", help="write ONNX in 8 bits")
-    parser.option("images", type=int, default=0, help="with --int8: to measure ranges on; 0: 128")
-    parser.option("gates", default="", metavar="|".join(GATES), help="with --int8: in float, or in 8 bits too")
-    parser.switch("force", help="write over a file that is there")
-    parser.switch("json", help="print JSON")
-    found = parser.read(argv)
-    out = check(found)
+    parser.option("images", type=int, default=0, low=0, help="with --int8: number of calibration images; 0: 128")
+    parser.option("gates", choices=GATES, help="with --int8: dynamic leaves the units in float, static quantises them")
+    parser.switch("force", help="overwrite an existing file")
+    parser.json()
+    line = parser.read(argv)
+    out = check(line)
 
     from senet.runs.checkpoint import load
 
-    checkpoint = load(Path(found["CHECKPOINT"]).expanduser())
-    recipe = sized(with_data(checkpoint.recipe, found), found["size"])
+    checkpoint = load(Path(line["CHECKPOINT"]).expanduser())
+    recipe = sized(with_data(checkpoint.recipe, line), line["size"])
     checkpoint.model.preprocessing = recipe.data.preprocessing
     told: dict[str, Any] = {"model": recipe.name, "out": str(out)}
-    told |= write_int8(checkpoint, recipe, out, found) if found["int8"] else write(checkpoint, recipe, out, found)
+    told |= write_int8(checkpoint, recipe, out, line) if line["int8"] else write(checkpoint, recipe, out, line)
     told["bytes"] = out.stat().st_size
-    if found["json"]:
-        print(json.dumps(told, indent=2))
+    if line["json"]:
+        print_json(told)
         return 0
     print("\n".join(told["rewrites"]))
     print(f"{out}: {told['model']}, {told['bytes'] / 1e6:.1f} MB, takes ({', '.join(map(str, told['input']))})")
@@ -72,7 +80,7 @@ def run(argv: list[str]) -> int:
         print("not checked: onnxruntime is not installed (pip install 'senet[export]')")
     else:
         print(f"checked: outputs {told['deviation']:.1e} from the network's, relative")
-    if found["int8"]:
+    if line["int8"]:
         near = told["agreement"]
         print(
             f"8 bits, {told['gates']} gates, beside {told['float_bytes'] / 1e6:.1f} MB in float: cosine of the logits "
@@ -81,66 +89,61 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def check(found: dict[str, Any]) -> Path:
-    """The new file's path; ConfigError for options that are wrong or without effect, RunError where it cannot be."""
-    out = Path(found["OUT"]).expanduser()
+def check(line: Line) -> Path:
+    """Return the path of the new file; ConfigError for options without effect, RunError if it cannot be written."""
+    out = Path(line["OUT"]).expanduser()
     if out.suffix not in ENDINGS:
         raise unknown("OUT", out.name, ENDINGS, kind="endings", says="the ending of {!r} is not known")
-    if found["optimize"] not in FORMS:
-        raise unknown("--optimize", found["optimize"], FORMS)
-    if found["gates"] not in ("", *GATES):
-        raise unknown("--gates", found["gates"], GATES)
-    for name in ("size", "batch", "images"):
-        if found[name] < 0:
-            raise ConfigError(f"--{name}: {found[name]} is too small; expected: 0 or more")
-    is_onnx, is_machine = out.suffix == ".onnx", found["optimize"] == "machine"
-    effective = {"batch": is_machine, "opset": is_onnx, "images": found["int8"], "gates": found["int8"]}
+    is_onnx, is_machine = out.suffix == ".onnx", line["optimize"] == "machine"
+    effective = {"batch": is_machine, "opset": is_onnx, "images": line["int8"], "gates": line["int8"]}
     for name, has_effect in effective.items():
-        if found[name] and not has_effect:
+        if line[name] and not has_effect:
             raise ConfigError(f"--{name}: has no effect without {ONLY[name]}")
-    if found["size"] and "data.image_size" in found.named:
-        raise ConfigError("--data.image_size: is --size; name one of them")
-    if found.named and not found["int8"]:
-        raise ConfigError(f"--{found['named'][0]}: has no effect without --int8, which measures on images")
-    if not is_onnx and (is_machine or found["int8"]):
-        raise ConfigError(f"{'--int8' if found['int8'] else '--optimize'}: is of ONNX files; name one, OUT.onnx")
-    if is_machine and (found["int8"] or found["any_size"]):
-        raise ConfigError("--optimize: 'machine' is for float and one size; expected here: any, no")
+    if line["size"] and "data.image_size" in line.named:
+        raise ConfigError("--data.image_size: is the same as --size; give one of them")
+    if line.named and not line["int8"]:
+        raise ConfigError(f"--{line.named[0]}: has no effect without --int8, which measures on images")
+    if not is_onnx and (is_machine or line["int8"]):
+        raise ConfigError(
+            f"{'--int8' if line['int8'] else '--optimize'}: needs an ONNX file, OUT.onnx; found: {out.name}"
+        )
+    if is_machine and (line["int8"] or line["any_size"]):
+        raise ConfigError("--optimize: 'machine' excludes --int8 and --any-size; expected: any, no")
     if not out.parent.is_dir():
         raise RunError(f"{out.parent}: no such folder")
-    if out.exists() and not found["force"]:
-        raise RunError(f"{out} is there already; write over it with --force, or name another file")
+    if out.exists() and not line["force"]:
+        raise RunError(f"{out}: exists already; overwrite it with --force, or name another file")
     return out
 
 
 def sized(recipe: Recipe, size: int) -> Recipe:
-    """The recipe for images of this size, resized before the crop in the same proportion; 0: as it is."""
+    """Return the recipe for images of this size, with `resize` scaled in proportion; 0: the recipe itself."""
     data = recipe.data
     if not size or size == data.image_size:
         return recipe
     return replace(recipe, data=replace(data, image_size=size, resize=round(data.resize * size / data.image_size)))
 
 
-def write(checkpoint: Checkpoint, recipe: Recipe, out: Path, found: dict[str, Any]) -> dict[str, Any]:
-    """Export in float; what there is to tell."""
+def write(checkpoint: Checkpoint, recipe: Recipe, out: Path, line: Line) -> dict[str, Any]:
+    """Export in float and return what to print."""
     import torch
 
     from senet.deploy.onnx import export_onnx
     from senet.deploy.program import export_program
 
     side = recipe.data.image_size
-    example = torch.zeros(found["batch"] or 1, recipe.model.in_channels, side, side, dtype=torch.float32, device="cpu")
+    example = torch.zeros(line["batch"] or 1, recipe.model.in_channels, side, side, dtype=torch.float32, device="cpu")
     about = {
         "model": recipe.name,
         "data": Path(checkpoint.recipe.data.name).name,
         "measurements": json.dumps(checkpoint.measurements),
     }
-    common: dict[str, Any] = {"any_size": found["any_size"], "classes": checkpoint.classes, "about": about}
-    form: Any = None if found["optimize"] == "no" else found["optimize"]
+    common: dict[str, Any] = {"any_size": line["any_size"], "classes": checkpoint.classes, "about": about}
+    form: Any = None if line["optimize"] == "no" else line["optimize"]
     if out.suffix == ".pt2":
         done = export_program(checkpoint.model, out, example, optimize=form is not None, **common)
     else:
-        common |= {"opset": found["opset"]} if found["opset"] else {}
+        common |= {"opset": line["opset"]} if line["opset"] else {}
         done = export_onnx(checkpoint.model, out, example, optimize=form, **common)
     batch = "N" if done.any_batch else len(example)
     sizes = [f"{name} >= {low}" if low > 1 else name for name, low in zip("HW", done.smallest, strict=False)]
@@ -151,17 +154,17 @@ def write(checkpoint: Checkpoint, recipe: Recipe, out: Path, found: dict[str, An
     }
 
 
-def write_int8(checkpoint: Checkpoint, recipe: Recipe, out: Path, found: dict[str, Any]) -> dict[str, Any]:
-    """Export in float beside the new file's place, then in 8 bits, and compare the two; what there is to tell."""
+def write_int8(checkpoint: Checkpoint, recipe: Recipe, out: Path, line: Line) -> dict[str, Any]:
+    """Export in float to a temporary file, quantise it, compare the two, and return what to print."""
     import torch
 
     from senet.data import open_data
     from senet.deploy.int8 import agreement, quantize_onnx
 
-    gates: Any = found["gates"] or "dynamic"
+    gates: Any = line["gates"] or "dynamic"
     split = open_data(recipe.data, recipe.train.seed, progress=True).val
-    # Of each two neighbours one is measured on and one compared on; images lie class by class.
-    wanted = min(2 * (found["images"] or 128), len(split))
+    # Images are sorted by class, so neighbours go to calibration and comparison in turn.
+    wanted = min(2 * (line["images"] or 128), len(split))
     some = torch.linspace(0, len(split) - 1, wanted, dtype=torch.float32, device="cpu").long().tolist()
     parts = some[::2], some[1::2]
 
@@ -171,7 +174,7 @@ def write_int8(checkpoint: Checkpoint, recipe: Recipe, out: Path, found: dict[st
 
     with TemporaryDirectory() as folder:
         whole = Path(folder) / "float.onnx"
-        told = write(checkpoint, recipe, whole, found)
+        told = write(checkpoint, recipe, whole, line)
         quantize_onnx(whole, out, images(parts[0]), gates=gates)
         near = agreement(whole, out, images(parts[1]))
         return told | {"gates": gates, "float_bytes": whole.stat().st_size, "agreement": asdict(near)}

@@ -1,25 +1,24 @@
-"""`senet info`: what a network is made of, what it costs, and what of that is SE's."""
+"""`senet info`: the stages of a network, its cost, and the share of its attention units."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from senet.cli.output import table
+from senet.cli.output import print_json, table
 from senet.cli.parse import Line, ModelOnly, Parser
 from senet.errors import ConfigError
 from senet.models.net import Net
 from senet.models.registry import canonical_name, get_net
 from senet.recipes.registry import with_unit
 
-DESCRIPTION = """Parameters, multiply-adds, SE's share of both, and a table by stage like the paper's Table 1.
+DESCRIPTION = """Print parameters, multiply-adds, the units' share, and a table by stage like the paper's Table 1.
 
 Multiply-adds are those of convolutions and fully connected layers, the SE units' included. Fields of the network can
 be set: --se.reduction 8, --stride-on 3x3, --num-classes 10, --se eca.
 
-faster_rcnn_fpn_NETWORK is that network as the trunk of a Faster R-CNN with a feature pyramid (Table 7), 81 classes, one
-image of 800 x 1344 pixels and 1000 boxes. A run folder or a checkpoint stands for the network that was trained."""
+faster_rcnn_fpn_NETWORK is a Faster R-CNN with a feature pyramid on that backbone (Table 7): 81 classes, 800 x 1344
+pixels and 1000 boxes. A run folder or a checkpoint means the network that was trained."""
 
 DETECTOR = "faster_rcnn_fpn_"
 
@@ -33,15 +32,15 @@ COMMON += ("model.se.stages", "model.stride_on", "model.pool", "model.shortcut")
 
 
 def run(argv: list[str]) -> int:
-    """The command."""
+    """Run the command."""
     parser = Parser("info", "MODEL", DESCRIPTION, base=_shown, examples=EXAMPLES, common=COMMON)
     parser.word("MODEL", help="a name, see: senet models; a run folder, a checkpoint")
     parser.option("se", metavar="UNIT", help="attention unit: se, no_squeeze, eca, shared or none")
-    parser.switch("json", help="print JSON")
+    parser.json()
     line = parser.read(argv)
-    found, net = line.values, line.config.model
-    is_detector, name, plain = _subject(found["MODEL"])
-    name += f"+{found['se']}" if line.base.model != plain else ""
+    net = line.config.model
+    is_detector, name, plain = _subject(line["MODEL"])
+    name += f"+{line['se']}" if line.base.model != plain else ""
     if "model.se_at" in line.named and net.se is None:
         raise ConfigError("--se-at: has no effect, the network has no attention unit; choose one with --se")
     for path in ("model.image_size", "model.dropout"):
@@ -56,13 +55,13 @@ def run(argv: list[str]) -> int:
         from senet.models.describe import describe
 
         cost = describe(net)
-    if found["json"]:
+    if line["json"]:
         values = asdict(cost) | {
             "model": name,
             "se_share_params": cost.se_share_params,
             "se_share_macs": cost.se_share_macs,
         }
-        print(json.dumps(values, indent=2))
+        print_json(values)
         return 0
     size = "x".join(map(str, cost.image_size))
     print(f"{name}: {net.in_channels} x {size} image, {net.num_classes} classes\n")
@@ -80,7 +79,7 @@ def run(argv: list[str]) -> int:
         for r in cost.rows
     ]
     total = (
-        "in all",
+        "total",
         "",
         "",
         f"{cost.params:,}",
@@ -101,13 +100,13 @@ def run(argv: list[str]) -> int:
 
 
 def _shown(line: Line) -> ModelOnly:
-    """The network whose fields can be set."""
+    """Return the network whose fields can be set."""
     _, _, net = _subject(line.values.get("MODEL") or "se_resnet50")
     return ModelOnly(with_unit(net, line["se"]))
 
 
 def _subject(word: str) -> tuple[bool, str, Net]:
-    """Whether a detector is meant, the name, and the network: one of ours, or that of a run folder or checkpoint."""
+    """Return whether it is a detector, its name, and the network of that name, run folder or checkpoint."""
     if word.lower().startswith(DETECTOR):
         name = canonical_name(word[len(DETECTOR) :])
         return True, f"{DETECTOR}{name}", replace(get_net(name), num_classes=81)

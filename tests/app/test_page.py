@@ -228,7 +228,7 @@ def test_on_a_phone_in_the_dark_with_a_file_that_is_no_image(page: Any, tmp_path
 def test_mistakes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for words, error, message in [
         (["nowhere"], CheckpointError, "nowhere: no such file"),
-        ([str(folder), "--port", "70000"], ConfigError, "--port: 70000 is none"),
+        ([str(folder), "--port", "70000"], ConfigError, "--port: 70000 is too large"),
         ([str(folder), "--pretrained"], ConfigError, "--pretrained: has no effect"),
         (["tim:seresnet50"], ConfigError, r"'tim' is not known \(did you mean 'timm'\?\)"),
         ([str(folder), "--gates", "nowhere.npz"], DataError, "nowhere.npz: no such file"),

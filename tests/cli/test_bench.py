@@ -163,14 +163,14 @@ def test_the_least_work_is_counted_by_hand() -> None:
     [
         ([], "bench: '' is not known; what can be timed: inference, training"),
         (["inferenze"], "bench: 'inferenze' is not known (did you mean 'inference'?)"),
-        (["inference", "--models", "resnet50"], "--models: 'resnet50' has no units"),
+        (["inference", "--models", "resnet50"], "--models: 'resnet50' has no attention units"),
         (["inference", "--models", "se_resnet51"], "model: 'se_resnet51' is not known"),
         (["inference", "--batch", "1,0"], "--batch: '0' is not a whole number of 1 or more"),
         (["inference", "--size", "big"], "--size: 'big' is not a whole number"),
         (["inference", "--modes", "eagre"], "--modes: 'eagre' is not known (did you mean 'eager'?)"),
-        (["inference", "--modes", ","], "--modes: ',' names nothing"),
+        (["inference", "--modes", ","], "--modes: ',' is an empty list"),
         (["inference", "--against", "pycls"], "--against: 'pycls' is not known; expected: timm, torchvision, none"),
-        (["inference", "--against", "timm,none"], "--against: 'timm,none' is none and some"),
+        (["inference", "--against", "timm,none"], "--against: 'timm,none' mixes none and libraries"),
         (["inference", "--models", "se_resnet20", "--against", "timm"], "'se_resnet20' is in neither of timm"),
         (
             ["inference", "--sweep", "width"],
@@ -181,8 +181,8 @@ def test_the_least_work_is_counted_by_hand() -> None:
         (["inference", "--function", "other"], "--function: 'other' is not known; expected: same, paper"),
         (["training", "--precision", "fp16"], "--precision: 'fp16' needs a loss scaler"),
         (["inference", "--repeats", "0"], "--repeats: 0 is too small; expected: 1 or more"),
-        (["inference", "--min-ms", "-1"], "--min-ms: -1.0 is too small"),
-        (["inference", "--out", "no/b.json"], "--out: no is no folder"),
+        (["inference", "--min-ms", "-1"], "--min-ms: -1 is too small"),
+        (["inference", "--out", "no/b.json"], "--out: no is not a folder"),
         (["inference", "--reapeats", "3"], "did you mean '--repeats'?"),
     ],
 )

@@ -80,7 +80,7 @@ def test_options_reach_the_exporter(
     [
         (["n.tflite"], "OUT: the ending of 'n.tflite' is not known; endings: .onnx, .pt2"),
         (["no/n.onnx"], "no: no such folder"),
-        (["old.onnx"], "old.onnx is there already; write over it with --force"),
+        (["old.onnx"], "old.onnx: exists already; overwrite it with --force"),
         (["n.onnx", "--optimize", "gpu"], "--optimize: 'gpu' is not known; expected: any, machine, no"),
         (["n.onnx", "--size", "-1"], "--size: -1 is too small"),
         (["n.onnx", "--batch", "2"], "--batch: has no effect without --optimize machine"),
@@ -88,10 +88,10 @@ def test_options_reach_the_exporter(
         (["n.onnx", "--gates", "static"], "--gates: has no effect without --int8"),
         (["n.onnx", "--int8", "--gates", "float"], "--gates: 'float' is not known; expected: dynamic, static"),
         (["n.onnx", "--image-size", "16"], "--data.image_size: has no effect without --int8"),
-        (["n.onnx", "--int8", "--size", "9", "--image-size", "16"], "--data.image_size: is --size; name one of them"),
-        (["n.pt2", "--int8"], "--int8: is of ONNX files"),
-        (["n.pt2", "--optimize", "machine"], "--optimize: is of ONNX files"),
-        (["n.onnx", "--optimize", "machine", "--int8"], "--optimize: 'machine' is for float and one size"),
+        (["n.onnx", "--int8", "--size", "9", "--image-size", "16"], "--data.image_size: is the same as --size"),
+        (["n.pt2", "--int8"], "--int8: needs an ONNX file"),
+        (["n.pt2", "--optimize", "machine"], "--optimize: needs an ONNX file"),
+        (["n.onnx", "--optimize", "machine", "--int8"], "--optimize: 'machine' excludes --int8 and --any-size"),
         (["n.onnx", "--opset", "5"], "opset: 5 is not known; expected: 18"),
     ],
 )
