@@ -1,1 +1,1 @@
-"""Floor 6, the report: one self-contained HTML file about a run, a comparison, a reproduction or an analysis."""
+"""The report: one self-contained HTML file about a run, an experiment or an analysis of gates."""

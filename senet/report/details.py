@@ -11,8 +11,7 @@ from senet.errors import ConfigError
 from senet.evaluation.accuracy import evaluate
 from senet.runs.checkpoint import load
 from senet.runs.evaluation import Evaluation, write_evaluation
-from senet.runs.folder import BEST
-from senet.runs.recipe_file import RECIPE
+from senet.runs.folder import BEST, RECIPE
 
 
 def measure_details(folder: Path, *, device: str = "auto", progress: bool = False) -> Evaluation:

@@ -5,29 +5,26 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from senet.config import to_dict
 from senet.errors import ConfigError, RunError
 from senet.experiments.experiment import TOP1
-from senet.experiments.result import Result as ExperimentResult
-from senet.experiments.result import read_results
+from senet.experiments.result import Difference, Result, read_results
 from senet.files import write_text
+from senet.models.describe import Description, describe
 from senet.recipes.recipe import Recipe
-from senet.report.page import Cell, Complexity, Difference, Metrics, Page, Result, Results
-from senet.report.words import count, is_number, wilson
+from senet.report.page import Cell, Headline, Page
+from senet.report.render import render
+from senet.report.words import count, is_number
 from senet.runs.environment import read_environment
 from senet.runs.evaluation import Evaluation, read_evaluation
-from senet.runs.folder import PLAN, RECIPE, RESULT, RUNS
-from senet.runs.gates import read_gates
-from senet.runs.metrics import read_metrics
+from senet.runs.folder import PAGE, PLAN, RECIPE, RESULT, RUNS
+from senet.runs.gates import GatesOnPage, read_gates
+from senet.runs.metrics import Epoch, read_metrics
 from senet.runs.recipe_file import read_recipe
-from senet.runs.summary import read_summary
+from senet.runs.summary import RunSummary, read_summary
 from senet.weights.ilsvrc import named
-
-REPORT = "report.html"
 
 
 def write_page(folder: Path) -> Path:
@@ -36,287 +33,231 @@ def write_page(folder: Path) -> Path:
     Raises:
         RunError: See `page_of`; or the file cannot be written.
     """
-    from senet.report.html import build
-
-    path = folder / REPORT
-    write_text(path, build(page_of(folder)))
+    path = folder / PAGE
+    write_text(path, render(page_of(folder)))
     return path
 
 
 def page_of(folder: Path) -> Page:
-    """The page about a folder, whichever kind it is; RunError for one that no command of ours wrote, or unfinished."""
+    """The page about a folder of a run, an experiment or an analysis.
+
+    Raises:
+        RunError: The folder is none of these, has no result yet, or a file in it is damaged.
+    """
     if (folder / RESULT).is_file():
-        return experiment_page(folder)
+        return experiment_page(folder, read_results(folder))
+    if (folder / PLAN).is_file():
+        raise RunError(f"{folder}: this experiment has no result yet; continue with: {_resume(folder)}")
     if (folder / RECIPE).is_file():
         return run_page(folder)
-    if (folder / PLAN).is_file():
-        raise RunError(
-            f"{folder}: this experiment has no result yet; continue with: senet train --resume {_quoted(folder)}"
-        )
     gates = read_gates(folder)
     if gates is None:
         raise RunError(f"{folder}: not a folder of senet train, compare, reproduce or analyze")
-    return analysis_page(to_dict(gates))
+    return gates_page(gates)
 
 
 def run_page(folder: Path) -> Page:
-    """The page about one run; of an unfinished one, about its epochs so far. RunError where there is none yet."""
-    recipe = read_recipe(folder)
-    history = [asdict(epoch) for epoch in read_metrics(folder)]
-    if not history:
-        raise RunError(
-            f"{folder}: the run has finished no epoch yet; go on with: senet train --resume {_quoted(folder)}"
-        )
-    found = read_summary(folder)
-    summary = to_dict(found) if found else {}
-    last, t = history[-1], recipe.train
-    error, images = last["test_top1_error"], int(last.get("test_images", 0))
-    is_done = bool(summary)
-    facts: list[tuple[str, Cell]] = [
-        ("top-1 error, lowest", _percent_in_epoch(summary, history)),
-        ("top-5 error", f"{last['test_top5_error']:.2f} %"),
-        ("loss", f"{last['test_loss']:.4f}"),
-        ("training images", summary.get("train_images") or int(last.get("train_images", 0)) or None),
-        ("test images", images or None),
-        ("images left out", len(summary.get("skipped_images", ())) or None),
-        ("parameters", summary.get("params")),
-        ("multiply-adds", summary.get("macs")),
-        ("time per step, ms", summary.get("step_ms")),
-        ("training, s", summary.get("train_seconds")),
-    ]
-    overview: list[tuple[str, Cell]] = [(name, value) for name, value in facts if value is not None]
-    page = Page(
-        title=recipe.name,
-        kind="run",
-        subtitle=_subtitle(recipe, len(history), is_done),
-        result=_measured(error, images, "after the last epoch" if is_done else f"after epoch {len(history)}"),
-        overview=overview,
-        curves={recipe.name: [history]},
-        provenance={
-            "commands": [f"senet train --config {_quoted(folder / RECIPE)}", f"senet evaluate {_quoted(folder)}"],
-            "recipe": to_dict(recipe),
-            "seeds": [t.seed],
-            "environment": _environment(folder),
-        },
-    )
-    cost = complexity_of(recipe)
-    if cost is not None:
-        page["complexity"] = cost
-    evaluation = read_evaluation(folder)
-    if evaluation is not None:
-        page.update(details_page(evaluation))
-        of = "" if evaluation.epoch is None else f" (epoch {evaluation.epoch})"
-        overview.append(("classes and calibration", f"of best.safetensors{of}"))
-    gates = read_gates(folder) or read_gates(folder / "analysis")
-    if gates is not None:
-        page["gates"] = to_dict(gates)
-    return page
+    """The page about one run; for an unfinished run, about its epochs so far.
 
-
-def experiment_page(folder: Path) -> Page:
-    """The page about the experiments of a folder, as far as their runs have come."""
-    results = read_results(folder)
-    titles = [_heading(t.name, t.title) for t in results]
-    alone = results[0] if len(results) == 1 else None
-    page = Page(
-        title=titles[0] if alone else _together([t.partition(":")[0] for t in titles]),
-        kind="reproduction",
-        results=[_results(t, title) for t, title in zip(results, titles, strict=True)],
-        overview=_progress(results),
-    )
-    if alone:
-        page["subtitle"] = alone.where
-        tops = [d for d in alone.differences if d.measure == TOP1]
-        if len(tops) == 1:
-            page["result"] = _difference(asdict(tops[0]) | {"model": tops[0].row})
-    curves = {
-        row.name if alone else f"{t.name}, {row.name}": [[asdict(e) for e in h] for h in histories]
-        for t in results
-        for row in t.rows
-        if any(histories := [read_metrics(folder / RUNS / name) for name in row.runs])
-    }
-    if curves:
-        page["curves"] = curves
-    runs = [folder / RUNS / name for t in results for row in t.rows for name in row.runs]
-    done = [run for run in runs if (run / RECIPE).is_file()]
-    trained = [f"senet train --config {_quoted(run / RECIPE)}" for run in done[:1]]
-    page["provenance"] = {
-        "commands": [*dict.fromkeys(command for t in results for command in t.commands), *trained],
-        "seeds": sorted({seed for t in results for seed in t.seeds}),
-    }
-    if done:
-        page["provenance"]["recipe"] = to_dict(read_recipe(done[0]))
-        page["provenance"]["environment"] = _environment(done[0])
-    return page
-
-
-def _environment(folder: Path) -> dict[str, Any]:
-    found = read_environment(folder)
-    return to_dict(found) if found else {}
-
-
-def _heading(name: str, title: str) -> str:
-    return f"{re.sub(r'(?<=[a-z])(?=[0-9])', ' ', name).capitalize()}: {title}"
-
-
-def _together(names: list[str]) -> str:
-    """Several tables in a title.
-
-    >>> _together(["Table 4", "Table 5", "Student"]), _together(["Table 10", "Table 11", "Table 12"])
-    ('Table 4, Table 5, Student', 'Tables 10 to 12')
+    Raises:
+        RunError: No epoch has finished yet, or a file is damaged.
     """
-    numbers = [int(name.removeprefix("Table ")) for name in names if name.startswith("Table ")]
-    is_row = len(numbers) == len(names) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1))
-    return f"Tables {numbers[0]} to {numbers[-1]}" if is_row else ", ".join(names)
-
-
-def _progress(results: Sequence[ExperimentResult]) -> list[tuple[str, Cell]]:
-    """How far the runs have come."""
-    verdicts = [d.verdict for t in results for d in t.differences if d.measure == TOP1]
-    return [
-        ("runs finished", f"{sum(t.finished for t in results)} of {sum(t.planned for t in results)}"),
-        ("training, hours", round(sum(t.train_seconds for t in results) / 3600, 2)),
-        *((f"differences: {word}", verdicts.count(word)) for word in dict.fromkeys(verdicts)),
-    ]
-
-
-def _results(t: ExperimentResult, title: str) -> Results:
-    """A target's rows and differences, in the measures that the paper prints."""
-    columns = ["row", *(head for m in t.shown for head in (f"{t.measures[m]}, %", "the paper's")), "n", "parameters"]
-    lines: list[list[Cell]] = [
-        [
-            row.name,
-            *(cell for m in t.shown for cell in (row.errors[m].text or None, row.errors[m].printed)),
-            row.finished if row.runs else None,
-            row.params,
-        ]
-        for row in t.rows
-    ]
-    notes = [f"Failed: {name}: {why}" for name, why in t.failed.items()]
-    notes += [f"{row.name}: {row.note}" for row in t.rows if row.note]
-    if t.paper_run:
-        notes.append(f"The paper's run: {t.paper_run}")
-    return {
-        "title": title,
-        "subtitle": t.where,
-        "table": {"columns": columns, "rows": lines, "notes": notes, "differs": list(t.differs)},
-        "differences": [
-            _paired(asdict(d), d.label) | {"measure": t.measures[d.measure].replace(" error", "")}
-            for d in t.differences
-            if d.measure in t.shown
-        ],
-    }
-
-
-def _paired(d: dict[str, Any], label: str) -> Difference:
-    found = Difference(label=label, mean=d["mean"], low=d["low"], high=d["high"], n=d["seeds"])
-    found["printed"], found["verdict"] = d.get("printed"), d.get("verdict", "")
-    return found
-
-
-def details_page(measured: Evaluation) -> Page:
-    """The parts of a page that an evaluation with details gives: classes, confusion, calibration."""
-    page = Page()
-    names = named(row.name for row in measured.per_class)
-    if measured.per_class:
-        page["per_class"] = [
-            {"class": name, "images": r.images, "top1_error": r.top1_error, "top5_error": r.top5_error}  # type: ignore[typeddict-item]
-            for name, r in zip(names, measured.per_class, strict=True)
-        ]
-        page["confusion"] = {"classes": list(names), "matrix": [list(row) for row in measured.confusion]}
-    if measured.calibration:
-        page["calibration"] = to_dict(measured.calibration)  # type: ignore[typeddict-item]
-    return page
-
-
-def analysis_page(gates: Any) -> Page:
-    """The page about a network's gates alone, from `Gates.page(...)`."""
-    page = Page(title=gates.get("model") or "Gates", kind="analysis", gates=gates)
-    units = len(gates["units"])
-    page["subtitle"] = (
-        f"{_plural(units, 'unit')} over {count(gates['images'])} images. {gates.get('source', '')}".strip()
+    recipe, history, summary = read_recipe(folder), read_metrics(folder), read_summary(folder)
+    if not history:
+        raise RunError(f"{folder}: no epoch of this run has finished yet; continue with: {_resume(folder)}")
+    evaluation = read_evaluation(folder)
+    last, done = history[-1], len(history)
+    when = "after the last epoch" if summary else f"after epoch {done}"
+    return Page(
+        kind="Run",
+        title=recipe.name,
+        subtitle=_run_sentence(recipe, done, is_finished=summary is not None),
+        headline=_error_headline(f"top-1 error {when}", last.test_top1_error, last.test_images),
+        facts=_run_facts(history, summary, evaluation),
+        curves={recipe.name: [history]},
+        gates=read_gates(folder) or read_gates(folder / "analysis"),
+        evaluation=evaluation and _with_words(evaluation),
+        cost=_cost(recipe),
+        recipe=recipe,
+        seeds=(recipe.train.seed,),
+        commands=(_train_again(folder), f"senet evaluate {shlex.quote(str(folder))}"),
+        environment=read_environment(folder),
     )
-    if is_number(gates.get("top1_error")):
-        page["result"] = _measured(gates["top1_error"], gates["images"], "on these images")
-    return page
 
 
-def complexity_of(recipe: Recipe) -> Complexity | None:
-    """What a recipe's network costs, by stage; None for one that cannot be counted, such as a user's own table."""
-    from senet.models.describe import describe
+def experiment_page(folder: Path, results: Sequence[Result]) -> Page:
+    """The page about the experiments of a folder, as far as their runs have come.
 
+    Raises:
+        RunError: The folder of a finished run is missing or damaged.
+    """
+    alone = results[0] if len(results) == 1 else None
+    is_printed = any(result.has_printed for result in results)
+    finished = {
+        name: folder / RUNS / name
+        for result in results
+        for row in result.rows
+        for name in row.runs
+        if (folder / RUNS / name / RECIPE).is_file()
+    }
+    summaries = [s for path in finished.values() if (s := read_summary(path))]
+    planned = {name for result in results for row in result.rows for name in row.runs}
+    last = list(finished.values())[-1] if finished else None
+    recipe = read_recipe(last) if last else None
+    return Page(
+        kind="Reproduction" if is_printed else "Comparison",
+        title=_title(results, is_printed),
+        subtitle=alone.where if alone else "",
+        headline=_difference_headline(alone) if alone else None,
+        facts=[
+            ("runs finished", f"{len(summaries)} of {len(planned)}"),
+            ("training, hours", round(sum(s.train_seconds for s in summaries) / 3600, 2)),
+            *_verdicts(results, is_printed),
+        ],
+        results=results,
+        curves={
+            row.name if alone else f"{result.name}, {row.name}": histories
+            for result in results
+            for row in result.rows
+            if any(histories := [read_metrics(folder / RUNS / name) for name in row.runs])
+        },
+        cost=_cost(recipe) if recipe else None,
+        recipe=recipe,
+        seeds=sorted({seed for result in results for seed in result.seeds}),
+        commands=[
+            *dict.fromkeys(command for result in results for command in result.commands),
+            *([_train_again(last)] if last else []),
+        ],
+        environment=read_environment(last) if last else None,
+    )
+
+
+def gates_page(gates: GatesOnPage) -> Page:
+    """The page about a network's gates alone."""
+    error = gates.top1_error
+    return Page(
+        kind="Gates",
+        title=gates.model or "Gates",
+        subtitle=f"{_plural(len(gates.units), 'unit')} over {count(gates.images)} images. {gates.source}".strip(),
+        headline=None if error is None else _error_headline("top-1 error on these images", error, gates.images),
+        gates=gates,
+    )
+
+
+def _run_facts(
+    history: Sequence[Epoch], summary: RunSummary | None, evaluation: Evaluation | None
+) -> list[tuple[str, Cell]]:
+    last, best = history[-1], min(history, key=lambda epoch: epoch.test_top1_error)
+    facts: list[tuple[str, Cell]] = [
+        ("top-1 error, lowest", f"{best.test_top1_error:.2f} % (epoch {best.epoch})"),
+        ("top-5 error", f"{last.test_top5_error:.2f} %"),
+        ("loss", f"{last.test_loss:.4f}"),
+        ("training images", last.train_images),
+        ("test images", last.test_images),
+    ]
+    if summary:
+        if summary.skipped_images:
+            facts.append(("unreadable images", len(summary.skipped_images)))
+        facts += [
+            ("parameters", summary.params),
+            ("multiply-adds", summary.macs),
+            ("time per step, ms", summary.step_ms),
+            ("training, s", summary.train_seconds),
+        ]
+    if evaluation:
+        epoch = "" if evaluation.epoch is None else f" (epoch {evaluation.epoch})"
+        facts.append(("classes and calibration", f"of best.safetensors{epoch}"))
+    return facts
+
+
+def _run_sentence(recipe: Recipe, epochs: int, *, is_finished: bool) -> str:
+    planned = recipe.train.epochs
+    length = _plural(epochs, "epoch") if is_finished else f"{epochs} of {_plural(planned, 'epoch')} so far"
+    unit = f"{recipe.model.se.kind} units" if recipe.model.se else "no attention unit"
+    data = Path(recipe.data.name).name
+    return f"{length} on {data}, batch {recipe.data.batch_size}, seed {recipe.train.seed}, {unit}."
+
+
+def _with_words(evaluation: Evaluation) -> Evaluation:
+    """ImageNet's classes in words; the file keeps the data set's own names."""
+    words = named(c.name for c in evaluation.per_class)
+    classes = zip(evaluation.per_class, words, strict=True)
+    return replace(evaluation, per_class=tuple(replace(c, name=word) for c, word in classes))
+
+
+def _cost(recipe: Recipe) -> Description | None:
+    """What a recipe's network costs; None for one that cannot be counted, such as a user's own table."""
     try:
-        cost = describe(recipe.model, recipe.data.image_size)
+        return describe(recipe.model, recipe.data.image_size)
     except ConfigError:
         return None
-    return {
-        "model": recipe.name,
-        "image_size": list(cost.image_size),
-        "total": {
-            "params": cost.params,
-            "macs": cost.macs,
-            "se_params": cost.params - cost.params_without_se,
-            "se_macs": cost.macs - cost.macs_without_se,
-        },
-        "stages": [
-            {
-                "name": r.part,
-                "layers": r.layers,
-                "output": f"{r.channels} x {r.height} x {r.width}",
-                "params": r.params,
-                "macs": r.macs,
-                "se_params": r.se_params,
-                "se_macs": r.se_macs,
-            }
-            for r in cost.rows
-        ],
-    }
 
 
-def _quoted(path: Path) -> str:
-    """As a shell takes it."""
-    return shlex.quote(str(path))
+def _error_headline(label: str, error: float, images: int) -> Headline:
+    """An error in percent with Wilson's interval for this number of images."""
+    if not images or not is_number(error):
+        return Headline(label=label, value=error)
+    from scipy.stats import binomtest
 
-
-def _measured(error: float, images: int, when: str) -> Result:
-    result = Result(label=f"top-1 error {when}", value=error, unit="%")
-    if images:
-        low, high = wilson(error, images)
-        result.update(low=low, high=high, note=f"The interval is of the {count(images)} images alone, not of the seed.")
-    return result
-
-
-def _difference(d: dict[str, Any]) -> Result:
-    low, high = d["low"], d["high"]
-    if low is None:
-        verdict = "One seed, so there is no interval."
-    elif low <= 0 <= high:
-        verdict = "The interval holds zero: no difference is shown."
-    else:
-        verdict = f"The interval leaves zero out: {'fewer' if high < 0 else 'more'} errors."
-    return Result(
-        label=f"{d['model']} minus {d['minus']}",
-        value=d["mean"],
-        unit="points of error",
-        low=low,
-        high=high,
-        is_difference=True,
-        note=f"{verdict} Paired over {_plural(d['seeds'], 'seed')}.",
+    wrong = round(error * images / 100)
+    interval = binomtest(wrong, images).proportion_ci(0.95, method="wilson")
+    return Headline(
+        label=label,
+        value=error,
+        low=100 * interval.low,
+        high=100 * interval.high,
+        note=f"The interval covers the choice of the {count(images)} images, not of the seed.",
     )
 
 
-def _subtitle(recipe: Recipe, epochs: int, is_done: bool) -> str:
-    t = recipe.train
-    length = _plural(epochs, "epoch") if is_done else f"{epochs} of {_plural(t.epochs, 'epoch')} so far"
-    unit = f"{recipe.model.se.kind} units" if recipe.model.se else "no attention unit"
-    return f"{length} on {Path(recipe.data.name).name}, batch {recipe.data.batch_size}, seed {t.seed}, {unit}."
+def _difference_headline(result: Result) -> Headline | None:
+    """The difference of top-1 error, of an experiment that has exactly one."""
+    differences = [d for d in result.differences if d.measure == TOP1]
+    if len(differences) != 1:
+        return None
+    d = differences[0]
+    return Headline(
+        label=d.label,
+        value=d.mean,
+        unit="points of error",
+        low=d.low,
+        high=d.high,
+        is_difference=True,
+        note=f"{_conclusion(d)} Paired over {_plural(d.seeds, 'seed')}.",
+    )
 
 
-def _percent_in_epoch(summary: dict[str, Any], history: list[Metrics]) -> str:
-    best = min(history, key=lambda row: row["test_top1_error"])
-    error = summary.get("best_top1_error", best["test_top1_error"])
-    return f"{error:.2f} % (epoch {summary.get('best_epoch', int(best['epoch']))})"
+def _conclusion(d: Difference) -> str:
+    if d.low is None or d.high is None:
+        return "One seed, so there is no interval."
+    if d.low <= 0 <= d.high:
+        return "The interval contains zero: no difference is shown."
+    return f"The interval excludes zero: {'fewer' if d.high < 0 else 'more'} errors."
+
+
+def _verdicts(results: Sequence[Result], is_printed: bool) -> list[tuple[str, Cell]]:
+    """How many differences agree with the paper, disagree, and so on."""
+    if not is_printed:
+        return []
+    verdicts = [d.verdict for result in results for d in result.differences if d.measure == TOP1]
+    return [(f"differences: {word}", verdicts.count(word)) for word in dict.fromkeys(verdicts)]
+
+
+def _title(results: Sequence[Result], is_printed: bool) -> str:
+    """ "Table 4: ..." for one table of the paper, "Table 4, Table 5" for several; a comparison's own title."""
+    names = [re.sub(r"(?<=[a-z])(?=\d)", " ", result.name).capitalize() for result in results]
+    if len(results) > 1:
+        return ", ".join(names)
+    return f"{names[0]}: {results[0].title}" if is_printed else results[0].title
+
+
+def _train_again(folder: Path) -> str:
+    return f"senet train --config {shlex.quote(str(folder / RECIPE))}"
+
+
+def _resume(folder: Path) -> str:
+    return f"senet train --resume {shlex.quote(str(folder))}"
 
 
 def _plural(n: int, word: str) -> str:
-    return f"{n} {word}{'' if n == 1 else 's'}"
+    return f"{n:,} {word}{'' if n == 1 else 's'}"

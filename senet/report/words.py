@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them."""
+"""Numbers as text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def number(value: Any, digits: int = 2, *, signed: bool = False) -> str:
-    """A number with so many decimals and a real minus; a dash for what is no finite number.
+    """A number with this many decimals and a typographic minus; a dash for None, NaN and infinity.
 
     >>> number(-0.416, signed=True), number(3), number(None)
     ('\N{MINUS SIGN}0.42', '3.00', '\N{EN DASH}')
@@ -27,12 +27,12 @@ def number(value: Any, digits: int = 2, *, signed: bool = False) -> str:
 
 
 def count(value: Any) -> str:
-    """A whole number with commas; a dash for none.
+    """A whole number with commas.
 
     >>> count(271807)
     '271,807'
     """
-    return f"{value:,.0f}" if is_number(value) else NONE
+    return number(value, 0)
 
 
 def short(value: Any) -> str:
@@ -50,27 +50,14 @@ def short(value: Any) -> str:
 
 
 def cell(value: Any) -> str:
-    """A table's cell: text as it is, whole numbers with commas, others with two decimals, a dash for none."""
+    """A cell of a table: text as it is, whole numbers with commas, others with two decimals."""
     if isinstance(value, str):
         return value
     return count(value) if isinstance(value, int) else number(value)
 
 
 def interval(low: Any, high: Any, *, signed: bool = False) -> str:
-    """ "1.20 to 3.40", or nothing where there is none."""
-    return (
-        f"{number(low, signed=signed)} to {number(high, signed=signed)}" if is_number(low) and is_number(high) else ""
-    )
-
-
-def wilson(wrong: float, images: int) -> tuple[float, float]:
-    """The 95 % interval of an error in percent that was measured on so many images (Wilson's score interval).
-
-    >>> low, high = wilson(10.0, 100)
-    >>> round(low, 2), round(high, 2)
-    (5.52, 17.44)
-    """
-    z, p = 1.959964, wrong / 100
-    middle = (p + z * z / (2 * images)) / (1 + z * z / images)
-    half = z / (1 + z * z / images) * math.sqrt(p * (1 - p) / images + z * z / (4 * images * images))
-    return 100 * max(0.0, middle - half), 100 * (middle + half)
+    """ "1.20 to 3.40"; "" without both ends."""
+    if not is_number(low) or not is_number(high):
+        return ""
+    return f"{number(low, signed=signed)} to {number(high, signed=signed)}"

@@ -79,7 +79,7 @@ def test_details_are_never_of_another_checkpoint(senet: Callable, copied: Path) 
     ("words", "says"),
     [
         (["nowhere"], "no such folder"),
-        (["."], "no folder of senet train"),
+        (["."], "not a folder of senet train"),
         ([".", "--device", "cpu"], "--device: has no effect without --details"),
         ([".", "--details"], "--details: . is not the folder of one run"),
     ],

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 import shutil
-import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from senet.report.html import build
-from tests.report.pages import CHANNELS, UNITS, full, gate
+from senet.report.render import render
+from tests.report.pages import CHANNELS, UNITS, full, gate, gates
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -31,7 +31,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(build(full()))
+    path.write_text(render(full()))
     return path
 
 
@@ -56,12 +56,8 @@ def value_text(page: Any, label: str) -> str:
     return page.get_by_role("slider", name=label).get_attribute("aria-valuetext")
 
 
-def test_it_is_small_and_opens_at_once(page: Any, file: Path) -> None:
+def test_it_is_small(file: Path) -> None:
     assert file.stat().st_size < 5_000_000
-    began = time.perf_counter()
-    page.reload()
-    page.get_by_role("slider", name="Unit, by depth").wait_for()
-    assert time.perf_counter() - began < 2
 
 
 def test_choosing_a_unit_shows_its_gates(page: Any) -> None:
@@ -93,9 +89,9 @@ def test_hovering_the_curves_moves_all_three(page: Any) -> None:
     box = plot.bounding_box()
     page.mouse.move(box["x"] + 40, box["y"] + 60)
     # Means over the two seeds in the first epoch.
-    assert "epoch 1: resnet8 85.00 (80.00 to 90.00), training 80.00; se_resnet8 65.00" in value_text(page, "Error")
+    assert "epoch 1: resnet8 85.00, seeds 80.00 to 90.00, training 80.00; se_resnet8 65.00" in value_text(page, "Error")
     assert value_text(page, "Loss").startswith("epoch 1: resnet8 2.500")
-    assert value_text(page, "Learning rate").startswith("epoch 1: resnet8 0.1")
+    assert value_text(page, "Learning rate") == "epoch 1: learning rate 0.1"
 
 
 FOCUSED = """() => {
@@ -157,12 +153,22 @@ def test_order_scale_and_spread(page: Any) -> None:
     assert value_text(page, "Error").startswith("epoch 10")
 
 
+def test_curves_of_no_network_on_a_logarithmic_scale(page: Any) -> None:
+    curves = page.locator("#curves")
+    curves.get_by_label("log").check(force=True)
+    for name in ("se_resnet8", "resnet8"):
+        curves.get_by_role("button", name=name, exact=True).click()
+    assert curves.locator(".panel:not(.wide) .line").count() == 0
+    curves.get_by_role("button", name="se_resnet8").click()
+    assert curves.locator(".panel:not(.wide) .line").count() == 4
+
+
 def test_gates_below_zero_are_inside_the_chart(browser: Any, tmp_path: Path) -> None:
     """Those of tanh: the scale reaches down to them, and so does a channel's own."""
-    planted: Any = full()
-    for line, mean in enumerate(planted["gates"]["units"][-1]["mean"]):
-        mean[:] = [line - 1.0] * CHANNELS
-    (tmp_path / "report.html").write_text(build(planted))
+    planted = gates()
+    low = replace(planted.units[-1], mean=tuple((line - 1.0,) * CHANNELS for line in range(3)))
+    page_of_tanh = replace(full(), gates=replace(planted, units=(*planted.units[:-1], low)))
+    (tmp_path / "report.html").write_text(render(page_of_tanh))
     page = browser.new_page()
     page.goto((tmp_path / "report.html").as_uri())
     for scale in ("0 to 1", "fitted"):

@@ -1,24 +1,33 @@
-// Drawing: elements, scales, and the charts that the sections are made of. Text is only ever set as text.
+// Elements, scales, and the charts that the sections are made of. Text is only ever set as text, never as markup.
 
 const DASH = "\u2013";
 const COLOURS = 8;
 
-function html(name, attributes = {}, ...children) {
-  return fill(document.createElement(name), attributes, children);
+// html("p.note", { title: "..." }, child, ...) makes an element; svg(...) does the same for SVG. Attributes may be
+// omitted. Children are elements, text, lists of both, or null for nothing.
+function html(name, ...rest) {
+  return build((tag) => document.createElement(tag), name, rest);
 }
 
-function svg(name, attributes = {}, ...children) {
-  return fill(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, children);
+function svg(name, ...rest) {
+  return build((tag) => document.createElementNS("http://www.w3.org/2000/svg", tag), name, rest);
 }
 
-function fill(element, attributes, children) {
+function build(create, name, rest) {
+  const [tag, ...classes] = name.split(".");
+  const element = create(tag);
+  if (classes.length) element.setAttribute("class", classes.join(" "));
+  if (rest[0]?.constructor === Object) set(element, rest.shift());
+  element.append(...rest.flat(2).filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+function set(element, attributes) {
   for (const [key, value] of Object.entries(attributes)) {
     if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
     else if (value === true) element.setAttribute(key, "");
     else if (value !== null && value !== undefined && value !== false) element.setAttribute(key, value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
-  return element;
 }
 
 function colour(i) {
@@ -31,6 +40,10 @@ function isNumber(value) {
 
 function number(value, digits = 2) {
   return isNumber(value) ? value.toFixed(digits).replace("-", "\u2212") : DASH;
+}
+
+function percent(share) {
+  return isNumber(share) ? `${number(100 * share, 1)} %` : DASH;
 }
 
 function count(value) {
@@ -80,7 +93,7 @@ function scale(low, high, from, to, isLog = false) {
   return (v) => from + ((f(v) - a) / (b - a || 1)) * (to - from);
 }
 
-// Something that several charts look at: a value, and who wants to hear of it.
+// A value that several charts share; listeners are called when it changes.
 function shared(value) {
   const listeners = [];
   return {
@@ -98,18 +111,12 @@ function shared(value) {
   };
 }
 
-// A chart that a reader moves along: by pointer, or by the keys of a slider. `cursor` holds the position shown, and
-// `pinned` the one to go back to when the pointer leaves; a click or a key pins.
+// A chart along which the pointer or the keys of a slider move. `cursor` holds the position shown, `pinned` the position
+// to return to when the pointer leaves; a click or a key sets both.
 // options: label, cursor, pinned, count(), text(i), draw(width) -> {element, at(x, y) -> position, mark(i)}
 function frame(host, options) {
   const { cursor, pinned } = options;
-  const box = html("div", {
-    class: "plot",
-    tabindex: 0,
-    role: "slider",
-    "aria-label": options.label,
-    "aria-valuemin": 1,
-  });
+  const box = html("div.plot", { tabindex: 0, role: "slider", "aria-label": options.label, "aria-valuemin": 1 });
   host.append(box);
   let drawn = null;
   let width = 0;
@@ -154,7 +161,7 @@ function frame(host, options) {
     if (box.clientWidth !== width) redraw();
   }).observe(box);
   redraw();
-  return { redraw, box };
+  return { redraw };
 }
 
 // Lines over a common x. options: those of `frame`, and
@@ -162,89 +169,78 @@ function frame(host, options) {
 function lineChart(host, options) {
   return frame(host, { ...options, count: () => options.x().length, draw });
 
+  // The ends of the y axis: the chart's own, or those that hold all values.
+  function limits(values, isLog) {
+    const own = options.limits?.();
+    if (own) return own;
+    const [least, most] = extent(values);
+    // Without any values, as when every network is hidden, least is 0, which has no logarithm.
+    return isLog ? [0.9 * least || 0.1, 1.1 * most] : [0, most * 1.04 || 1];
+  }
+
+  function xTicks(x, width) {
+    const wanted = ticks(x[0], x.at(-1), clamp(Math.floor(width / 80), 2, 10));
+    const found = options.whole ? wanted.filter(Number.isInteger) : wanted;
+    return found.length ? found : x;
+  }
+
   function draw(width) {
     const x = options.x();
     const series = options.series();
-    const height = options.height ?? 260;
+    const height = options.height;
     const isLog = options.log?.() ?? false;
-    const all = series
-      .flatMap((s) => [...s.y, ...(s.low ?? []), ...(s.high ?? [])])
-      .filter((v) => isNumber(v) && (!isLog || v > 0));
-    const highest = extent(all)[1];
-    const natural = isLog ? extent(all).map((v, i) => v * (i ? 1.1 : 0.9)) : [0, highest * 1.04 || 1];
-    const [low, high] = options.limits?.() ?? natural;
+    const isDrawn = (v) => isNumber(v) && (!isLog || v > 0);
+    const values = series.flatMap((s) => [...s.y, ...(s.low ?? []), ...(s.high ?? [])]);
+    const [low, high] = limits(values.filter(isDrawn), isLog);
     const marks = isLog ? logTicks(low, high) : ticks(low, high, height > 150 ? 5 : 3);
     const left = 12 + 7 * Math.max(...marks.map((v) => tickText(v).length), 1);
-    const [right, top, bottom] = [10, 8, options.xLabel ? 38 : 10];
-    const sx = scale(x[0], x[x.length - 1] === x[0] ? x[0] + 1 : x[x.length - 1], left, width - right);
-    const sy = scale(low, high, height - bottom, top, isLog);
+    const [right, top, bottom] = [width - 10, 8, height - (options.xLabel ? 38 : 10)];
+    const sx = scale(x[0], x.at(-1) === x[0] ? x[0] + 1 : x.at(-1), left, right);
+    const sy = scale(low, high, bottom, top, isLog);
     const root = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
 
     for (const v of marks) {
-      root.append(svg("line", { class: "grid", x1: left, x2: width - right, y1: sy(v), y2: sy(v) }));
+      root.append(svg("line.grid", { x1: left, x2: right, y1: sy(v), y2: sy(v) }));
       root.append(svg("text", { x: left - 8, y: sy(v), dy: "0.32em", "text-anchor": "end" }, tickText(v)));
     }
     if (options.xLabel) {
-      const wanted = ticks(x[0], x[x.length - 1], clamp(Math.floor(width / 80), 2, 10)).filter(
-        (v) => Number.isInteger(v) || !options.whole,
-      );
-      for (const v of wanted.length ? wanted : x)
-        root.append(
-          svg(
-            "text",
-            { x: sx(v), y: height - bottom + 18, "text-anchor": "middle" },
-            options.xText?.(v) ?? tickText(v),
-          ),
-        );
-      root.append(
-        svg("text", { x: width - right, y: height - 2, "text-anchor": "end", class: "axis" }, options.xLabel),
-      );
+      const text = options.xText ?? tickText;
+      for (const v of xTicks(x, width))
+        root.append(svg("text", { x: sx(v), y: bottom + 18, "text-anchor": "middle" }, text(v)));
+      root.append(svg("text.axis", { x: right, y: height - 2, "text-anchor": "end" }, options.xLabel));
     }
-    const seen = (v) => isNumber(v) && (!isLog || v > 0);
-    const points = (ys) => ys.map((v, i) => (seen(v) ? [sx(x[i]), sy(v)] : null));
+
     const clip = `clip-${(lineChart.made = (lineChart.made ?? 0) + 1)}`;
-    root.append(
-      svg(
-        "clipPath",
-        { id: clip },
-        svg("rect", { x: left - 3, y: top - 3, width: width - left - right + 6, height: height - top - bottom + 6 }),
-      ),
-    );
-    const inside = svg("g", { "clip-path": `url(#${clip})` });
-    for (const s of series) {
-      if (!s.low) continue;
+    const frameOfLines = { x: left - 3, y: top - 3, width: right - left + 6, height: bottom - top + 6 };
+    root.append(svg("clipPath", { id: clip }, svg("rect", frameOfLines)));
+    const points = (ys) => ys.map((v, i) => (isDrawn(v) ? [sx(x[i]), sy(v)] : null));
+    const band = (s) => {
       const [up, down] = [points(s.high), points(s.low)];
-      const whole = up.map((p, i) => p && down[i] && i).filter((i) => i !== null && i !== false);
-      if (whole.length < 2) continue;
+      const whole = x.map((_, i) => i).filter((i) => up[i] && down[i]);
       const outline = [...whole.map((i) => up[i]), ...whole.reverse().map((i) => down[i])];
-      inside.append(svg("path", { d: `M${outline.map(pair).join("L")}Z`, fill: s.colour, class: "band" }));
-    }
-    for (const s of series) {
-      const d = path(points(s.y));
-      const style = { stroke: s.colour, "stroke-width": s.width ?? 1.8, "stroke-dasharray": s.dash ?? null };
-      if (d) inside.append(svg("path", { d, class: "line", ...style }));
-      if (x.length < 2)
-        points(s.y).forEach((p) => p && inside.append(svg("circle", { cx: p[0], cy: p[1], r: 3, fill: s.colour })));
-    }
-    root.append(inside);
-    const rule = svg("line", { class: "cursor", y1: top, y2: height - bottom });
-    const dots = series.map((s) => svg("circle", { r: 3.5, fill: s.colour, class: "spot" }));
+      return whole.length < 2 ? null : svg("path.band", { d: `M${outline.map(pair).join("L")}Z`, fill: s.colour });
+    };
+    const line = (s) => {
+      if (x.length < 2) return points(s.y).map((p) => p && svg("circle", { cx: p[0], cy: p[1], r: 3, fill: s.colour }));
+      const style = { stroke: s.colour, "stroke-width": s.width, "stroke-dasharray": s.dash };
+      return svg("path.line", { d: path(points(s.y)), ...style });
+    };
+    const bands = series.filter((s) => s.low).map(band);
+    root.append(svg("g", { "clip-path": `url(#${clip})` }, bands, series.map(line)));
+
+    const rule = svg("line.cursor", { y1: top, y2: bottom });
+    const dots = series.map((s) => svg("circle.spot", { r: 3.5, fill: s.colour }));
     root.append(rule, ...dots);
     return {
       element: root,
       at: (px) => x.reduce((best, v, i) => (Math.abs(sx(v) - px) < Math.abs(sx(x[best]) - px) ? i : best), 0),
       mark(i) {
         if (i >= x.length) return;
-        fill(rule, { x1: sx(x[i]), x2: sx(x[i]) }, []);
+        set(rule, { x1: sx(x[i]), x2: sx(x[i]) });
         series.forEach((s, k) => {
           const v = s.y[i];
-          fill(
-            dots[k],
-            seen(v) && v >= low && v <= high
-              ? { cx: sx(x[i]), cy: sy(v), visibility: "visible" }
-              : { visibility: "hidden" },
-            [],
-          );
+          const isInside = isDrawn(v) && v >= low && v <= high;
+          set(dots[k], isInside ? { cx: sx(x[i]), cy: sy(v), visibility: "visible" } : { visibility: "hidden" });
         });
       },
     };
@@ -264,9 +260,8 @@ function path(points) {
 // of a cell), names (draw them), inside(value, i, j) -> text in the cell, cursor (shared [i, j]), pick(i, j).
 function heatMap(host, options) {
   const { rows, columns, values, cursor } = options;
-  const said = html("output", { class: "said", "aria-live": "polite" });
-  const box = html("div", {
-    class: "plot heat",
+  const said = html("output.said", { "aria-live": "polite" });
+  const box = html("div.plot.heat", {
     tabindex: 0,
     role: "application",
     "aria-label": `${options.label}. Arrow keys move, Enter chooses.`,
@@ -289,36 +284,26 @@ function heatMap(host, options) {
     const gap = cell > 8 ? 1 : 0;
     values.forEach((row, i) =>
       row.forEach((v, j) => {
-        const at = { x: left + j * cell, y: top + i * cell, width: cell - gap, height: cell - gap };
-        root.append(svg("rect", { ...at, rx: cell > 14 ? 2 : 0, style: `fill:${options.colour(v, i, j)}` }));
+        const [x, y, side] = [left + j * cell, top + i * cell, cell - gap];
+        const style = `fill:${options.colour(v, i, j)}`;
+        root.append(svg("rect", { x, y, width: side, height: side, rx: cell > 14 ? 2 : 0, style }));
         const text = cell > 24 ? options.inside?.(v, i, j) : null;
-        if (text) {
-          const middle = {
-            x: at.x + (cell - gap) / 2,
-            y: at.y + (cell - gap) / 2,
-            dy: "0.35em",
-            "text-anchor": "middle",
-          };
-          root.append(svg("text", { ...middle, class: `inside ${options.strong?.(v, i, j) ? "strong" : ""}` }, text));
-        }
+        const kind = options.strong?.(v, i, j) ? "text.inside.strong" : "text.inside";
+        if (text)
+          root.append(svg(kind, { x: x + side / 2, y: y + side / 2, dy: "0.35em", "text-anchor": "middle" }, text));
       }),
     );
     if (options.names) {
-      rows.forEach((name, i) =>
-        root.append(
-          svg(
-            "text",
-            { x: left - 7, y: top + (i + 0.5) * cell, dy: "0.32em", "text-anchor": "end" },
-            cut(name, left / 6.4),
-          ),
-        ),
-      );
+      rows.forEach((name, i) => {
+        const at = { x: left - 7, y: top + (i + 0.5) * cell, dy: "0.32em", "text-anchor": "end" };
+        root.append(svg("text", at, cut(name, left / 6.4)));
+      });
       columns.forEach((name, j) => {
         const [x, y] = [left + (j + 0.5) * cell, top - 6];
         root.append(svg("text", { x, y, transform: `rotate(-45 ${x} ${y})` }, cut(name, 16)));
       });
     }
-    const ring = svg("rect", { class: "ring", width: cell - gap, height: cell - gap, rx: cell > 14 ? 2 : 0 });
+    const ring = svg("rect.ring", { width: cell - gap, height: cell - gap, rx: cell > 14 ? 2 : 0 });
     root.append(ring);
     drawn = { cell, left, top, ring };
     box.replaceChildren(root);
@@ -329,11 +314,8 @@ function heatMap(host, options) {
     said.textContent = at ? options.text(...at) : (options.hint ?? "");
     if (!drawn) return;
     const [i, j] = at ?? [0, 0];
-    fill(
-      drawn.ring,
-      { x: drawn.left + j * drawn.cell, y: drawn.top + i * drawn.cell, visibility: at ? "visible" : "hidden" },
-      [],
-    );
+    const [x, y] = [drawn.left + j * drawn.cell, drawn.top + i * drawn.cell];
+    set(drawn.ring, { x, y, visibility: at ? "visible" : "hidden" });
   }
   function under(event) {
     const r = box.getBoundingClientRect();
@@ -352,14 +334,13 @@ function heatMap(host, options) {
       options.pick?.(...at);
     }
   });
+  const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
   box.addEventListener("keydown", (event) => {
-    const [i, j] = cursor.value ?? [0, 0];
-    const [di, dj] = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key] ?? [
-      0, 0,
-    ];
-    if (di || dj)
-      cursor.set(cursor.value ? [clamp(i + di, 0, rows.length - 1), clamp(j + dj, 0, columns.length - 1)] : [0, 0]);
-    else if (event.key === "Enter" && cursor.value) options.pick?.(i, j);
+    const [at, step] = [cursor.value, steps[event.key]];
+    if (step && at)
+      cursor.set([clamp(at[0] + step[0], 0, rows.length - 1), clamp(at[1] + step[1], 0, columns.length - 1)]);
+    else if (step) cursor.set([0, 0]);
+    else if (event.key === "Enter" && at) options.pick?.(...at);
     else return;
     event.preventDefault();
   });
@@ -368,49 +349,38 @@ function heatMap(host, options) {
     if (box.clientWidth !== width) draw();
   }).observe(box);
   draw();
-  return { draw };
 }
 
 function cut(text, most) {
   return text.length > most ? `${text.slice(0, Math.max(1, Math.floor(most) - 1))}\u2026` : text;
 }
 
-// The same values as text, made when it is opened.
+// A table of the chart's values. It is built when it is opened.
 function asTable(columns, rows, title = "As a table") {
-  const details = html("details", { class: "as-table" }, html("summary", {}, title));
+  const details = html("details.as-table", html("summary", title));
   details.addEventListener("toggle", () => {
     details.querySelector(".scroll")?.remove();
     if (!details.open) return;
-    const head = html(
-      "tr",
-      {},
-      columns().map((c) => html("th", { scope: "col", class: "n" }, c)),
-    );
-    const body = rows().map((row) =>
+    const head = columns().map((text) => html("th.n", { scope: "col" }, text));
+    const line = ([name, ...cells]) =>
       html(
         "tr",
-        {},
-        row.map((v, i) => html(i ? "td" : "th", { class: "n", scope: i ? null : "row" }, v)),
-      ),
-    );
-    details.append(
-      html(
-        "div",
-        { class: "scroll", tabindex: 0, role: "region", "aria-label": title },
-        html("table", {}, html("thead", {}, head), html("tbody", {}, body)),
-      ),
-    );
+        html("th.n", { scope: "row" }, name),
+        cells.map((text) => html("td.n", text)),
+      );
+    const table = html("table", html("thead", html("tr", head)), html("tbody", rows().map(line)));
+    details.append(html("div.scroll", { tabindex: 0, role: "region", "aria-label": title }, table));
   });
   return details;
 }
 
-// A button that stays pressed or not.
-function toggle(text, isOn, change, { own = null, title = null } = {}) {
-  const dot = own ? html("i", { class: "dot" }) : null;
+// A button with a coloured dot that stays pressed or not.
+function toggle(text, isOn, change, { own, title = null }) {
+  const style = `--own:${own}`;
   const button = html(
-    "button",
-    { type: "button", class: "chip", "aria-pressed": isOn, title, style: own ? `--own:${own}` : null },
-    dot,
+    "button.chip",
+    { type: "button", "aria-pressed": String(isOn), title, style },
+    html("i.dot"),
     text,
   );
   button.addEventListener("click", () => {
@@ -418,7 +388,6 @@ function toggle(text, isOn, change, { own = null, title = null } = {}) {
     button.setAttribute("aria-pressed", next);
     change(next);
   });
-  button.setAttribute("aria-pressed", isOn);
   return button;
 }
 
@@ -426,18 +395,12 @@ function toggle(text, isOn, change, { own = null, title = null } = {}) {
 function choice(label, values, chosen, change) {
   const name = `choice-${(choice.made = (choice.made ?? 0) + 1)}`;
   return html(
-    "fieldset",
-    { class: "choice" },
-    html("legend", {}, label),
+    "fieldset.choice",
+    html("legend", label),
     Object.entries(values).map(([value, text]) => {
-      const input = html("input", {
-        type: "radio",
-        name,
-        value,
-        checked: value === chosen,
-        onchange: () => change(value),
-      });
-      return html("label", {}, input, html("span", {}, text));
+      const checked = value === chosen;
+      const input = html("input", { type: "radio", name, value, checked, onchange: () => change(value) });
+      return html("label", input, html("span", text));
     }),
   );
 }

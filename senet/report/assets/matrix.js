@@ -10,7 +10,6 @@ function drawConfusion(host, { classes, matrix }) {
     }),
   );
   const names = classes.length <= 20;
-  const percent = (v) => `${number(100 * v, 1)} %`;
   heatMap(host, {
     label: "Confusion matrix",
     rows: classes,
@@ -46,12 +45,12 @@ function drawCalibration(host, { bins }) {
   const fullest = bins.findIndex((b) => b.images === most);
   const cursor = shared(Math.max(0, fullest));
   const pinned = shared(cursor.value);
-  const said = html("output", { class: "said" });
+  const said = html("output.said");
   const text = (i) => {
     const b = bins[i];
     const range = `confidence ${number(b.low)} to ${number(b.high)}`;
     return b.images
-      ? `${range}: ${count(b.images)} images (${number((100 * b.images) / all, 1)} %), mean confidence ${number(b.confidence)}, right ${number(b.accuracy)}`
+      ? `${range}: ${count(b.images)} images (${percent(b.images / all)}), mean confidence ${number(b.confidence)}, right ${number(b.accuracy)}`
       : `${range}: no images`;
   };
 
@@ -64,7 +63,7 @@ function drawCalibration(host, { bins }) {
     const base = top + side * 0.78 + 14 + low;
     const root = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
     for (const v of [0, 0.25, 0.5, 0.75, 1]) {
-      root.append(svg("line", { class: "grid", x1: left, x2: sx(1), y1: sy(v), y2: sy(v) }));
+      root.append(svg("line.grid", { x1: left, x2: sx(1), y1: sy(v), y2: sy(v) }));
       root.append(svg("text", { x: left - 8, y: sy(v), dy: "0.32em", "text-anchor": "end" }, tickText(v)));
       root.append(svg("text", { x: sx(v), y: base + 18, "text-anchor": v === 1 ? "end" : "middle" }, tickText(v)));
     }
@@ -72,10 +71,10 @@ function drawCalibration(host, { bins }) {
     root.append(svg("text", { x: left + 4, y: top + 8, class: "axis" }, "share that is right"));
     const bars = bins.map((b) => {
       const [x, w] = [sx(b.low) + 1, Math.max(1, sx(b.high) - sx(b.low) - 2)];
-      const group = svg("g", { class: "bin" });
+      const group = svg("g.bin");
       if (b.images) {
         const [less, more] = [Math.min(b.accuracy, b.confidence), Math.max(b.accuracy, b.confidence)];
-        const gap = b.accuracy < b.confidence ? "surer" : "righter";
+        const gap = b.accuracy < b.confidence ? "overconfident" : "underconfident";
         group.append(svg("rect", { x, width: w, y: sy(less), height: sy(0) - sy(less), class: "right" }));
         group.append(svg("rect", { x, width: w, y: sy(more), height: sy(less) - sy(more), class: gap }));
         const tall = (low * b.images) / most;
@@ -84,8 +83,8 @@ function drawCalibration(host, { bins }) {
       root.append(group);
       return group;
     });
-    root.append(svg("line", { class: "diagonal", x1: sx(0), y1: sy(0), x2: sx(1), y2: sy(1) }));
-    root.append(svg("line", { class: "base", x1: left, x2: sx(1), y1: base, y2: base }));
+    root.append(svg("line.diagonal", { x1: sx(0), y1: sy(0), x2: sx(1), y2: sy(1) }));
+    root.append(svg("line.base", { x1: left, x2: sx(1), y1: base, y2: base }));
     root.append(svg("text", { x: left + 4, y: base - low + 4, class: "axis" }, "images"));
     return {
       element: root,
@@ -99,11 +98,10 @@ function drawCalibration(host, { bins }) {
   };
   cursor.listen(tell);
   tell();
-  const names = { right: "right", surer: "surer than right", righter: "righter than sure" };
+  const kinds = ["right", "overconfident", "underconfident"];
   const key = html(
-    "p",
-    { class: "key note" },
-    Object.entries(names).flatMap(([kind, name]) => [html("i", { class: `swatch ${kind}` }), ` ${name} `]),
+    "p.key.note",
+    kinds.flatMap((kind) => [html(`i.swatch.${kind}`), ` ${kind} `]),
   );
   host.append(
     said,

@@ -1,4 +1,4 @@
-// What the page does once it is there: draw its figures, switch its theme, say where the reader is.
+// The page itself: draws its charts, switches its theme and marks the current section in the navigation.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const DRAWINGS = { curves: drawCurves, gates: drawGates, confusion: drawConfusion, calibration: drawCalibration };
@@ -18,7 +18,7 @@ function isDark() {
 function showTheme() {
   theme.setAttribute("aria-pressed", isDark());
 }
-// A page opened from a file may have no storage; then the choice lasts as long as the page.
+// A page opened from a file may have no storage; then the choice is lost when the page is closed.
 function stored(value) {
   try {
     return value ? localStorage.setItem("senet-theme", value) : localStorage.getItem("senet-theme");
@@ -66,16 +66,3 @@ for (const button of document.querySelectorAll(".command button")) {
     }, 1600);
   });
 }
-
-// On paper everything that folds is open.
-addEventListener("beforeprint", () =>
-  document.querySelectorAll(".tree details").forEach((d) => {
-    d.dataset.was = d.open;
-    d.open = true;
-  }),
-);
-addEventListener("afterprint", () =>
-  document.querySelectorAll(".tree details").forEach((d) => {
-    d.open = d.dataset.was === "true";
-  }),
-);
