@@ -29,7 +29,7 @@ print("wrote", ", ".join(sorted(f.name for f in folder.iterdir())))
 
 checkpoint = senet.load(folder)
 measured = evaluate(checkpoint.model, data.val)
-print(f"top-1 error {measured['top1_error']:.2f} % of {measured['images']} images")
+print(f"top-1 error {measured.top1_error:.2f} % of {measured.images} images")
 
 images, targets = data.val.prepare(data.val[0, [0, 1, 2]], torch.device("cpu"))
 for target, best in zip(targets.tolist(), predict(checkpoint.model, images, top=2), strict=True):

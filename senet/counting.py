@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -34,7 +36,7 @@ class Tally:
         self.sums = sums if self.sums is None else self.sums + sums
         self.count += len(targets)
 
-    def read(self) -> dict[str, float]:
+    def read(self) -> dict[str, Any]:
         """Return `loss` (mean, nats), `top1_error`, `top5_error` (percent) and `images`; NaN without images."""
         if self.sums is None:
             return {"loss": float("nan"), "top1_error": float("nan"), "top5_error": float("nan"), "images": 0}

@@ -138,6 +138,7 @@ def measure(
                 running = [side for side in sides if side.failure is None]
                 for side in order.sample(running, len(running)):
                     with _reported(side):
+                        assert side.run is not None
                         side.samples.append(1000 * seconds_per_call(side.run, side.calls, device, clock))
                 bar.update()
     except KeyboardInterrupt:

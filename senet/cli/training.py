@@ -325,7 +325,7 @@ def print_result(result: Result, folder: Path) -> None:
         printed = [f"{e.printed:.2f}" if e.printed is not None else ""] if paper else []
         costs = (
             ("", "", "", "")
-            if row.params is None
+            if row.params is None or row.macs is None
             else (f"{row.params:,}", f"{row.macs / 1e6:,.2f} M", f"{row.step_ms:.1f}", f"{row.train_seconds:.1f}")
         )
         lines.append((row.name, e.text, *printed, str(row.finished or ""), *costs))

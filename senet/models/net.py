@@ -319,7 +319,9 @@ class StagedNet(Net):
 
     def check_placement(self) -> None:
         """Raise ConfigError if the rows' residual blocks lack the unit's place."""
-        for row in self.stages if self.se else ():
+        if self.se is None:
+            return
+        for row in self.stages:
             at_place(self.se, row.block, before=None, inside=None, after=None)
 
     def depths(self: N, *depths: int) -> N:

@@ -107,7 +107,7 @@ class PreActNet(StagedNet, kind="preact"):
 
         stem = nn.Conv2d(self.in_channels, self.stem_width, 3, padding=1, bias=False)
         stages = self.build_stages(lambda row: PreActBasic if row.block == "basic" else PreActBottleneck)
-        last = OrderedDict(norm=nn.BatchNorm2d(self.stages[-1].out), relu=nn.ReLU(inplace=True))
+        last = OrderedDict[str, nn.Module](norm=nn.BatchNorm2d(self.stages[-1].out), relu=nn.ReLU(inplace=True))
         return nn.Sequential(
             OrderedDict(stem=nn.Sequential(OrderedDict(conv=stem)), **stages, last=nn.Sequential(last))
         )

@@ -120,7 +120,7 @@ class DataRecipe:
     def preprocessing(self) -> Preprocessing:
         """How evaluation prepares images; in memory they have the size of the crop already."""
         resize = self.image_size if self.is_in_memory else self.shorter_side
-        return Preprocessing(**_shared(self) | {"resize": resize})
+        return Preprocessing(**{**_shared(self), "resize": resize})
 
     def with_preprocessing(self, preprocessing: Preprocessing) -> DataRecipe:
         """A copy whose evaluation prepares images this way."""

@@ -52,7 +52,7 @@ def write_metrics(folder: Path, history: Sequence[Epoch]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=[f.name for f in fields(Epoch)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(map(asdict, history))
+    writer.writerows([asdict(epoch) for epoch in history])
     write_text(folder / METRICS, text.getvalue())
 
 

@@ -88,7 +88,7 @@ class Classifier(pl.LightningModule):
         if self.average is not None:
             self.average.update_parameters(self.network)
 
-    def read_train(self) -> dict[str, float]:
+    def read_train(self) -> dict[str, Any]:
         """Mean loss, error (percent) and number of the training images since the last reading."""
         loss, wrong = self.train_sums.tolist() if self.train_sums is not None else (float("nan"), float("nan"))
         n = self.train_count
@@ -103,7 +103,7 @@ class Classifier(pl.LightningModule):
         network = self.network if self.average is None else self.average
         self.val_tally.add(network(images), targets)
 
-    def read_val(self) -> dict[str, float]:
+    def read_val(self) -> dict[str, Any]:
         """Loss, errors (percent) and number of the validation images since the last reading."""
         measured = self.val_tally.read()
         self.val_tally = Tally()

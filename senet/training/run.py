@@ -136,8 +136,7 @@ def train(
         trainer = _trainer(recipe, device, folder, [*([keeper] if quiet else [keeper, Progress()]), *callbacks])
         trainer.fit(module, batches, val, ckpt_path=start, weights_only=True)
         summary = summarise(recipe, data, keeper.history, time.perf_counter() - began)
-        skipped = summary.skipped_images
-        if skipped:
+        if skipped := list(summary.skipped_images):
             print(f"skipped {len(skipped)} unreadable image{'s' if len(skipped) > 1 else ''}, the first: {skipped[0]}")
         # Again, for a run that was killed after its last checkpoint.
         write_metrics(folder, keeper.history)

@@ -159,6 +159,7 @@ def sums(T0: Tensor, T1: Tensor, f: Affine, dz: Tensor | None, z0: Tensor | None
     """
     b0, b1 = (T0, T1) if f.s is None else (f.s * T0, f.s * T1)
     if dz is not None and z0 is not None:
+        assert f.mu is not None
         b0, b1 = b0 + dz, b1 + dz * (z0 - f.mu)
     return b0.sum(0), b1.sum(0)
 

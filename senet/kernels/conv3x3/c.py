@@ -87,14 +87,14 @@ def _scratch(size: int) -> Tensor:
 
 
 def _run(h: Tensor, w: Tensor, padding: list[int], b: Tensor | None, e: Tensor | None, y: Tensor, relu: bool) -> None:
-    (n, c, *size), k, panel = y.shape, h.shape[1], _c().panel()
+    (n, c, height, width), k, panel = y.shape, h.shape[1], _c().panel()
     shapes = ((h, (n, k, *h.shape[2:])), (w, (36, -(-c // panel), k, panel)), (b, (c,)), (e, y.shape))
     check("conv3x3_packed", *shapes)
     if c % lanes() or k % lanes():
         raise RuntimeError(f"senet::conv3x3_packed: {k} to {c} channels; expected: multiples of {lanes()}")
     b = None if b is None else b.contiguous()
     threads = torch.get_num_threads()
-    scratch = _scratch(scratch_size(n, *size, k, c, threads))
+    scratch = _scratch(scratch_size(n, height, width, k, c, threads))
     pointers = (None if t is None else t.data_ptr() for t in (h, w, b, e, y, scratch))
     _c().conv3x3(*pointers, n, *h.shape[2:], k, c, *padding, relu, threads)
 
