@@ -248,7 +248,7 @@ def test_averages_are_those_of_the_file(folder: Path) -> None:
     board = Switchboard(load(folder).model, torch.zeros(1, 1, 32, 32))
     averages.check(board.units, 10)
     assert averages.of_class[UNITS[0]].shape == (10, 16)
-    with pytest.raises(ConfigError, match="is over 10 classes that are not the network's"):
+    with pytest.raises(ConfigError, match="has 10 classes that are not the network's"):
         command.averages_of("", folder, ("cat", "dog"))
     assert command.averages_of("", None, DIGITS) == (None, "")
 

@@ -35,6 +35,8 @@ from torch import nn
 
 import senet
 from senet import SEConfig
+from senet.models.net import Preprocessing
+from senet.weights.export import state_as
 
 model = senet.create_model("se_resnet20", num_classes=3).eval()
 x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -48,10 +50,10 @@ assert net(x).shape == (2, 2)
 
 senet.save_pretrained(model, "folder", classes=("a", "b", "c"))
 again = senet.from_pretrained("folder", quiet=True)
-state = senet.state_as(senet.create_model("se_resnet50", pool="pad", stride_on="3x3", se=SEConfig(round_to=8)), "timm")
+state = state_as(senet.create_model("se_resnet50", pool="pad", stride_on="3x3", se=SEConfig(round_to=8)), "timm")
 report = senet.load_weights_(senet.create_model("se_resnet50"), state, quiet=True)
 assert report.convention == "timm"
-model.preprocessing = senet.Preprocessing(image_size=32, resize=32)
+model.preprocessing = Preprocessing(image_size=32, resize=32)
 senet.save_pretrained(model, "folder", classes=("a", "b", "c"))
 found = senet.load("folder")
 assert found.model.preprocessing == model.preprocessing
@@ -75,8 +77,9 @@ def test_the_core_needs_no_extra(tmp_path: Path) -> None:
 @pytest.mark.parametrize("args", [("train",), ("evaluate", "folder", "--data", "digits"), ("predict", "folder", "a")])
 def test_a_command_that_needs_the_extra_says_so_in_one_line(args: tuple[str, ...], tmp_path: Path) -> None:
     script = (
-        'import senet; m = senet.create_model("se_resnet20", num_classes=2)\n'
-        'm.preprocessing = senet.Preprocessing(image_size=32); senet.save_pretrained(m, "folder", classes=("a", "b"))\n'
+        "import senet; from senet.models.net import Preprocessing\n"
+        'm = senet.create_model("se_resnet20", num_classes=2)\n'
+        'm.preprocessing = Preprocessing(image_size=32); senet.save_pretrained(m, "folder", classes=("a", "b"))\n'
         "from senet.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     done = without_the_extra(script, *args, cwd=tmp_path)
@@ -87,8 +90,9 @@ def test_a_command_that_needs_the_extra_says_so_in_one_line(args: tuple[str, ...
 @pytest.mark.parametrize("args", [("--help",), ("models", "se_resnet20"), ("doctor", "folder")], ids=str)
 def test_commands_that_need_no_extra(args: tuple[str, ...], tmp_path: Path) -> None:
     script = (
-        'import senet; m = senet.create_model("se_resnet20", num_classes=2)\n'
-        'm.preprocessing = senet.Preprocessing(image_size=32); senet.save_pretrained(m, "folder", classes=("a", "b"))\n'
+        "import senet; from senet.models.net import Preprocessing\n"
+        'm = senet.create_model("se_resnet20", num_classes=2)\n'
+        'm.preprocessing = Preprocessing(image_size=32); senet.save_pretrained(m, "folder", classes=("a", "b"))\n'
         "from senet.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     done = without_the_extra(script, *args, cwd=tmp_path)

@@ -135,7 +135,7 @@ def test_no_target_lists_them(senet: Call) -> None:
     [
         (["table9"], "TARGET: 'table9' is not known"),
         (["table12", "--rows", "elu"], "--rows: 'elu' is not known; rows of table12: ReLU, tanh, sigmoid"),
-        (["table4", "--seeds", "0"], "--seeds: 0 is too small"),
+        (["table4", "--seeds", "0"], "seeds: 0 is too small"),
         (["table4", "--jobs", "-1"], "--jobs: -1 is too small"),
         (["table4", "--budget", "soon"], "--budget: 'soon' is not a time; expected: for example 90s"),
         (["table4", "--budget", "2h", "--epochs", "3"], "--budget: chooses the epochs"),
