@@ -415,11 +415,11 @@ IN_FOLDER = ["--image-size", "16", "--epochs", "1", "--batch-size", "4", "--eval
 
 def test_class_counts_that_do_not_match(senet: Call, trained: Path, tmp_path: Path) -> None:
     folder = folder_of_images(tmp_path / "images", {"cat": 4, "dog": 4})
-    grey = ["--mean", "127.5", "--std", "127.5"]
+    grey = ["--mean", "0.5", "--std", "0.5"]
     status, _, err = senet("evaluate", trained, "--data", folder, *grey)
     assert status == 2
     assert f"data.name: '{folder}' has other classes: the checkpoint has 10 and the images have 2" in err
-    status, _, err = senet("evaluate", trained, "--data", folder, "--mean", "1,2,3", "--std", "1,2,3")
+    status, _, err = senet("evaluate", trained, "--data", folder, "--mean", "0.1,0.2,0.3", "--std", "0.1,0.2,0.3")
     assert status == 2
     assert "3 channels, and this network takes 1" in err
 

@@ -62,9 +62,9 @@ def test_json(senet: Call, checkpoints: tuple[Path, Path]) -> None:
     ("words", "message"),
     [
         (("nowhere",), "nowhere: no such file or folder"),
-        (("{}", "--mean", "3"), "--data.mean: has no effect on noise; choose images with --data"),
+        (("{}", "--mean", "0.3"), "--data.mean: has no effect on noise; choose images with --data"),
         (("{}", "--flip"), "option: '--flip' is not known"),
-        (("{}", "--data", "digits", "--mean", "1,2,3", "--std", "1,2,3"), "3 channels, and this network takes 1"),
+        (("{}", "--data", "digits", "--mean", "0.1,0.2,0.3", "--std", "0.1,0.2,0.3"), "3 channels, and this network takes 1"),
     ],
 )
 def test_mistakes(senet: Call, trained: Path, words: tuple[str, ...], message: str) -> None:
