@@ -92,7 +92,7 @@ def new_folder(path: Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
         if not all(inside.name == LOCK or inside.match(".*.part") for inside in path.iterdir()):
             raise RunError(
-                f"{path} is not empty and no run is overwritten: name another folder, or go on with --resume {path}"
+                f"{path} is not empty and no run is overwritten: name another folder, or resume with --resume {path}"
             )
         probe = path / ".probe"
         probe.touch()

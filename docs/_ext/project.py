@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class FieldTable(SphinxDirective):
-    """`{fields} package.module.Config`: its fields as a table of name, legal values, default and meaning.
+    """`{fields} package.module.Config`: its fields as a table of name, allowed values, default and meaning.
 
     `:like: package.module.Other` takes from another config what the docstring does not repeat.
     """

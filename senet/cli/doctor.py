@@ -15,8 +15,8 @@ Noise shows most faults; saturated gates need real images: --data. The exit stat
 other network, use senet.doctor(model) in Python."""
 
 EXAMPLES = (
-    "senet doctor runs/pair-digits/se_resnet20",
-    "senet doctor runs/pair-digits/se_resnet20 --data digits",
+    "senet doctor runs/pair-digits/runs/se_resnet20-seed0",
+    "senet doctor runs/pair-digits/runs/se_resnet20-seed0 --data digits",
     "senet doctor net.safetensors --data photos --json",
 )
 

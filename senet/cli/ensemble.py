@@ -24,7 +24,7 @@ weights on one half of the held-out images and measures the error on the other h
 network, set of images and views, so that they are computed once."""
 
 EXAMPLES = (
-    "senet ensemble runs/compare/se_resnet20-seed0 runs/compare/se_resnet20-seed1",
+    "senet ensemble runs/my_compare/runs/se_resnet20-seed0 runs/my_compare/runs/se_resnet20-seed1",
     "senet ensemble a.safetensors b.safetensors --weights 1,2 --scales 256,288 --flip",
     "senet ensemble a.safetensors b.safetensors --search --by loss",
 )

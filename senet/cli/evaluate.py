@@ -22,7 +22,7 @@ the data recipe can be set. --crops, --flip and --scales average over several vi
 pixels is --image-size 320 --resize 320."""
 
 EXAMPLES = (
-    "senet evaluate runs/pair-digits/se_resnet20",
+    "senet evaluate runs/pair-digits/runs/se_resnet20-seed0",
     "senet evaluate net.safetensors --data imagenet --crops 10",
     "senet evaluate net.safetensors --data imagenet --image-size 320 --resize 320 --details",
 )

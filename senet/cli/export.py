@@ -33,7 +33,7 @@ folded, squeezes moved before the expansion. The file states its preprocessing a
 bits: half of the images chosen with --data calibrate it, the other half compare it with float."""
 
 EXAMPLES = (
-    "senet export runs/pair-digits/se_resnet20 digits.onnx",
+    "senet export runs/pair-digits/runs/se_resnet20-seed0 digits.onnx",
     "senet export net.safetensors fast.onnx --optimize machine --batch 8",
     "senet export net.safetensors small.onnx --int8 --data imagenet",
 )

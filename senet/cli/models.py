@@ -18,7 +18,7 @@ def run(argv: list[str]) -> int:
     parser.word("PATTERN", count="?", help="a shell pattern such as 'se_*'")
     parser.json()
     line = parser.read(argv)
-    names = list_models(line["PATTERN"])
+    names = list_models(line["PATTERN"] or "*")
     if not names:
         raise ConfigError(f"PATTERN: no network matches {line['PATTERN']!r}; all networks: senet models")
 

@@ -15,7 +15,7 @@ Images are prepared as the checkpoint's recipe prepares test images. An image th
 others are classified, and the exit status is 2."""
 
 EXAMPLES = (
-    "senet predict runs/pair-digits/se_resnet20 seven.png",
+    "senet predict runs/pair-digits/runs/se_resnet20-seed0 seven.png",
     "senet predict net.safetensors photos/*.jpg --top 3",
     "senet predict net.safetensors cat.jpg --json",
 )

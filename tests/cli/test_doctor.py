@@ -37,7 +37,7 @@ def test_status_0_where_healthy_and_1_where_not(senet: Call, checkpoints: tuple[
     well, ill = checkpoints
     status, out, _ = senet("doctor", well, *words)
     assert (status, "9 units, no fault" in out) == (0, True), out
-    assert ("16 of 359 held-out digits" in out, "on noise; real images say more" in out) == (bool(words), not words)
+    assert ("16 of 359 held-out digits" in out, "on noise; real images show more" in out) == (bool(words), not words)
     status, out, _ = senet("doctor", ill, *words)
     assert status == 1
     assert "9 units, 1 fault" in out
@@ -64,7 +64,10 @@ def test_json(senet: Call, checkpoints: tuple[Path, Path]) -> None:
         (("nowhere",), "nowhere: no such file or folder"),
         (("{}", "--mean", "0.3"), "--data.mean: has no effect on noise; choose images with --data"),
         (("{}", "--flip"), "option: '--flip' is not known"),
-        (("{}", "--data", "digits", "--mean", "0.1,0.2,0.3", "--std", "0.1,0.2,0.3"), "3 channels, and this network takes 1"),
+        (
+            ("{}", "--data", "digits", "--mean", "0.1,0.2,0.3", "--std", "0.1,0.2,0.3"),
+            "3 channels, and this network takes 1",
+        ),
     ],
 )
 def test_mistakes(senet: Call, trained: Path, words: tuple[str, ...], message: str) -> None:

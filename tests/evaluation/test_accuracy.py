@@ -44,7 +44,7 @@ def test_numbers_are_timms(opened: Callable[..., Data], folder: Path) -> None:
     with torch.no_grad():
         logits = net(torch.stack(pixels))
     top1, top5 = accuracy(logits, targets, topk=(1, 5))
-    mean, std = (tuple(255 * v for v in values) for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    mean, std = (tuple(values) for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
     split = opened(image_size=64, resize=73, mean=mean, std=std).val
     ours = answers(net, split)
     assert torch.equal(ours.targets, targets)
