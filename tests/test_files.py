@@ -143,7 +143,7 @@ def test_new_folder(tmp_path: Path) -> None:
     assert new_folder(path) == path
     (path / ".x.part").rename(path / "x")
     with pytest.raises(
-        RunError, match=r"a.b is not empty and no run is overwritten: name another folder, or go on with"
+        RunError, match=r"a.b is not empty and no run is overwritten: name another folder, or resume with"
     ):
         new_folder(path)
     assert names(path) == ["x"]
