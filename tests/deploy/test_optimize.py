@@ -379,7 +379,6 @@ def test_gpu_kernels_need_a_gpu() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("gpu_kernels", [False, True])
 @pytest.mark.parametrize("compile", [False, True])
 def test_outputs_of_a_gpu_stay(compile: bool, gpu_kernels: bool) -> None:

@@ -64,7 +64,6 @@ def test_table() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu() -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 

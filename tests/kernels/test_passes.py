@@ -309,7 +309,6 @@ def test_c_refuses_what_it_cannot_read() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_more_elements_than_32_bits_count() -> None:
     from senet.kernels.block_epilogue import triton
 
