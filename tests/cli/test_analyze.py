@@ -44,6 +44,7 @@ def test_a_checkpoint_on_its_own_data(senet: Call, trained: Path, tmp_path: Path
     assert "data:image/png;base64," in page
 
 
+@pytest.mark.slow
 def test_json_says_the_same(senet: Call, trained: Path, tmp_path: Path) -> None:
     status, out, _ = senet("analyze", trained, "--images", 2, "--channels", 4, "--json", "--out", "here")
     found = json.loads(out)
@@ -54,6 +55,7 @@ def test_json_says_the_same(senet: Call, trained: Path, tmp_path: Path) -> None:
     assert gates.units[8].sampled.tolist() == [0, 21, 42, 63]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "units"), [("timm:mobilenetv3_small_050", 9), ("torchvision:mobilenet_v3_small", 9)]
 )

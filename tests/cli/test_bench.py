@@ -66,6 +66,7 @@ def test_a_sweep_and_its_picture(senet: Call) -> None:
         assert image.size[0] > 600
 
 
+@pytest.mark.slow
 def test_a_wrong_side_stops_it(senet: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     build = subjects.inference
 

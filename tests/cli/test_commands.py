@@ -142,6 +142,7 @@ def test_compare_over_seeds(senet: Call) -> None:
     assert "c holds another experiment. comparison, resnet20: optim.lr: 0.3, not 0.05" in err
 
 
+@pytest.mark.slow
 def test_compare_side_by_side_is_the_same(senet: Call) -> None:
     """Two processes; without its last run, the folder is resumed with as many as it had."""
     words = ["compare", "resnet20", "se_resnet20", "--seeds", "1", *TINY]

@@ -18,6 +18,7 @@ from senet.deploy import program
 Call = Callable[..., tuple[int, str, str]]
 
 
+@pytest.mark.slow
 def test_8_bits_as_json(senet: Call, trained: Path) -> None:
     status, out, err = senet("export", trained, "n.onnx", "--int8", "--images", 40, "--json")
     assert status == 0, err

@@ -77,6 +77,7 @@ def test_a_plan_alone_trains_nothing(senet: Call) -> None:
     assert senet("reproduce", "table3", "--data", "nowhere")[0] == 2
 
 
+@pytest.mark.slow
 def test_the_budget_chooses_the_epochs_and_keeps_them(senet: Call) -> None:
     words = ["reproduce", *PAIR, *TINY[:-4], "--limit-batches", "1", "--threads", "1", "--jobs", "2", "--out", "r"]
     words += ["--batch-size", "16", "--warmup-epochs", "1", "--budget"]
@@ -237,6 +238,7 @@ def test_other_crops_are_measured_once(senet: Call, monkeypatch: pytest.MonkeyPa
     assert "crops.json: cannot be read" in err
 
 
+@pytest.mark.slow
 def test_a_figure_of_gates_is_drawn(senet: Call) -> None:
     words = ["figure6", "--network", "resnet20", *TINY, "--epochs", "1", "--seeds", "1", "--out", "r"]
     status, out, err = senet("reproduce", *words)

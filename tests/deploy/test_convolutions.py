@@ -153,6 +153,7 @@ def test_without_a_compiler(each: nn.Module) -> None:
     assert not {place: e for place, e in errors(fast(x), each(x)).items() if not e < 5e-6}
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore:.*is not compiled:RuntimeWarning")
 def test_a_network_of_basic_blocks() -> None:

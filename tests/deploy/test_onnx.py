@@ -134,6 +134,7 @@ def test_the_file_says_what_it_is(files: Files) -> None:
         assert [p.name for p in done.path.parent.iterdir() if p.suffix != ".onnx"] == []
 
 
+@pytest.mark.slow
 def test_as_it_is_of_any_size_in_an_older_opset_with_several_outputs(tmp_path: Path) -> None:
     class Two(nn.Module):
         def __init__(self) -> None:

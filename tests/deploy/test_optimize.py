@@ -99,6 +99,7 @@ THEIRS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", THEIRS)
 def test_networks_of_others(name: str) -> None:
     build, (early, fused), place = THEIRS[name]
@@ -393,6 +394,7 @@ def test_outputs_of_a_gpu_stay(compile: bool, gpu_kernels: bool) -> None:
         assert error(first, model(x)) < 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch 2.11's own
 @pytest.mark.skipif(not HAS_C, reason="no C compiler")
 def test_compiled() -> None:

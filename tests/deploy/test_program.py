@@ -29,6 +29,7 @@ torch.save(torch.export.load(sys.argv[1]).module()(x), sys.argv[2])
 """
 
 
+@pytest.mark.slow
 def test_it_runs_without_senet(tmp_path: Path) -> None:
     model, path, out = small(), tmp_path / "n.pt2", tmp_path / "y.pt"
     done = export_program(model, path, images(1), any_size=True, classes="abcde", about={"model": "small"})

@@ -96,6 +96,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_side_by_side_is_the_same_also_after_a_signal(recipe: Recipe, tmp_path: Path) -> None:
     """Two processes; Ctrl-C, which comes to all of them, stops both, saved; called again, all is as in one process.
 
@@ -146,6 +147,7 @@ def die_with_the_second(recipe: Any, seed: int) -> Any:
     return open_few(recipe, seed)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_takes_no_other_with_it(recipe: Recipe, tmp_path: Path) -> None:
     done = queue.run_all(seeded(recipe, 1, 0), tmp_path, open_data=die_with_the_second, jobs=2)
     assert list(done.summaries) == ["s0"]

@@ -337,6 +337,7 @@ def test_the_doctor_sees_fused_units() -> None:
     assert [row.runs for row in report.units] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_200_steps_end_at_the_same_place() -> None:
     data = open_data(DataRecipe(image_size=8, batch_size=16), 0).train
     batches = [data.prepare(data[(0, tuple(range(16 * i, 16 * i + 16)))], torch.device("cpu")) for i in range(20)]

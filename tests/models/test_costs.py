@@ -105,6 +105,7 @@ def test_the_unit_s_error_is_not_the_image_s() -> None:
         describe(net)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["se_inception_resnet_v2", "resnet50"])
 def test_too_small_is_where_torch_refuses(name: str) -> None:
     net = get_net(name)

@@ -101,6 +101,7 @@ def test_only_residual_blocks_have_other_places(family: str) -> None:
             replace(FAMILIES[family], se=SEConfig(placement=place))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_layouts_agree(family: str) -> None:
     """Every gradient, NCHW against channels-last, in float64."""

@@ -218,6 +218,10 @@ def test_recipe_for_changes_no_recipe() -> None:
     assert to_dict(get_recipe("digits")) == before
 
 
+STAMP = {"format": 2, "senet": senet.__version__}
+"""What every file of a run begins with."""
+
+
 @pytest.mark.parametrize("name", recipes())
 def test_round_trip_through_a_file(name: str, tmp_path: Path) -> None:
     recipe = get_recipe(name)
@@ -225,7 +229,7 @@ def test_round_trip_through_a_file(name: str, tmp_path: Path) -> None:
     assert read_recipe(tmp_path) == recipe
     assert read_recipe(tmp_path / RECIPE) == recipe
     # Whole: nothing is left to a default that may change.
-    assert yaml.safe_load((tmp_path / RECIPE).read_text()) == to_dict(recipe)
+    assert yaml.safe_load((tmp_path / RECIPE).read_text()) == {**STAMP, **to_dict(recipe)}
     assert [p.name for p in tmp_path.iterdir()] == [RECIPE]
 
 
@@ -240,15 +244,15 @@ def test_every_network_in_a_file(model: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
-        ("a:\n  - [1", RunError, ", line 2: is not YAML: expected ',' or ']', but got '<stream end>'"),
-        ("a: \0", RunError, ": is not YAML: unacceptable character #x0000"),
-        ("", ConfigError, ": is empty and holds no recipe"),
-        ("# nothing\n", ConfigError, ": is empty and holds no recipe"),
-        ("- 1\n", ConfigError, r": Recipe: \[1\] is not a mapping"),
-        ("1: 2\n", ConfigError, ": 1: no field '1'"),
-        ("name: x\n", ConfigError, ": Recipe: the field 'model' is missing"),
-        ("name: x\nmodel: {family: residual}\n", ConfigError, ": model: the field 'stages' is missing"),
-        ("!!python/object/apply:os.system ['true']\n", RunError, ", line 1: is not YAML: could not determine"),
+        ("a:\n  - [1", RunError, ", line 2: not YAML: expected ',' or ']', but got '<stream end>'"),
+        ("a: \0", RunError, ": not YAML: unacceptable character #x0000"),
+        ("", ConfigError, ": empty; expected: a recipe"),
+        ("# nothing\n", ConfigError, ": empty; expected: a recipe"),
+        ("- 1\n", ConfigError, r": \[1\] is not a recipe"),
+        ("format: 2\n1: 2\n", ConfigError, ": 1: no field '1'"),
+        ("format: 2\nname: x\n", ConfigError, ": Recipe: the field 'model' is missing"),
+        ("format: 2\nname: x\nmodel: {family: residual}\n", ConfigError, ": model: the field 'stages' is missing"),
+        ("!!python/object/apply:os.system ['true']\n", RunError, ", line 1: not YAML: could not determine"),
     ],
 )
 def test_files_that_are_no_recipes(text: str, error: type[Exception], message: str, tmp_path: Path) -> None:
@@ -260,18 +264,24 @@ def test_files_that_are_no_recipes(text: str, error: type[Exception], message: s
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(to_dict(get_recipe("digits"))))
+    with pytest.raises(RunError, match=r"a\.yaml: written by senet 0\.1; this is senet .*, which cannot read it"):
+        read_recipe(tmp_path / "a.yaml")
+
+
 def test_no_file_or_no_text(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"a\.yaml: no such file or folder$"):
         read_recipe(tmp_path / "a.yaml")
     with pytest.raises(RunError, match=r"not the folder of a run: it has no recipe\.yaml$"):
         read_recipe(tmp_path)
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00\x81")
-    with pytest.raises(RunError, match="no recipe can be read there"):
+    with pytest.raises(RunError, match=r"b\.yaml: cannot be read"):
         read_recipe(tmp_path / "b.yaml")
 
 
 def test_a_file_with_a_wrong_field_names_it(tmp_path: Path) -> None:
-    data = to_dict(get_recipe("digits"))
+    data: dict[str, Any] = {**STAMP, **to_dict(get_recipe("digits"))}
     data["model"]["se"]["reductoin"] = data["model"]["se"].pop("reduction")
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(data))
     with pytest.raises(

@@ -342,9 +342,9 @@ def test_where_there_is_none(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no best.safetensors or last.ckpt in this folder$"):
         load(tmp_path)
     for name in ("b-seed1", "a-seed0"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "best.safetensors").touch()
-    with pytest.raises(CheckpointError, match="; it has runs in a-seed0, b-seed1: name one of them"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "best.safetensors").touch()
+    with pytest.raises(CheckpointError, match="; it has runs in runs/a-seed0, runs/b-seed1: name one of them"):
         load(tmp_path)
 
 
