@@ -67,6 +67,7 @@ def resnet(place: str = "layer2.0.bn2", unit: nn.Module | None = None) -> nn.Mod
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in list_models() if get_net(name).se])
 def test_every_network_of_ours_is_healthy_as_drawn(name: str) -> None:
     # At full depth: 25 s for all of them.

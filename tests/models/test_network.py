@@ -121,6 +121,7 @@ def test_reset_classifier_keeps_type_and_place() -> None:
     assert nowhere.classifier.weight.is_meta
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list_models())
 def test_feature_info_is_what_comes_out(name: str) -> None:
     """Channels and strides that the table promises, against the maps of a network without weights."""

@@ -43,6 +43,7 @@ TWINS = [name for name in list_models() if f"se_{name}" in list_models()]
 """Networks whose SE twin is here too, which is all that they are and more."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TWINS)
 def test_every_plain_twin_learns(name: str) -> None:
     net = get_net(name)
@@ -53,6 +54,7 @@ def test_every_plain_twin_learns(name: str) -> None:
     assert all(torch.isfinite(grad).all() and grad.any() for grad in grads.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in list_models() if name not in TWINS])
 def test_every_network(name: str) -> None:
     net = get_net(name)
