@@ -250,7 +250,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(recipe: Recipe, tmp_path: P
 def test_bad_recipe_files(tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
     file.write_text(
-        "format: 2\\nname: x\nmodel: {family: residual, stem: {width: 4, kernel: 3, stride: 1}, stages: [], dept: 3}"
+        "format: 2\nname: x\nmodel: {family: residual, stem: {width: 4, kernel: 3, stride: 1}, stages: [], dept: 3}"
     )
     with pytest.raises(ConfigError, match=r"model.dept: no field 'dept'"):
         read_recipe(file)
