@@ -1,27 +1,28 @@
 """Pick the fastest convolutions of a CPU, with the sums and activations that follow as their epilogues.
 
-3x3 convolutions go to Winograd's algorithm in C where `dispatch.conv3x3` says so. Without `torch.compile` the rest goes
-to oneDNN with weights in its own layout, as inductor would do.
+Depthwise convolutions, with the expansion before and the squeeze that reads them, and 1x1 ones, with the gates of their
+input, go to C; 3x3 ones to Winograd's algorithm in C where `dispatch.conv3x3` says so; others with groups and the first
+layer to C too. Without `torch.compile` the rest goes to oneDNN with
+weights in its own layout, as inductor would do.
 """
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Mapping
 from math import prod
 from typing import Any, NamedTuple
 
 import torch
 from torch import fx
 
-from senet.deploy.fold import layer_of
-from senet.deploy.graph import Graph, aten, only_user, place, shape
+from senet.deploy.fold import layer_of, weights_of
+from senet.deploy.graph import Graph, aten, only_user, operation, place, shape
 from senet.deploy.in_place import is_spare
+from senet.deploy.squeeze_early import VIEWS, Gated, groups_of, is_mean, is_squeeze, pointwise_layer
 from senet.kernels import dispatch
 
-ACTIVATIONS: dict[Any, str] = {
-    aten.relu.default: "relu",
-    aten.hardswish.default: "hardswish",
-    aten.silu.default: "swish",
-}
+ONEDNN = {"relu": "relu", "hardswish": "hardswish", "silu": "swish"}
 """Activations that oneDNN can apply to a convolution's result, by its names."""
 
 CONVOLUTIONS = (aten.conv2d.default, aten.conv2d.padding)
@@ -40,6 +41,131 @@ class Convolution(NamedTuple):
     groups: int
 
 
+def use_depthwise(g: Graph) -> list[str]:
+    """Give depthwise convolutions to C, with activation and squeeze; return their places."""
+    done = []
+    for node in g.calls(*CONVOLUTIONS):
+        conv = arguments(node)
+        weight = g.constant(node.args[1])
+        if conv is None or weight is None or not _is_depthwise(conv, weight):
+            continue
+        from senet.kernels.depthwise.c import pack
+
+        end, act = activation_of(node)
+        w = g.add_constant(f"{conv.weight.target}_depthwise", pack(weight))
+        args = (conv.x, w, conv.bias, conv.stride[0], conv.padding, act)
+        squeezes = [n for n in end.users if is_squeeze(n) and is_mean(n) and not n.kwargs]
+        done.append(place(node))
+        if not squeezes:
+            _replace(g, end, torch.ops.senet.depthwise.default, args)
+            continue
+        with g.graph.inserting_before(end):
+            both = g.graph.call_function(torch.ops.senet.depthwise_squeeze.default, args)
+            y, z = (g.graph.call_function(operator.getitem, (both, i)) for i in (0, 1))
+        y.meta = dict(end.meta)
+        z.meta = {"val": end.meta["val"].new_empty(shape(end)[:2])}
+        for squeeze in squeezes:
+            with g.graph.inserting_before(squeeze):
+                flat: Any = z
+                if len(shape(squeeze)) > 2:
+                    flat = g.graph.call_function(aten.reshape.default, (z, [-1, shape(end)[1], 1, 1]))
+                    flat.meta = dict(squeeze.meta)
+            squeeze.replace_all_uses_with(flat)
+        end.replace_all_uses_with(y)
+        g.graph.eliminate_dead_code()
+    return done
+
+
+def _is_depthwise(conv: Convolution, weight: torch.Tensor) -> bool:
+    if not dispatch.c_convolutions(weight.device, weight.dtype):
+        return False
+    from senet.kernels.depthwise.c import SIZES, STRIDES, lanes
+
+    (channels, inputs, *size), strides = weight.shape, conv.stride
+    is_square = size[0] == size[1] and strides[0] == strides[1] and conv.dilation == [1, 1]
+    fits = is_square and size[0] in SIZES and strides[0] in STRIDES and channels >= lanes()
+    return fits and inputs == 1 and conv.groups == channels == shape(conv.x)[1]
+
+
+def use_pointwise(g: Graph, gates: Mapping[fx.Node, Gated]) -> None:
+    """Give 1x1 convolutions to C, with the gates of their input and the activation that follows.
+
+    gates: the gated products of `find_gates`, by node.
+    """
+    for node in g.calls(*CONVOLUTIONS):
+        conv, weight = arguments(node), g.constant(node.args[1])
+        if conv is None or weight is None or pointwise_layer(g, node) is None or groups_of(node) != 1:
+            continue
+        if dispatch.conv1x1(weight.device, weight.dtype, weight.shape[1]) == "c":
+            end, act = activation_of(node)
+            h, gate = gated_input(g, conv.x, node, gates)
+            args = (h, pointwise_weight(g, node), len(weight), gate, conv.bias, None, None, act)
+            _replace(g, end, torch.ops.senet.conv1x1_packed.default, args)
+
+
+def join_expansions(g: Graph) -> None:
+    """Compute a 1x1 convolution row by row inside of the depthwise one that reads it, where `dispatch` says so."""
+    for node in g.calls(torch.ops.senet.depthwise.default, torch.ops.senet.depthwise_squeeze.default):
+        h: Any = node.args[0]
+        if h.target is not torch.ops.senet.conv1x1_packed.default or only_user(h) is not node:
+            continue
+        x, w1, _, gate, b1, s, e, act1 = h.args
+        channels, *size = shape(h)[1:]
+        if not (gate is s is e is None) or not dispatch.is_joined(shape(x)[1], channels, prod(size)):
+            continue
+        with g.graph.inserting_before(node):
+            both = g.graph.call_function(torch.ops.senet.expanded_depthwise.default, (x, w1, b1, act1, *node.args[1:]))
+            if node.target is torch.ops.senet.depthwise.default:
+                y = g.graph.call_function(operator.getitem, (both, 0))
+                y.meta, both = dict(node.meta), y
+        node.replace_all_uses_with(both)
+    g.graph.eliminate_dead_code()
+
+
+def pointwise_weight(g: Graph, conv: fx.Node) -> fx.Node:
+    """The weight of a 1x1 convolution, packed for the one in C."""
+    from senet.kernels.conv1x1.c import pack
+
+    weight, _ = weights_of(g, conv)
+    return g.add_constant(f"{conv.args[1].target}_packed", pack(weight.float()))  # type: ignore[union-attr]
+
+
+def gated_input(g: Graph, x: Any, conv: fx.Node, gates: Mapping[fx.Node, Gated]) -> tuple[Any, fx.Node | None]:
+    """The feature map and the gates (N, K) that a convolution's input x is the product of; (x, None) if it is none."""
+    gated = gates.get(x)
+    if gated is None or only_user(x) is not conv or gated.u.meta["val"].dtype != gated.s.meta["val"].dtype:
+        return x, None
+    return gated.u, flat_gates(g, gated.s, conv)
+
+
+def flat_gates(g: Graph, s: fx.Node, before: fx.Node) -> fx.Node:
+    """Gates (N, C, 1, 1) as (N, C)."""
+    if operation(s) in VIEWS and shape(s.args[0]) == shape(s)[:2]:
+        return s.args[0]  # type: ignore[return-value]
+    with g.graph.inserting_before(before):
+        flat = g.graph.call_function(aten.flatten.using_ints, (s, 1))
+    flat.meta = {"val": s.meta["val"].flatten(1)}
+    return flat
+
+
+def activation_of(node: fx.Node) -> tuple[fx.Node, str]:
+    """The activation that alone reads a node, and its name in `packed.ACTIVATIONS`; (node, "none") if there is none."""
+    user = only_user(node)
+    if user is None or user.op != "call_function" or (name := activation(user)) == "none":
+        return node, "none"
+    return (user, name) if user.meta["val"].dtype == node.meta["val"].dtype else (node, "none")
+
+
+def activation(node: fx.Node) -> str:
+    """Name of an activation in `packed.ACTIVATIONS`; "none" for another node."""
+    name, rest = operation(node).removesuffix("_"), (*node.args[1:], *node.kwargs.values())
+    if name in ("hardtanh", "clamp"):
+        return "relu6" if [x for x in rest if isinstance(x, (int, float))] == [0, 6] else "none"
+    if name == "gelu":
+        return "none" if "tanh" in rest else "gelu"
+    return name if name in ("relu", "relu6", "hardswish", "silu", "sigmoid", "hardsigmoid") and not rest else "none"
+
+
 def use_winograd(g: Graph, batch: int) -> list[str]:
     """Give 3x3 convolutions to Winograd's algorithm in C where it is faster; return their places.
 
@@ -48,7 +174,7 @@ def use_winograd(g: Graph, batch: int) -> list[str]:
     done = []
     packed: dict[str, fx.Node] = {}
     for node in g.calls(*CONVOLUTIONS):
-        conv = _arguments(node)
+        conv = arguments(node)
         weight = g.constant(node.args[1])
         if conv is None or weight is None or not _is_winograd(conv, weight, node, batch):
             continue
@@ -56,22 +182,45 @@ def use_winograd(g: Graph, batch: int) -> list[str]:
 
         name = str(conv.weight.target)
         if name not in packed:
-            packed[name] = g.add_constant(f"{name}_winograd", pack(weight))
+            packed[name] = g.add_constant(f"{name}_winograd", pack(weight, conv.groups))
         end, e = _sum(node)
-        relu = only_user(end)
-        end = relu if relu is not None and relu.target is aten.relu.default else end
-        args = (conv.x, packed[name], len(weight), conv.padding, conv.bias, e, end is relu)
+        end, act = activation_of(end)
+        args = (conv.x, packed[name], len(weight), conv.groups, conv.padding, conv.bias, e, act)
         done.append(place(node))
         _replace(g, end, torch.ops.senet.conv3x3_packed.default, args)
     return done
 
 
 def _is_winograd(conv: Convolution, weight: torch.Tensor, node: fx.Node, batch: int) -> bool:
-    if weight.shape[2:] != (3, 3) or not conv.stride == conv.dilation == [1, 1] or conv.groups != 1:
+    if weight.shape[2:] != (3, 3) or not conv.stride == conv.dilation == [1, 1]:
         return False
     size = shape(node)[2:]
     tiles = prod(-(-d // 4) for d in size)
-    return dispatch.conv3x3(weight, batch * prod(size), batch * tiles) == "c"
+    return dispatch.conv3x3(weight, batch * prod(size), batch * tiles, conv.groups) == "c"
+
+
+def use_direct(g: Graph) -> None:
+    """Give grouped convolutions and those of a network's first layer to C. Run after `use_winograd`.
+
+    An input image is read as it is given: only this convolution would need it channels-last.
+    """
+    for node in g.calls(*CONVOLUTIONS):
+        conv, weight = arguments(node), g.constant(node.args[1])
+        if conv is None or weight is None or conv.dilation != [1, 1] or conv.stride[0] != conv.stride[1]:
+            continue
+        if dispatch.direct(weight, conv.groups) != "c":
+            continue
+        from senet.kernels.direct.c import merged, pack
+
+        x, is_image = conv.x, False
+        if x.target is aten.contiguous.default and x.args[0].op == "placeholder" and conv.groups == 1:
+            x, is_image = x.args[0], True
+        together, groups = merged(weight, conv.groups)
+        w = g.add_constant(f"{conv.weight.target}_direct", pack(together, groups, planar=is_image))
+        end, e = _sum(node)
+        end, act = activation_of(end)
+        sizes = groups, list(weight.shape[2:]), conv.stride[0], conv.padding, is_image
+        _replace(g, end, torch.ops.senet.direct.default, (x, w, len(weight), *sizes, conv.bias, e, act))
 
 
 def use_onednn(g: Graph, dtype: torch.dtype) -> None:
@@ -82,7 +231,7 @@ def use_onednn(g: Graph, dtype: torch.dtype) -> None:
     if not _has_onednn(dtype):
         return
     for node in g.calls(*CONVOLUTIONS):
-        conv = _arguments(node)
+        conv = arguments(node)
         if conv is None or layer_of(g, node) is None or not _has_onednn(node.meta["val"].dtype):
             continue
         x, weight, bias, stride, padding, dilation, groups = conv
@@ -96,18 +245,14 @@ def use_onednn(g: Graph, dtype: torch.dtype) -> None:
         # `write_in_place` decides later: another convolution may still move behind this one and read e.
         if e is not None and not is_spare(e, end):
             end, e = node, None
-        last = only_user(end)
-        activation = ACTIVATIONS.get(last.target) if last is not None else None
-        if e is not None and activation not in (None, "relu"):
-            activation = None
-        if activation is not None:
-            assert last is not None
-            end = last
+        last, act = activation_of(end)
+        act = ONEDNN.get(act, "none") if e is None or act == "relu" else "none"
+        end = end if act == "none" else last
         if e is None:
-            args: Any = (x, w, bias, *options, activation or "none", [], "")
+            args: Any = (x, w, bias, *options, act, [], "")
             _replace(g, end, torch.ops.mkldnn._convolution_pointwise.default, args)
         else:
-            args = (x, e, w, bias, *options, "add", 1.0, activation, [], None)
+            args = (x, e, w, bias, *options, "add", 1.0, None if act == "none" else act, [], None)
             _replace(g, end, torch.ops.mkldnn._convolution_pointwise.binary, args)
 
 
@@ -117,7 +262,7 @@ def _has_onednn(dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _arguments(node: fx.Node) -> Convolution | None:
+def arguments(node: fx.Node) -> Convolution | None:
     """Arguments of a convolution; None without a batch axis, or if the padding of two sides differs."""
     if len(shape(node)) != 4:
         return None

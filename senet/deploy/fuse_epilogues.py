@@ -1,4 +1,4 @@
-"""Fuse the end of a block into one operation: the last 1x1 convolution, gates, sum and ReLU."""
+"""Fuse the end of a block into one operation: the last 1x1 convolution, gates, sum and activation."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import Any
 import torch
 from torch import fx
 
-from senet.deploy.fold import weights_of
-from senet.deploy.graph import Graph, aten, only_user, operation, place, shape
-from senet.deploy.squeeze_early import VIEWS, Gated, groups_of, pointwise_layer
+from senet.deploy.convolutions import activation_of, flat_gates, gated_input, pointwise_weight
+from senet.deploy.graph import Graph, aten, only_user, place, shape
+from senet.deploy.squeeze_early import Gated, groups_of, pointwise_layer
 from senet.kernels import dispatch
 
 
 @dataclass(frozen=True)
 class Epilogue:
-    """`end = relu(s u + e)`.
+    """`end = act(s u + e)`.
 
     Attributes:
-        end: the last node: the sum or the ReLU.
+        end: the last node: the sum or the activation.
         u: the feature map that is gated.
         s: its gates; None without.
         e: the other term of the sum.
-        relu: whether a ReLU follows.
+        act: the activation, by its name in `packed.ACTIVATIONS`.
     """
 
     end: fx.Node
     u: fx.Node
     s: fx.Node | None
     e: fx.Node
-    relu: bool
+    act: str
 
 
 def fuse_epilogues(g: Graph, gates: Mapping[fx.Node, Gated], *, compile: bool, gpu_kernels: bool) -> list[str]:
@@ -44,11 +44,11 @@ def fuse_epilogues(g: Graph, gates: Mapping[fx.Node, Gated], *, compile: bool, g
         gpu_kernels: use our kernels on a GPU.
     """
     # Each is fused before the next is found: it may change what the next one reads.
-    return [place(t.end) for t in _find(g, gates) if _fuse(g, t, compile, gpu_kernels)]
+    return [place(t.end) for t in _find(g, gates) if _fuse(g, t, gates, compile, gpu_kernels)]
 
 
 def _find(g: Graph, gates: Mapping[fx.Node, Gated]) -> Iterator[Epilogue]:
-    """Sums of a gated feature map, or of a 1x1 convolution, with the ReLU that follows. No node is in two."""
+    """Sums of a gated feature map, or of a 1x1 convolution, with the activation that follows. No node is in two."""
     for add in g.calls(aten.add.Tensor):
         if len(add.args) != 2 or add.kwargs or not all(isinstance(a, fx.Node) for a in add.args):
             continue
@@ -58,15 +58,14 @@ def _find(g: Graph, gates: Mapping[fx.Node, Gated]) -> Iterator[Epilogue]:
         sides: list[Any] = [(x, y) for x, y in ((a, b), (b, a)) if only_user(x) is add]  # type: ignore[arg-type]
         gated = next(((gates[x], y) for x, y in sides if x in gates), None)
         conv = next(((x, y) for x, y in sides if pointwise_layer(g, x) is not None and groups_of(x) == 1), None)
-        relu = only_user(add)
-        end = relu if relu is not None and relu.target is aten.relu.default else add
+        end, act = activation_of(add)
         if gated is not None:
-            yield Epilogue(end, gated[0].u, gated[0].s, gated[1], end is not add)
+            yield Epilogue(end, gated[0].u, gated[0].s, gated[1], act)
         elif conv is not None:
-            yield Epilogue(end, conv[0], None, conv[1], end is not add)
+            yield Epilogue(end, conv[0], None, conv[1], act)
 
 
-def _fuse(g: Graph, t: Epilogue, compile: bool, gpu_kernels: bool) -> bool:
+def _fuse(g: Graph, t: Epilogue, gates: Mapping[fx.Node, Gated], compile: bool, gpu_kernels: bool) -> bool:
     """Put one operation in an epilogue's place; False if there is none."""
     value = t.u.meta["val"]
     if len({n.meta["val"].dtype for n in (t.u, t.s, t.e, t.end) if n is not None}) > 1:
@@ -75,47 +74,31 @@ def _fuse(g: Graph, t: Epilogue, compile: bool, gpu_kernels: bool) -> bool:
     if conv is not None and groups_of(conv) == 1 and len(t.u.users) == 1 and len(shape(t.u)) == 4:
         channels = shape(conv.args[0])[1]
         kernel = dispatch.conv1x1(value.device, value.dtype, channels, gpu_kernels=gpu_kernels)
-    if conv is None or kernel == "torch":
+    if conv is None or kernel == "torch" or (kernel == "triton" and t.act not in ("none", "relu")):
         return t.s is not None and not compile and _addcmul(g, t)
     h, weight, bias = conv.args[0], conv.args[1], conv.args[2] if len(conv.args) > 2 else None
-    s = None if t.s is None else _flat(g, t.s, t.end)
+    s = None if t.s is None else flat_gates(g, t.s, t.end)
+    h, gate = gated_input(g, h, conv, gates) if kernel == "c" else (h, None)
     with g.graph.inserting_before(t.end):
         if kernel == "triton":
             import senet.kernels.conv1x1.operation  # noqa: F401  (defines the operation)
 
-            y = g.graph.call_function(torch.ops.senet.conv1x1.default, (h, weight, bias, s, t.e, t.relu))
+            y = g.graph.call_function(torch.ops.senet.conv1x1.default, (h, weight, bias, s, t.e, t.act == "relu"))
         else:
-            y = _packed(g, conv, h, bias, s, t)
+            channels = shape(t.u)[1]
+            args = (h, pointwise_weight(g, conv), channels, gate, bias, s, t.e, t.act)
+            y = g.graph.call_function(torch.ops.senet.conv1x1_packed.default, args)
     y.meta = dict(t.end.meta)
     t.end.replace_all_uses_with(y)
     return True
-
-
-def _packed(g: Graph, conv: fx.Node, h: Any, bias: Any, s: fx.Node | None, t: Epilogue) -> fx.Node:
-    from senet.kernels.conv1x1.c import pack
-
-    weight, _ = weights_of(g, conv)
-    w = g.add_constant(f"{conv.args[1].target}_packed", pack(weight.float()))  # type: ignore[union-attr]
-    args = (h, w, weight.shape[0], bias, s, t.e, t.relu)
-    return g.graph.call_function(torch.ops.senet.conv1x1_packed.default, args)
-
-
-def _flat(g: Graph, s: fx.Node, before: fx.Node) -> fx.Node:
-    """Gates (N, C, 1, 1) as (N, C)."""
-    if operation(s) in VIEWS and shape(s.args[0]) == shape(s)[:2]:
-        return s.args[0]  # type: ignore[return-value]
-    with g.graph.inserting_before(before):
-        flat = g.graph.call_function(aten.flatten.using_ints, (s, 1))
-    flat.meta = {"val": s.meta["val"].flatten(1)}
-    return flat
 
 
 def _addcmul(g: Graph, t: Epilogue) -> bool:
     with g.graph.inserting_before(t.end):
         y = g.graph.call_function(aten.addcmul.default, (t.e, t.u, t.s))
         y.meta = dict(t.end.meta)
-        if t.relu:
-            y = g.graph.call_function(aten.relu.default, (y,))
-            y.meta = dict(t.end.meta)
-    t.end.replace_all_uses_with(y)
+    if t.act == "none":
+        t.end.replace_all_uses_with(y)
+    else:
+        t.end.replace_input_with(t.end.args[0], y)  # type: ignore[arg-type]
     return True

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from copy import copy
+from io import StringIO
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
-from torch.utils._pytree import TreeSpec, tree_leaves
 
 from senet.errors import ConfigError
+from senet.kernels.pages import Arena, is_dense
+from senet.outputs import fill, named_tensors, plain_values, reason, tensors
 from senet.tracing import evaluating
 
 aten = torch.ops.aten
+
+PREFIX = "network."
+"""Of the names of the network's parameters and modules, in what `torch.export` captures."""
 
 
 class Graph:
     """A captured network.
 
     Attributes:
-        module: the graph with its constants.
-        spec: nesting of its outputs.
+        module: the graph with its constants. It returns a tuple of tensors.
+        outputs: what the network returned for the example, with empty tensors.
+        names: names of the tensors in it, "" if it is one tensor.
         any_size: whether it takes any height and width, not only the example's.
         any_batch: whether it takes any batch size.
         smallest: the least height and width that it takes.
@@ -34,8 +41,10 @@ class Graph:
     any_size = any_batch = False
     smallest: tuple[int, ...] = ()
 
-    def __init__(self, program: ExportedProgram) -> None:
-        self.spec: TreeSpec = program.call_spec.out_spec  # type: ignore[assignment]
+    def __init__(self, program: ExportedProgram, outputs: Any) -> None:
+        found = named_tensors(outputs)
+        self.names = [name for name, _ in found]
+        self.outputs = fill(outputs, (t.new_empty(0, device="meta") for _, t in found))
         self.module = _unlifted(program)
         _fold_constants(self)
         if any(self.calls(aten.as_strided.default)):
@@ -73,17 +82,47 @@ class Graph:
         with self.graph.inserting_before(next(iter(self.graph.nodes))):
             return _constant(self.module, name, value)
 
+    def use_large_pages(self) -> None:
+        """Move the constants to large pages of memory."""
+        arena, moved = Arena(), dict[int, Tensor]()
+        for name, value in [*self.module.named_buffers(recurse=False)]:
+            if value.dtype == torch.float32 and value.layout == torch.strided and is_dense(value.shape, value.stride()):
+                moved[id(value)] = moved[id(value)] if id(value) in moved else arena.copy(value)
+                setattr(self.module, name, moved[id(value)])
+
+    def batch(self, example: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Inputs to export the graph with: torch treats a size of 1 as a constant."""
+        return tuple(
+            t.new_zeros(max(2, len(t)) if self.any_batch else len(t), *t.shape[1:]) for t in inputs_of(example)
+        )
+
     def tidy(self) -> None:
         """Drop unused operations and constants, and generate the graph's code."""
         self.graph.eliminate_dead_code()
         used = {str(node.target) for node in self.graph.nodes if node.op == "get_attr"}
-        for name in [name for name, _ in self.module.named_buffers() if name not in used]:
+        for name in [name for name, _ in self.module.named_buffers(recurse=False) if name not in used]:
             delattr(self.module, name)
         self.graph.lint()
         self.module.recompile()
 
 
-def capture(model: nn.Module, example: Tensor) -> Graph:
+class _Flat(nn.Module):
+    """A network that returns the tensors of its output as a tuple: `torch.export` takes no other objects."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *args: Tensor) -> tuple[Tensor, ...]:
+        return tuple(tensors(self.network(*args)))
+
+
+def inputs_of(example: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return the arguments of a call."""
+    return example if isinstance(example, tuple) else (example,)
+
+
+def capture(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Graph:
     """Capture a network in eval mode. Graph and network are then run and compared on other batches and sizes.
 
     The network is not changed; the graph's constants are copies.
@@ -91,64 +130,90 @@ def capture(model: nn.Module, example: Tensor) -> Graph:
     Raises:
         ConfigError: `torch.export` cannot capture the network, it changes its own buffers, or it calls `as_strided`.
     """
+    args, flat = inputs_of(example), _Flat(model)
+    shapes = [tuple(t.shape) for t in args]
     try:
-        with evaluating(model), torch.autocast(example.device.type, enabled=False), warnings.catch_warnings():
+        with evaluating(flat), torch.autocast(args[0].device.type, enabled=False), warnings.catch_warnings():
             # A warning of torch 2.11 about itself.
             warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated", FutureWarning)
-            g = _any_batch(model, example) or Graph(torch.export.export(model, (example,), strict=False))
-            n, c, *size = example.shape
-            n = 1 if g.any_batch else n
-            larger, odd = (n, c, *(d + 32 for d in size)), (n, c, *(d + 1 + i for i, d in enumerate(size)))
-            # Networks that halve feature maps and join them again do not take odd sizes.
-            g.any_size = bool(_is_same(model, g, example, larger)) and _is_same(model, g, example, odd) is not False
-            g.smallest = _smallest(model, g, example, n) if g.any_size else tuple(size)
+            outputs = model(*(t.clone() for t in args))
+            g = _any_batch(flat, args, outputs) or Graph(_export(flat, args), outputs)
+            if len(args) == 1 and len(shapes[0]) > 2:
+                n, c, *size = shapes[0]
+                n = 1 if g.any_batch else n
+                larger, odd = (n, c, *(d + 32 for d in size)), (n, c, *(d + 1 + i for i, d in enumerate(size)))
+                # Networks that halve feature maps and join them again do not take odd sizes.
+                g.any_size = bool(_is_same(flat, g, args, [larger])) and _is_same(flat, g, args, [odd]) is not False
+                g.smallest = _smallest(flat, g, args, n) if g.any_size else tuple(size)
             return g
     except ConfigError:
         raise
     except Exception as error:
-        text = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        text = f"{type(error).__name__}: {reason(error)}"
         raise ConfigError(f"model: torch.export cannot capture this network ({text})") from error
 
 
-def _any_batch(model: nn.Module, example: Tensor) -> Graph | None:
-    """Capture a network for any batch size; None if it works for one size only."""
-    # torch treats a size of 1 as a constant, and it marks the tensors that it is given.
-    batch = example.new_zeros(max(2, len(example)), *example.shape[1:])
+def _export(flat: _Flat, args: tuple[Tensor, ...], dims: Any = None) -> ExportedProgram:
+    """Call `torch.export.export` without its log: of a network that it cannot capture it prints the whole graph."""
+    was = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        program = torch.export.export(model, (batch,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False)
+        with redirect_stderr(StringIO()):
+            return torch.export.export(flat, args, dynamic_shapes=None if dims is None else (dims,), strict=False)
+    finally:
+        logging.disable(was)
+
+
+def _any_batch(flat: _Flat, args: tuple[Tensor, ...], outputs: Any) -> Graph | None:
+    """Capture a network for any batch size; None if it works for one size only."""
+    if len({len(t) for t in args}) > 1:
+        return None
+    # torch treats a size of 1 as a constant, and it marks the tensors that it is given.
+    batch = tuple(t.new_zeros(max(2, len(t)), *t.shape[1:]) for t in args)
+    try:
+        program = _export(flat, batch, tuple({0: Dim.DYNAMIC} for _ in args))
     except Exception:
         return None
     if not all(r.lower <= 2 and r.upper > 2**30 for r in program.range_constraints.values()):
         return None
-    g = Graph(program)
-    g.any_batch = all(_is_same(model, g, example, (n, *example.shape[1:])) is not False for n in (1, 3))
+    g = Graph(program, outputs)
+    sizes = [[(n, *t.shape[1:]) for t in args] for n in (1, 3)]
+    g.any_batch = all(_is_same(flat, g, args, shapes) is not False for shapes in sizes)
     return g if g.any_batch else None
 
 
-def _smallest(model: nn.Module, g: Graph, example: Tensor, n: int) -> tuple[int, ...]:
+def _smallest(flat: _Flat, g: Graph, args: tuple[Tensor, ...], n: int) -> tuple[int, ...]:
     """The least height and width, going down by powers of two, at which graph and network agree for n images."""
-    size = tuple(example.shape[2:])
+    _, c, *size = args[0].shape
     while max(size) > 1:
-        smaller = tuple(1 << max((d - 1).bit_length() - 1, 0) for d in size)
-        if not _is_same(model, g, example, (n, example.shape[1], *smaller)):
+        smaller = [1 << max((d - 1).bit_length() - 1, 0) for d in size]
+        if not _is_same(flat, g, args, [(n, c, *smaller)]):
             break
         size = smaller
-    return size
+    return tuple(size)
 
 
-def _is_same(model: nn.Module, g: Graph, example: Tensor, shape: Sequence[int]) -> bool | None:
-    """Whether graph and network agree on random images of a shape; None if neither takes it."""
-    generator = torch.Generator(example.device).manual_seed(0)
-    x = torch.randn(shape, dtype=example.dtype, device=example.device, generator=generator)
+def _is_same(flat: _Flat, g: Graph, args: tuple[Tensor, ...], shapes: Sequence[Sequence[int]]) -> bool | None:
+    """Whether graph and network agree on random inputs of these shapes; None if neither takes them."""
+    generator = torch.Generator(args[0].device).manual_seed(0)
+    xs = [
+        torch.randn(wanted, dtype=t.dtype, device=t.device, generator=generator)
+        for wanted, t in zip(shapes, args, strict=True)
+    ]
     results: list[Any] = []
-    for net in (model, g.module):
+    for net in (flat.network, g.module):
         try:
             with _one_algorithm():
-                results.append(tree_leaves(net(x.clone())))
+                results.append(net(*(x.clone() for x in xs)))
         except Exception:
             results.append(None)
     want, have = results
-    return None if want is have is None else None not in (want, have) and all(map(_is_close, want, have))
+    if want is None or have is None:
+        return None if want is have else False
+    # The graph has the numbers of the example in its output.
+    if plain_values(want) != plain_values(g.outputs):
+        return False
+    return all(map(_is_close, tensors(want), have))
 
 
 @contextmanager
@@ -164,9 +229,7 @@ def _one_algorithm() -> Iterator[None]:
         cudnn.deterministic, cudnn.benchmark, cudnn.conv.fp32_precision = was
 
 
-def _is_close(a: Any, b: Any) -> bool:
-    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
-        return a == b
+def _is_close(a: Tensor, b: Tensor) -> bool:
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     # Both run the same operations; another function differs by much more.
@@ -179,8 +242,9 @@ def _unlifted(program: ExportedProgram) -> fx.GraphModule:
     program = program.run_decompositions({})
     changed = [o for o in program.graph_signature.output_specs if o.kind != OutputKind.USER_OUTPUT]
     if changed:
-        what = changed[0].target
-        raise ConfigError(f"model: changes {what!r} in evaluation; expected: one that changes nothing")
+        is_input = changed[0].kind == OutputKind.USER_INPUT_MUTATION
+        what = "its input" if is_input else repr(str(changed[0].target).removeprefix(PREFIX))
+        raise ConfigError(f"model: changes {what} in evaluation; expected: one that changes nothing")
     new = fx.GraphModule(nn.Module(), fx.Graph())
     values: dict[fx.Node, fx.Node] = {}
     specs = {s.arg.name: s for s in program.graph_signature.input_specs}
@@ -189,7 +253,7 @@ def _unlifted(program: ExportedProgram) -> fx.GraphModule:
         if spec is not None and spec.kind != InputKind.USER_INPUT:
             target = str(spec.target)
             value = program.state_dict.get(target, program.constants.get(target))
-            values[node] = _constant(new, target, value.detach().clone())  # type: ignore[union-attr]
+            values[node] = _constant(new, target.removeprefix(PREFIX), value.detach().clone())  # type: ignore[union-attr]
         elif node.op == "get_attr":
             raise ConfigError(f"model: has control flow ({node.target!r}); expected: a network without")
         else:
@@ -249,7 +313,7 @@ def place(node: fx.Node) -> str:
     """Name of the innermost module that a node comes from."""
     stack = node.meta.get("nn_module_stack") or {}
     names = [name for name, _ in stack.values()]
-    return names[-1] if names else node.name
+    return names[-1].removeprefix(PREFIX) if names else node.name
 
 
 def only_user(node: fx.Node) -> fx.Node | None:

@@ -18,12 +18,12 @@ IN_PLACE = {
     aten.addcmul.default: aten.addcmul_.default,
 }
 
-PACKED = ("conv1x1_packed", "conv3x3_packed")
-"""The convolutions in C: `(h, w, c, ..., e, relu)`."""
+PACKED = ("conv1x1_packed", "conv3x3_packed", "direct")
+"""The convolutions in C: `(h, w, c, ..., e, act)`."""
 
 OWNERS = {
     *("conv1d", "conv2d", "conv3d", "linear", "relu", "silu", "hardswish", "sigmoid", "hardsigmoid", "add", "mul"),
-    *("addcmul", *PACKED, "_convolution_pointwise", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d"),
+    *("addcmul", *PACKED, "depthwise", "_convolution_pointwise", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d"),
     *("mean", "amax", "cat", "clone"),
 }
 """Operations that always return new memory. A schema does not tell: `einsum` and `type_as` may return a view."""

@@ -7,22 +7,24 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from inspect import signature
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from senet import __version__
 from senet.config import to_dict
-from senet.deploy.graph import Graph, capture
+from senet.deploy.graph import Graph, capture, inputs_of
 from senet.deploy.onnx_gates import GATES, mark_gates, put_gates
 from senet.deploy.optimize import Rewrites, rewritten
 from senet.errors import ConfigError, MissingExtraError, RunError, unknown
 from senet.files import write_atomically
+from senet.models.net import Preprocessing
 from senet.models.network import Network
+from senet.outputs import describe, tensors
 from senet.tracing import check_model, evaluating
 
 FORMS = ("any", "machine")
@@ -60,7 +62,7 @@ class Exported:
 def export_onnx(
     model: nn.Module,
     path: str | Path,
-    example: Tensor,
+    example: Tensor | tuple[Tensor, ...],
     *,
     optimize: Literal["any", "machine"] | None = "any",
     any_size: bool = False,
@@ -71,13 +73,15 @@ def export_onnx(
 ) -> Exported:
     """Export a network in inference to one ONNX file, of any batch size if the network allows it.
 
-    The input is called `image`, the output `logits`, or `output0`, `output1`, ... if there are several. See `metadata`
-    for what the file says about itself. An existing file is replaced only when the new one is complete and verified.
+    The input is called `image`; several have the names of the network's arguments. The output is called `logits`.
+    Several have the names that they have in the network's dictionary or object ("logits", "aux.0"), or `output0`,
+    `output1`, ... in a tuple. See `metadata` for what the file says about itself. An existing file is replaced only
+    when the new one is complete and verified.
 
     Args:
         model: float32, on the CPU.
         path: the file to write.
-        example: float32 images (N, C, H, W) on the CPU; one is enough.
+        example: float32 images (N, C, H, W) on the CPU, one is enough; or a tuple of tensors.
         optimize: rewrite as `senet.optimize` does: "any" for every runtime; "machine" as ONNX Runtime runs it fastest
             on a CPU of this one's vector width, at the example's batch size (`senet.deploy.onnx_gates`); None exports
             the network as it is.
@@ -105,31 +109,38 @@ def export_onnx(
     check_exportable(model, path, example)
     g, rewrites = rewritten(model, example) if optimize else (capture(model, example), None)
     if any_size and not g.any_size:
-        raise ConfigError(f"any_size: True, but this network takes only {tuple(example.shape[2:])}; expected: False")
+        raise ConfigError("any_size: True, but this network takes images of one size; expected: False")
     smallest = g.smallest if any_size else ()
     units = 0
     if optimize == "machine":
         units, g.any_batch = mark_gates(g), False
-    data = _to_onnx(g, units, example, any_size, opset, metadata(model, optimize, classes, smallest, about or {}))
+    names = input_names(model, example)
+    data = _to_onnx(
+        g, units, example, names, any_size, opset, metadata(model, optimize, classes, smallest, about or {})
+    )
     data = put_gates(data, units) if optimize == "machine" else data
     deviation = None
     if verify and find_spec("onnxruntime") is not None:
         run = session(data)
-        deviation = deviation_of(lambda x: run(None, {"image": x.numpy()}), model, example, g.any_batch, smallest)
+
+        def outputs(*x: Tensor) -> Any:
+            return run(None, {name: t.numpy() for name, t in zip(names, x, strict=True)})
+
+        deviation = deviation_of(outputs, model, example, g.any_batch, smallest)
     path = Path(path)
     write_atomically(path, lambda file: file.write(data))
     return Exported(path, len(data), rewrites, deviation, g.any_batch, smallest)
 
 
-def check_exportable(model: nn.Module, path: str | Path, example: Tensor) -> None:
+def check_exportable(model: nn.Module, path: str | Path, example: Tensor | tuple[Tensor, ...]) -> None:
     """Raise ConfigError unless `path` is a path, and network and images are float32 on the CPU."""
     check_model(model)
     if not isinstance(path, (str, PathLike)):
         raise ConfigError(f"path: a {type(path).__name__}; expected: a file's path (the order is model, path, example)")
-    tensors = {"example": example, **dict(model.named_parameters())}
-    for name, t in tensors.items():
+    inputs = [("example", t) for t in inputs_of(example)]
+    for name, t in [*inputs, *model.named_parameters()]:
         if not isinstance(t, Tensor) or t.device.type != "cpu" or t.dtype != torch.float32:
-            what = f"{t.dtype} on {t.device}" if isinstance(t, Tensor) else repr(t)
+            what = f"{t.dtype} on {t.device}" if isinstance(t, Tensor) else describe(t)
             raise ConfigError(f"{name}: {what}; expected: torch.float32 on cpu")
 
 
@@ -138,15 +149,16 @@ def metadata(
 ) -> dict[str, str]:
     """Metadata of a file: keys under `senet.`, values are text, or JSON for tables and lists.
 
-    `version` and `optimize` always; `net` (the table) and `preprocessing` of a network of ours; `classes` and
+    `version` and `optimize` always; `net` (the table) of a network of ours; `preprocessing` if known; `classes` and
     `smallest` (least height and width) if given; and the keys of `about`: `senet export` adds `model`, `data` and
     `measurements`.
     """
     found: dict[str, str] = {"version": __version__, "optimize": str(form), **about}
     if isinstance(model, Network):
         found["net"] = json.dumps(to_dict(model.net))
-        if model.preprocessing is not None:
-            found["preprocessing"] = json.dumps(asdict(model.preprocessing))
+    # The networks of others carry it too, if they come from a checkpoint or from weights.
+    if isinstance(preprocessing := getattr(model, "preprocessing", None), Preprocessing):
+        found["preprocessing"] = json.dumps(asdict(preprocessing))
     if classes:
         found["classes"] = json.dumps(list(classes))
     if smallest:
@@ -154,28 +166,49 @@ def metadata(
     return {f"senet.{key}": value for key, value in found.items()}
 
 
-def _to_onnx(g: Graph, units: int, example: Tensor, any_size: bool, opset: int, about: Mapping[str, str]) -> bytes:
+def input_names(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> list[str]:
+    """Return "image" for one input; for several the names of the network's arguments."""
+    count = len(inputs_of(example))
+    given = [p.name for p in signature(model.forward).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    if count == 1:
+        return ["image"]
+    return given[:count] if len(given) >= count else [f"input{i}" for i in range(count)]
+
+
+def output_names(g: Graph, inputs: Sequence[str]) -> list[str]:
+    """Return "logits" for one output; for several their names in the network's output, apart from the inputs' names."""
+    if len(g.names) == 1:
+        return ["logits"]
+    names = [f"output{name}" if name[:1].isdigit() else name for name in g.names]
+    return [f"{name}_out" if name in inputs else name for name in names]
+
+
+def _to_onnx(
+    g: Graph,
+    units: int,
+    example: Tensor | tuple[Tensor, ...],
+    names: list[str],
+    any_size: bool,
+    opset: int,
+    about: Mapping[str, str],
+) -> bytes:
     if sum(t.numel() * t.element_size() for t in g.module.buffers()) >= LIMIT:
         raise ConfigError("model: has 2 GB of weights or more; expected: less, to fit one ONNX file")
     open_dims = {0: "batch"} if g.any_batch else {}
     if any_size:
-        open_dims |= {2 + i: name for i, name in enumerate(("height", "width", "depth")[: example.dim() - 2])}
-    # torch treats a size of 1 as a constant.
-    batch = torch.zeros(
-        max(2, len(example)) if g.any_batch else len(example), *example.shape[1:], dtype=torch.float32, device="cpu"
-    )
-    names = ["logits"] if g.spec.num_leaves == 1 else [f"output{i}" for i in range(g.spec.num_leaves)]
+        sizes = inputs_of(example)[0].shape[2:]
+        open_dims |= {2 + i: name for i, name in enumerate(("height", "width", "depth")[: len(sizes)])}
     with warnings.catch_warnings():
         # torch.onnx itself uses deprecated parts of torch.
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             g.module.eval(),
-            (batch,),
+            g.batch(example),
             dynamo=True,
-            dynamic_shapes=(open_dims or None,),
+            dynamic_shapes=(open_dims or None,) * len(names),
             opset_version=opset,
-            input_names=["image"],
-            output_names=names + [GATES.format(i) for i in range(units)],
+            input_names=names,
+            output_names=output_names(g, names) + [GATES.format(i) for i in range(units)],
             verbose=False,
         )
     assert program is not None
@@ -213,7 +246,9 @@ def session(file: bytes | str | Path, threads: int = 0) -> Any:
     return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"]).run
 
 
-def deviation_of(run: Any, model: nn.Module, example: Tensor, any_batch: bool, smallest: Sequence[int]) -> float:
+def deviation_of(
+    run: Any, model: nn.Module, example: Tensor | tuple[Tensor, ...], any_batch: bool, smallest: Sequence[int]
+) -> float:
     """Largest relative L2 distance of any output from the network's in eval mode, on random images.
 
     Compared at the example's shape; at another batch size, a larger size and the smallest, where these are open.
@@ -221,14 +256,17 @@ def deviation_of(run: Any, model: nn.Module, example: Tensor, any_batch: bool, s
     Raises:
         RunError: it is above `TOLERANCE`.
     """
-    n, c, *size = example.shape
-    shapes = [(n, c, *size)] + [(n + 2, c, *size)] * any_batch
-    shapes += [(n, c, *(d + 32 for d in size)), (n, c, *smallest)] if smallest else []
+    given = [tuple(t.shape) for t in inputs_of(example)]
+    shapes = [given] + [[(n + 2, *rest) for n, *rest in given]] * any_batch
+    if smallest:
+        ((n, c, *size),) = given
+        shapes += [[(n, c, *(d + 32 for d in size))], [(n, c, *smallest)]]
     worst = 0.0
     with evaluating(model):
         for i, wanted in enumerate(shapes):
-            x = torch.randn(wanted, generator=torch.Generator("cpu").manual_seed(i), dtype=torch.float32, device="cpu")
-            for have, want in zip(run(x), tree_leaves(model(x)), strict=True):
+            generator = torch.Generator("cpu").manual_seed(i)
+            x = [torch.randn(one, generator=generator, dtype=torch.float32, device="cpu") for one in wanted]
+            for have, want in zip(run(*x), tensors(model(*x)), strict=True):
                 distance = float((torch.as_tensor(have).double() - want).norm() / want.double().norm())
                 # Not `max`, which may drop a NaN.
                 worst = worst if distance <= worst else distance

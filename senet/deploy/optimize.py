@@ -8,16 +8,25 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_unflatten
 
-from senet.deploy.convolutions import use_onednn, use_winograd
+from senet.deploy.chains import chain_kernels
+from senet.deploy.convolutions import (
+    join_expansions,
+    use_depthwise,
+    use_direct,
+    use_onednn,
+    use_pointwise,
+    use_winograd,
+)
+from senet.deploy.excitation import use_gates, use_squeeze
 from senet.deploy.fold import fold_factors, fold_norms
 from senet.deploy.fuse_epilogues import fuse_epilogues
-from senet.deploy.graph import Graph, aten, capture
+from senet.deploy.graph import Graph, aten, capture, inputs_of, shape
 from senet.deploy.in_place import write_in_place
 from senet.deploy.squeeze_early import find_gates, spread_layers, squeeze_early
 from senet.errors import ConfigError
 from senet.kernels import dispatch
+from senet.outputs import describe, fill
 from senet.tracing import check_model
 
 
@@ -32,6 +41,7 @@ class Rewrites:
         skipped: what was not rewritten: (name, "batch norm" or "squeeze", why).
         fused: block ends that are one operation now.
         winograd: 3x3 convolutions by Winograd's algorithm, see `senet.kernels.conv3x3`.
+        depthwise: depthwise convolutions in C, see `senet.kernels.depthwise`.
     """
 
     folded: Sequence[str]
@@ -40,6 +50,7 @@ class Rewrites:
     skipped: Sequence[tuple[str, str, str]]
     fused: Sequence[str] = ()
     winograd: Sequence[str] = ()
+    depthwise: Sequence[str] = ()
 
     def __str__(self) -> str:
         counts = (
@@ -47,6 +58,7 @@ class Rewrites:
             (self.factors, "constant factor{s} folded"),
             (len(self.early), "squeeze{s} moved before the expansion"),
             (len(self.fused), "block end{s} fused"),
+            (len(self.depthwise), "depthwise convolution{s} in C"),
             (len(self.winograd), "3x3 convolution{s} by Winograd's algorithm"),
         )
         lines = [f"{n:4d} {words.format(s='s' * (n != 1))}" for n, words in counts if n]
@@ -71,47 +83,50 @@ class Optimized(nn.Module):
         any_size: whether it takes feature maps of other sizes than the example's.
         any_batch: whether it takes other batch sizes.
         smallest: the least height and width that it takes.
-        spec: nesting of its outputs.
     """
 
     _run: Any
 
-    def __init__(self, g: Graph, run: Any, example: Tensor, rewrites: Rewrites) -> None:
+    def __init__(self, g: Graph, run: Any, example: tuple[Tensor, ...], rewrites: Rewrites) -> None:
         super().__init__()
         self.module = g.module
         self.rewrites = rewrites
         self.any_size, self.any_batch, self.smallest = g.any_size, g.any_batch, g.smallest
-        self.shape, self.dtype, self.device = tuple(example.shape), example.dtype, example.device
-        self.spec = g.spec
+        self.inputs = tuple(t.new_empty(t.shape, device="meta") for t in example)
+        self.device = example[0].device
+        self.outputs = g.outputs
         # Not a submodule: its constants are those of the graph, laid out for this machine.
         object.__setattr__(self, "_run", run)
         super().train(False)
 
-    def _check(self, x: Tensor) -> None:
-        is_like = x.dim() == len(self.shape) and x.shape[1] == self.shape[1]
-        is_like &= x.shape[2:] == self.shape[2:] or (self.any_size and all(map(int.__ge__, x.shape[2:], self.smallest)))
-        is_like &= self.any_batch or x.shape[0] == self.shape[0]
-        if not is_like or x.dtype != self.dtype or x.device != self.device:
-            sizes = ["N" if self.any_batch else str(self.shape[0]), str(self.shape[1])]
-            names = zip("DHW"[5 - len(self.shape) :], self.smallest, strict=False)
+    def _check(self, x: Tensor, like: Tensor) -> None:
+        is_like = x.dim() == like.dim() and x.shape[1:2] == like.shape[1:2]
+        is_like &= x.shape[2:] == like.shape[2:] or (self.any_size and all(map(int.__ge__, x.shape[2:], self.smallest)))
+        is_like &= self.any_batch or x.shape[0] == like.shape[0]
+        if not is_like or x.dtype != like.dtype or x.device != self.device:
+            sizes = ["N" if self.any_batch else str(like.shape[0]), *map(str, like.shape[1:2])]
+            names = zip("DHW"[5 - like.dim() :], self.smallest, strict=False)
             open_sizes = [f"{name} >= {low}" if low > 1 else name for name, low in names]
-            sizes += open_sizes if self.any_size else [str(d) for d in self.shape[2:]]
+            sizes += open_sizes if self.any_size else [str(d) for d in like.shape[2:]]
             raise ConfigError(
                 f"x: {tuple(x.shape)} {x.dtype} on {x.device} does not fit this optimized network; expected: "
-                f"({', '.join(sizes)}) {self.dtype} on {self.device}"
+                f"({', '.join(sizes)}) {like.dtype} on {self.device}"
             )
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, x: Tensor, *more: Tensor) -> Any:
         """Outputs of the network. Feature maps among them are channels-last.
 
         Raises:
             ConfigError: x has a shape, dtype or device that it was not optimized for.
         """
         if not torch.compiler.is_compiling():
-            self._check(x)
+            if len(more) + 1 != len(self.inputs):
+                raise ConfigError(f"x: {len(more) + 1} tensors; expected: {len(self.inputs)}")
+            for t, like in zip((x, *more), self.inputs, strict=True):
+                self._check(t, like)
         run = self.module if torch.compiler.is_exporting() else self._run
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            return tree_unflatten(list(run(x)), self.spec)
+            return fill(self.outputs, iter(run(x, *more)))
 
     def train(self, mode: bool = True) -> Optimized:
         """Raise ConfigError for True: its norms are folded."""
@@ -143,15 +158,17 @@ class _Compiled(nn.Module):
         # Not inductor's own CUDA graphs: the next run overwrites their outputs.
         self.compiled = torch.compile(module, options={"max_autotune": True} if device.type == "cuda" else {})
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, *x: Tensor) -> Any:
         import torch._inductor.config as inductor
 
         # Not an option of `torch.compile`: it must hold while tracing, and again for each new batch size.
         with inductor.patch(freezing=True):
-            return self.compiled(x)
+            return self.compiled(*x)
 
 
-def optimize(model: nn.Module, example: Tensor, *, compile: bool = False, gpu_kernels: bool = False) -> Optimized:
+def optimize(
+    model: nn.Module, example: Tensor | tuple[Tensor, ...], *, compile: bool = False, gpu_kernels: bool = False
+) -> Optimized:
     """Make a copy of a network that is faster in inference and equal to `model.eval()` up to rounding.
 
     It works on any network that `torch.export` captures: ours, those with inserted units, timm's, torchvision's. Batch
@@ -165,7 +182,8 @@ def optimize(model: nn.Module, example: Tensor, *, compile: bool = False, gpu_ke
     Args:
         model: not changed.
         example: images (N, C, H, W) of the dtype and device that the network will get, and of the size if the network
-            depends on it. One image is enough. On a CPU a batch is fastest with an example of that many images.
+            depends on it. One image is enough. On a CPU a batch is fastest with an example of that many images. A tuple
+            of tensors for a network that takes several arguments; sizes other than the batch's are then fixed.
         compile: also compile with `torch.compile`. It takes up to a minute, needs a C++ compiler on a CPU, and pays.
         gpu_kernels: on a GPU, compute block ends by Triton kernels, and replay CUDA graphs. No GPU has run these yet.
             Each new shape is recorded once, up to 8 shapes; further ones run without a graph.
@@ -180,23 +198,25 @@ def optimize(model: nn.Module, example: Tensor, *, compile: bool = False, gpu_ke
     """
     check_model(model)
     _check_example(model, example)
-    if gpu_kernels and not example.is_cuda:
-        raise ConfigError(f"gpu_kernels: True has no effect on {example.device}; expected: False, or images on a GPU")
+    images, *others = inputs_of(example)
+    if gpu_kernels and (others or not images.is_cuda):
+        what = "with several inputs" if others else f"on {images.device}"
+        raise ConfigError(f"gpu_kernels: True has no effect {what}; expected: False, or images on a GPU")
     g, rewrites = rewritten(model, example)
-    if example.dim() == 4:
+    if images.dim() == 4:
         channels_last(g)
-    with torch.autocast(example.device.type, enabled=False):
+    with torch.autocast(images.device.type, enabled=False):
         own = g.copy()
-        fused, winograd = _specialise(own, example, compile, gpu_kernels)
-        run: Any = _Compiled(own.module, example.device) if compile else own.module
+        done = _specialise(own, images, compile, gpu_kernels)
+        run: Any = _Compiled(own.module, images.device) if compile else own.module
         if gpu_kernels:
             from senet.kernels.cuda_graph import CudaGraphed
 
-            run = CudaGraphed(run.eval(), example)
-    return Optimized(g, run, example, replace(rewrites, fused=fused, winograd=winograd))
+            run = CudaGraphed(run.eval(), images)
+    return Optimized(g, run, (images, *others), replace(rewrites, **done))
 
 
-def rewritten(model: nn.Module, example: Tensor) -> tuple[Graph, Rewrites]:
+def rewritten(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> tuple[Graph, Rewrites]:
     """Capture a network and run the passes that pay on every device: fold norms and factors, squeeze early.
 
     Raises:
@@ -213,31 +233,47 @@ def rewritten(model: nn.Module, example: Tensor) -> tuple[Graph, Rewrites]:
     return g, Rewrites(folded, factors, early, skipped)
 
 
-def _specialise(g: Graph, example: Tensor, compile: bool, gpu_kernels: bool) -> tuple[list[str], list[str]]:
-    """Run the passes for this machine; return the block ends fused, and the convolutions by Winograd's algorithm."""
+def _specialise(g: Graph, example: Tensor, compile: bool, gpu_kernels: bool) -> dict[str, list[str]]:
+    """Run the passes for this machine; return what was done, by the fields of `Rewrites`."""
     gates = {gated.product: gated for gated in find_gates(g)}
+    is_map = example.dim() == 4
+    depthwise = use_depthwise(g) if is_map else []
+    if not compile:
+        use_squeeze(g)
+        use_gates(g, gates.values())
     fused = fuse_epilogues(g, gates, compile=compile, gpu_kernels=gpu_kernels)
     if compile and dispatch.c_convolutions(example.device, example.dtype):
         for gated in gates.values():
             spread_layers(g, gated)
     g.graph.eliminate_dead_code()
-    winograd = use_winograd(g, len(example)) if example.dim() == 4 else []
+    if is_map:
+        use_pointwise(g, gates)
+        join_expansions(g)
+    winograd = use_winograd(g, len(example)) if is_map else []
+    if is_map and not compile:
+        use_direct(g)
     if example.device.type == "cpu" and not compile:
         use_onednn(g, example.dtype)
+        g.tidy()
+        g.use_large_pages()
+        chain_kernels(g)
     write_in_place(g, compile)
     g.tidy()
-    return fused, winograd
+    return {"fused": fused, "winograd": winograd, "depthwise": depthwise}
 
 
 def _check_example(model: nn.Module, example: object) -> None:
-    if not isinstance(example, Tensor) or example.dim() < 3 or not example.is_floating_point():
-        what = f"{tuple(example.shape)} {example.dtype}" if isinstance(example, Tensor) else repr(example)
-        raise ConfigError(f"example: {what}; expected: images (N, C, H, W) of a floating-point dtype")
-    first = next(iter(model.parameters()), None)
-    if example.is_meta:
-        raise ConfigError("example: on the meta device; expected: images on a device with data")
-    if first is not None and first.device != example.device:
-        raise ConfigError(f"example: on {example.device}; expected: {first.device}, like the network")
+    given: tuple[Any, ...] = example if isinstance(example, tuple) and example else (example,)
+    is_fit = isinstance(given[0], Tensor) and given[0].dim() >= 3
+    if not is_fit or not all(isinstance(t, Tensor) and t.dim() and t.is_floating_point() for t in given):
+        expected = "images (N, C, H, W) of a floating-point dtype, or a tuple of them and other tensors"
+        raise ConfigError(f"example: {describe(example)}; expected: {expected}")
+    first = next(iter(model.parameters()), given[0])
+    for t in given:
+        if t.is_meta:
+            raise ConfigError("example: on the meta device; expected: images on a device with data")
+        if first.device != t.device:
+            raise ConfigError(f"example: on {t.device}; expected: {first.device}, like the network")
 
 
 def channels_last(g: Graph) -> None:
@@ -250,9 +286,12 @@ def channels_last(g: Graph) -> None:
             value = g.constant(node)
             if value is not None and value.dim() == 4:
                 setattr(g.module, str(node.target), value.contiguous(memory_format=torch.channels_last))
-        elif node.op == "placeholder":
+        elif node.op == "placeholder" and len(shape(node)) == 4:
             with g.graph.inserting_after(node):
                 x = g.graph.call_function(aten.contiguous.default, (node,), {"memory_format": torch.channels_last})
             x.meta = dict(node.meta)
-            node.replace_all_uses_with(x, delete_user_cb=lambda user, x=x: user is not x)
+            # A size is read from the images as given, which nothing else may need in this layout.
+            node.replace_all_uses_with(
+                x, delete_user_cb=lambda user, x=x: user is not x and user.target is not aten.sym_size.int
+            )
     g.tidy()

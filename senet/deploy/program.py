@@ -12,33 +12,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
-from torch.utils._pytree import TreeSpec, tree_leaves, tree_unflatten
 
-from senet.deploy.graph import capture
+from senet.deploy.graph import Graph, capture, inputs_of
 from senet.deploy.onnx import Exported, check_exportable, deviation_of, metadata
 from senet.deploy.optimize import channels_last, rewritten
 from senet.errors import ConfigError
 from senet.files import write_atomically
+from senet.outputs import fill, tensors
 
 METADATA = "senet.json"
 """File in the program's archive with its metadata, see `senet.deploy.onnx.metadata`."""
 
 
 class _Nested(nn.Module):
-    """A graph whose outputs are nested like the network's."""
+    """A graph whose outputs are nested like the network's, in tuples, lists and dictionaries."""
 
-    def __init__(self, network: nn.Module, spec: TreeSpec) -> None:
+    def __init__(self, g: Graph) -> None:
         super().__init__()
-        self.network, self.spec = network, spec
+        self.network, self.outputs = g.module, g.outputs
 
-    def forward(self, x: Tensor) -> Any:
-        return tree_unflatten(list(self.network(x)), self.spec)
+    def forward(self, x: Tensor, *more: Tensor) -> Any:
+        return fill(self.outputs, iter(self.network(x, *more)), plain=True)
 
 
 def export_program(
     model: nn.Module,
     path: str | Path,
-    example: Tensor,
+    example: Tensor | tuple[Tensor, ...],
     *,
     optimize: bool = True,
     any_size: bool = False,
@@ -53,7 +53,7 @@ def export_program(
     Args:
         model: float32, on the CPU.
         path: the file to write.
-        example: float32 images (N, C, H, W) on the CPU; one is enough.
+        example: float32 images (N, C, H, W) on the CPU, one is enough; or a tuple of tensors.
         optimize: rewrite as `senet.optimize` does; else the network as it is.
         any_size: accept any height and width, from the smallest that was verified.
         verify: compare the file's outputs with the network's.
@@ -66,20 +66,21 @@ def export_program(
     """
     check_exportable(model, path, example)
     g, rewrites = rewritten(model, example) if optimize else (capture(model, example), None)
-    if optimize and example.dim() == 4:
+    images = inputs_of(example)[0]
+    if optimize and images.dim() == 4:
         channels_last(g)
     if any_size and not g.any_size:
-        raise ConfigError(f"any_size: True, but this network takes only {tuple(example.shape[2:])}; expected: False")
+        raise ConfigError("any_size: True, but this network takes images of one size; expected: False")
     open_dims: dict[int, Any] = {0: Dim.DYNAMIC} if g.any_batch else {}
     smallest = g.smallest if any_size else ()
     open_dims |= {2 + i: Dim.DYNAMIC(min=low) for i, low in enumerate(smallest)}
-    batch = torch.zeros(
-        max(2, len(example)) if g.any_batch else len(example), *example.shape[1:], dtype=torch.float32, device="cpu"
-    )
+    batch, open_sizes = g.batch(example), open_dims or None
+    more = ((open_sizes,) * (len(batch) - 1),) * (len(batch) > 1)
     with torch.no_grad():
-        program = torch.export.export(_Nested(g.module, g.spec).eval(), (batch,), dynamic_shapes=(open_dims or None,))
+        program = torch.export.export(_Nested(g).eval(), batch, dynamic_shapes=(open_sizes, *more))
     # torch may refuse sizes below its own estimate of what the operations take.
-    x = next(node for node in program.graph.nodes if node.op == "placeholder" and node.name == "x").meta["val"]
+    name = next(iter(program.graph_signature.user_inputs))
+    x = next(node for node in program.graph.nodes if node.name == name).meta["val"]
     smallest = tuple(int(program.range_constraints[d.node.expr].lower) for d in x.shape[2:]) if any_size else ()
     about = metadata(model, "any" if optimize else None, classes, smallest, about or {})
     data = BytesIO()
@@ -93,7 +94,7 @@ def export_program(
             # torch 2.11 warns about its own buffers.
             warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
             run = torch.export.load(BytesIO(data.getvalue())).module()
-        deviation = deviation_of(lambda x: tree_leaves(run(x)), model, example, g.any_batch, smallest)
+        deviation = deviation_of(lambda *x: tensors(run(*x)), model, example, g.any_batch, smallest)
     path = Path(path)
     write_atomically(path, lambda file: file.write(data.getbuffer()))
     return Exported(path, data.tell(), rewrites, deviation, g.any_batch, smallest)

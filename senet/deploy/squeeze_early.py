@@ -203,10 +203,10 @@ def _first_layer(g: Graph, squeeze: fx.Node) -> tuple[fx.Node, fx.Node | None]:
     ranks = {2, len(shape(squeeze.args[0]))}
     if user is None or layer_of(g, user) is None or user.args[0] is not z or len(shape(z)) not in ranks:
         return squeeze, None
-    return (z, user) if _is_dense(g, user) else (squeeze, None)
+    return (z, user) if is_dense(g, user) else (squeeze, None)
 
 
-def _is_dense(g: Graph, layer: fx.Node) -> bool:
+def is_dense(g: Graph, layer: fx.Node) -> bool:
     """Whether a layer is linear, or a dense 1x1 convolution."""
     return layer.target is aten.linear.default or (pointwise_layer(g, layer) is not None and groups_of(layer) == 1)
 
@@ -224,7 +224,7 @@ def spread_layers(g: Graph, gated: Gated) -> None:
         seen.add(n)
         todo += n.all_input_nodes
         layer = layer_of(g, n)
-        if layer is None or not _is_dense(g, layer):
+        if layer is None or not is_dense(g, layer):
             continue
         weight, bias = weights_of(g, layer)
         z: Any = layer.args[0]

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 HEADERS = Path(__file__).parent
-FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+FLAGS = ("-O3", "-march=native", "-fno-jump-tables", "-fopenmp", "-shared", "-fPIC")
 
 
 def compiler() -> list[str] | None:

@@ -4,6 +4,8 @@
     block epilogue of `fuse_`              triton                    c                            reference, layers
     1x1 convolution and block epilogue     triton                    c                            torch
     3x3 convolution of stride 1            torch                     c, where it is faster        torch
+    depthwise convolution                  torch                     c                            torch
+    grouped or strided 1x1, first layer    torch                     c                            torch
 
 "reference" is the fused algebra in plain torch, "layers" one layer after the other, as if not fused: on a GPU without
 Triton the layers are faster. `table()` prints what holds here.
@@ -74,27 +76,48 @@ def conv1x1(device: torch.device, dtype: torch.dtype, channels: int, *, gpu_kern
     return "c" if channels <= WIDEST and c_convolutions(device, dtype) else "torch"
 
 
-def conv3x3(weight: Tensor, positions: int, tiles: int) -> Kernel:
-    """Who computes a 3x3 convolution of stride 1 in `senet.optimize`: "c" where it is faster, else "torch".
+def conv3x3(weight: Tensor, positions: int, tiles: int, groups: int = 1) -> Kernel:
+    """Who computes a 3x3 convolution of stride 1 in `senet.optimize`: "c", by Winograd's algorithm, where it is faster.
 
     Measured against oneDNN on feature maps of 2 to 56 pixels. Winograd's algorithm costs 36 products per tile, its
     transforms, and the time to read weights four times as large if no cache holds them; direct convolution costs 9
     products per position.
 
     Args:
-        weight: (C, K, 3, 3).
+        weight: (C, K / groups, 3, 3).
         positions: of the output, over all images of a batch.
         tiles: of 4x4 outputs, over all images of a batch.
+        groups: of the convolution.
     """
     if not c_convolutions(weight.device, weight.dtype):
         return "torch"
+    channels, inputs = len(weight) // groups, weight.shape[1]
+    if groups > 1:
+        return "c" if min(channels, inputs) >= 24 and tiles >= 16 else "torch"
     from senet.kernels.conv3x3.c import lanes
 
-    channels, inputs = weight.shape[:2]
     if channels % lanes() or inputs % lanes() or min(channels, inputs) < 32:
         return "torch"
     reading = 432 if channels * inputs > 32768 else 0
     return "c" if 47 * tiles + reading < 9 * positions else "torch"
+
+
+def direct(weight: Tensor, groups: int) -> Kernel:
+    """Who computes another convolution in `senet.optimize`: "c" if it has groups, is a network's first layer, or 1x1.
+
+    weight: (C, K / groups, A, B).
+    """
+    is_small = groups > 1 or weight.shape[1] <= 4 or weight.shape[2:] == (1, 1)
+    return "c" if is_small and c_convolutions(weight.device, weight.dtype) else "torch"
+
+
+def is_joined(inputs: int, channels: int, positions: int) -> bool:
+    """Whether a 1x1 convolution in C is computed row by row inside of the depthwise one that reads it.
+
+    It is faster if the feature map between them, of one image, does not fit the second cache, and the weights fit the
+    first ones: they are read again for each row.
+    """
+    return channels * positions >= 2**17 and inputs * channels <= 2**14
 
 
 def c_convolutions(device: torch.device, dtype: torch.dtype) -> bool:
@@ -103,8 +126,10 @@ def c_convolutions(device: torch.device, dtype: torch.dtype) -> bool:
         return False
     from senet.kernels.conv1x1 import c as conv1x1_c
     from senet.kernels.conv3x3 import c as conv3x3_c
+    from senet.kernels.depthwise import c as depthwise_c
+    from senet.kernels.direct import c as direct_c
 
-    return conv1x1_c.available() and conv3x3_c.available()
+    return all(c.available() for c in (conv1x1_c, conv3x3_c, depthwise_c, direct_c))
 
 
 def table() -> str:

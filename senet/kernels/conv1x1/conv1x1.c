@@ -1,87 +1,127 @@
-/* 1x1 convolution of channels-last feature maps with the end of an SE block as its epilogue, float32:
+/* 1x1 convolution of channels-last feature maps between two ends of an SE block, float32:
 
-       y[m][c] = relu(s[n][c] * (sum_k h[m][k] w[k][c] + b[c]) + e[m][c])
+       y[m][c] = act(s[n][c] * (sum_k g[n][k] h[m][k] w[k][c] + b[c]) + e[m][c])
 
    over positions m = 0..M-1, P per image, n = m / P. The wide feature map is written once and never read back: each tile
-   is finished in registers. y may be e.
+   is finished in registers, and h is multiplied by its gates g in pieces that stay in a core's cache. y may be e.
 
-   w is packed: panels of NR channels, each [k][NR], the last one padded with zeros; b, s and e may be NULL. */
+   w is packed: panels of NR channels, each [k][NR], the last one padded with zeros; g, b, s and e may be NULL. `room` is
+   `scratch` floats to work in. */
+
+#include <omp.h>
 
 #include "floats.h"
 
-/* One tile: `rows` positions by one panel; `rows` and `cut` are constants where it is inlined. */
-INLINE void tile(
-    const int rows, const int cut, const float *h, const float *w, const float *b, const float *s, const float *e,
-    float *y, int64_t m, int64_t P, int64_t K, int64_t C, int64_t width, int relu)
+typedef struct {
+    const float *h, *w, *g, *b, *s, *e;
+    float *y;
+    int64_t M, P, K, C;
+    int act;
+} Layer;
+
+/* One tile: `rows` positions from m on, whose inputs are `h`, by one panel from channel c on. `rows`, `vectors` and `cut`,
+   whether the panel is cut off, are constants where it is inlined. */
+INLINE void tile(const Layer *l, const int rows, const int vectors, const int cut, const float *h, int64_t m, int64_t c)
 {
-    floats acc[ROWS][2];
+    const int64_t C = l->C, n = C - c;
+    const float *e = l->e ? l->e + m * C + c : NULL, *b = l->b ? l->b + c : NULL;
+    float *y = l->y + m * C + c;
+    floats v[ROWS * 2];
     if (e) /* loads while the sums are computed */
         for (int i = 0; i < rows; i++) {
             __builtin_prefetch(e + i * C, 1);
-            __builtin_prefetch(e + i * C + LANES, 1);
+            if (vectors > 1) __builtin_prefetch(e + i * C + LANES, 1);
         }
-    product(rows, h, w, K, K, acc);
+    product(rows, vectors, h, l->w + c * l->K, l->K, l->K, NR, v);
+#pragma GCC unroll 12
     for (int i = 0; i < rows; i++) {
-        const float *gate = s ? s + (m + i) / P * C : NULL;
-        if (cut) {
-            for (int64_t c = 0; c < width; c++) {
-                float v = acc[i][c / LANES][c % LANES] + (b ? b[c] : 0);
-                if (gate) v *= gate[c];
-                if (e) v += e[i * C + c];
-                y[i * C + c] = relu && v < 0 ? 0 : v;
-            }
-            continue;
-        }
-        for (int j = 0; j < 2; j++) {
-            floats v = acc[i][j];
-            if (b) v += load(b + j * LANES);
-            if (gate) v *= load(gate + j * LANES);
-            if (e) v += load(e + i * C + j * LANES);
-            store(y + i * C + j * LANES, relu ? positive(v) : v);
+        const float *s = l->s ? l->s + (m + i) / l->P * C + c : NULL;
+#pragma GCC unroll 2
+        for (int j = 0; j < vectors; j++) {
+            const int64_t at = j * LANES, left = cut && j == vectors - 1 ? n - at : LANES;
+            if (b) v[i * vectors + j] += load_part(b + at, left);
+            if (s) v[i * vectors + j] *= load_part(s + at, left);
+            if (e) v[i * vectors + j] += load_part(e + i * C + at, left);
         }
     }
+    activate(v, rows * vectors, l->act);
+#pragma GCC unroll 12
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 2
+        for (int j = 0; j < vectors; j++)
+            store_part(y + i * C + j * LANES, v[i * vectors + j], cut && j == vectors - 1 ? n - j * LANES : LANES);
 }
 
-static void cut_tile(int rows, const float *h, const float *w, const float *b, const float *s, const float *e, float *y,
-                     int64_t m, int64_t P, int64_t K, int64_t C, int64_t width, int relu)
+static void cut_tile(const Layer *l, int rows, const float *h, int64_t m, int64_t c)
 {
     for (int i = 0; i < rows; i++)
-        tile(1, 1, h + i * K, w, b, s, e ? e + i * C : NULL, y + i * C, m + i, P, K, C, width, relu);
+        if (l->C - c > LANES) tile(l, 1, 2, 1, h + i * l->K, m + i, c);
+        else tile(l, 1, 1, 1, h + i * l->K, m + i, c);
 }
 
-static void any_tile(int rows, const float *h, const float *w, const float *b, const float *s, const float *e, float *y,
-                     int64_t m, int64_t P, int64_t K, int64_t C, int relu)
+static void any_tile(const Layer *l, int rows, const float *h, int64_t m, int64_t c)
 {
-#define EACH(n) case n: tile(n, 0, h, w, b, s, e, y, m, P, K, C, NR, relu); break;
-    switch (rows) { FOR_ROWS(EACH) }
-#undef EACH
+    const int64_t n = l->C - c;
+#define WIDE(r) case r: tile(l, r, 2, 0, h, m, c); break;
+#define NARROW(r) case r: tile(l, r, 1, 0, h, m, c); break;
+    if (n >= NR)
+        switch (rows) { FOR_ROWS(WIDE) }
+    else if (n == LANES)
+        switch (rows) { FOR_ROWS(NARROW) }
+    else
+        cut_tile(l, rows, h, m, c);
+#undef WIDE
+#undef NARROW
 }
 
 int panel(void) { return NR; }
 
-void conv1x1(const float *h, const float *w, const float *b, const float *s, const float *e, float *y,
-             int64_t M, int64_t P, int64_t K, int64_t C, int relu, int threads)
+/* Few weights fit every core's cache: threads share the positions. Few positions: threads share the panels. Else blocks
+   of both. */
+typedef struct { int64_t block, group; } Plan;
+
+static Plan plan_of(int64_t M, int64_t K, int64_t C)
 {
-    /* Few weights fit every core's cache: threads share the positions. Few positions: threads share the panels. Else
-       blocks of both. */
     const int64_t panels = (C + NR - 1) / NR, weights = panels * NR * K, fit = 65536 / (NR * K);
     const int few = weights <= 131072, flat = !few && M * K <= 262144;
-    const int64_t block = few ? 2 * ROWS : flat ? M : 8 * ROWS, group = few ? panels : flat || fit < 1 ? 1 : fit;
-    const int64_t blocks = (M + block - 1) / block, groups = (panels + group - 1) / group;
-#pragma omp parallel for collapse(2) schedule(static) num_threads(threads)
-    for (int64_t i = 0; i < blocks; i++)
-        for (int64_t g = 0; g < groups; g++) {
-            int64_t to = (i + 1) * block < M ? (i + 1) * block : M;
-            int64_t last = (g + 1) * group < panels ? (g + 1) * group : panels;
-            for (int64_t p = g * group; p < last; p++)
-                for (int64_t m = i * block; m < to; m += ROWS) {
-                    int rows = to - m < ROWS ? (int)(to - m) : ROWS;
-                    int64_t c = p * NR, width = C - c;
-                    const float *bc = b ? b + c : NULL, *sc = s ? s + c : NULL, *ec = e ? e + m * C + c : NULL;
-                    if (width < NR)
-                        cut_tile(rows, h + m * K, w + p * K * NR, bc, sc, ec, y + m * C + c, m, P, K, C, width, relu);
-                    else
-                        any_tile(rows, h + m * K, w + p * K * NR, bc, sc, ec, y + m * C + c, m, P, K, C, relu);
+    return (Plan){few ? 2 * ROWS : flat ? M : 8 * ROWS, few ? panels : flat || fit < 1 ? 1 : fit};
+}
+
+/* How many floats `conv1x1` needs as scratch memory, with gates of the input. */
+int64_t scratch(int64_t M, int64_t K, int64_t C, int threads) { return threads * plan_of(M, K, C).block * K; }
+
+void conv1x1(const int64_t *a)
+{
+    const float *g = (const float *)a[2];
+    const int64_t M = a[8], P = a[9], K = a[10], C = a[11];
+    const int threads = (int)a[13];
+    const float *h = (const float *)a[0];
+    float *room = (float *)a[7];
+    const Layer l = {h, (const float *)a[1], g, (const float *)a[3], (const float *)a[4], (const float *)a[5],
+                     (float *)a[6], M, P, K, C, (int)a[12]};
+    const Plan p = plan_of(M, K, C);
+    const int64_t panels = (C + NR - 1) / NR, block = p.block, group = p.group;
+    const int64_t blocks = block ? (M + block - 1) / block : 0, groups = (panels + group - 1) / group;
+#pragma omp parallel num_threads(threads)
+    {
+        float *gated = room + (g ? omp_get_thread_num() * block * K : 0);
+        int64_t ready = -1; /* the block that `gated` holds */
+#pragma omp for collapse(2) schedule(static)
+        for (int64_t i = 0; i < blocks; i++)
+            for (int64_t j = 0; j < groups; j++) {
+                const int64_t from = i * block, to = from + block < M ? from + block : M;
+                const int64_t last = (j + 1) * group < panels ? (j + 1) * group : panels;
+                if (g && ready != i) {
+                    for (int64_t m = from; m < to; m++) {
+                        const float *gates = g + m / P * K, *of = h + m * K;
+                        for (int64_t k = 0; k < K; k++) gated[(m - from) * K + k] = gates[k] * of[k];
+                    }
+                    ready = i;
                 }
-        }
+                const float *rows = g ? gated : h + from * K;
+                for (int64_t c = j * group; c < last; c++)
+                    for (int64_t m = from; m < to; m += ROWS)
+                        any_tile(&l, to - m < ROWS ? (int)(to - m) : ROWS, rows + (m - from) * K, m, c * NR);
+            }
+    }
 }

@@ -1,10 +1,10 @@
-"""A 3x3 convolution of stride 1 by Winograd's algorithm, with sum and ReLU, in C, for float32 on a CPU.
+"""A 3x3 convolution of stride 1 by Winograd's algorithm, with sum and activation, in C, for float32 on a CPU.
 
-    y = relu(w * h + b + e)
+    y = act(w * h + b + e)
 
-`torch.ops.senet.conv3x3_packed(h, w, c, padding, b, e, relu)` returns y; `conv3x3_packed_(h, w, padding, b, e, relu)`
-writes it into e. `h` (N, K, H, W), `e` (N, C, Y, X), `b` (C), `padding` of height and width; `w` is packed by `pack`
-and four times as large as before. There is no gradient. Wrong shapes or dtypes raise RuntimeError.
+`torch.ops.senet.conv3x3_packed(h, w, c, groups, padding, b, e, act)` returns y; `conv3x3_packed_(h, w, groups, padding,
+b, e, act)` writes it into e. `h` (N, K, H, W), `e` (N, C, Y, X), `b` (C), `padding` of height and width; `w` is packed
+by `pack` and four times as large as before. There is no gradient. Wrong shapes or dtypes raise RuntimeError.
 
 F(4x4, 3x3) takes a quarter of the products (Lavin and Gray, arXiv:1509.09308). It is exact in real numbers. In float32
 the error is 2e-7 to 8e-7 of the norm of the feature map; that of oneDNN's direct sum is 1e-7 with few channels and
@@ -13,8 +13,7 @@ the error is 2e-7 to 8e-7 of the norm of the feature map; that of oneDNN's direc
 
 from __future__ import annotations
 
-import threading
-from ctypes import CDLL, c_int, c_int64, c_void_p
+from ctypes import CDLL, c_int, c_int64
 from functools import cache
 from pathlib import Path
 
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 
 from senet.kernels.cc import library
-from senet.kernels.packed import check, define, panels
+from senet.kernels.packed import call, check, define, panels, scratch
 
 SOURCE = Path(__file__).with_name("conv3x3.c")
 
@@ -39,21 +38,25 @@ def available() -> bool:
 
 
 def lanes() -> int:
-    """Both numbers of channels must be multiples of this: the numbers in a vector register."""
+    """Numbers in a vector register."""
     return _c().lanes()
 
 
-def scratch_size(n: int, height: int, width: int, k: int, c: int, threads: int) -> int:
+def scratch_size(n: int, height: int, width: int, k: int, c: int, groups: int, threads: int) -> int:
     """How many floats a call works in, for an output of this height and width."""
-    return _c().scratch(n, height, width, k, c, threads)
+    return _c().scratch(n, height, width, k, c, groups, threads)
 
 
-def pack(weight: Tensor) -> Tensor:
-    """Pack a weight (C, K, 3, 3), float32: `G w G'`, `(36, panels, K, width of a panel)`."""
+def pack(weight: Tensor, groups: int = 1) -> Tensor:
+    """Pack a weight (C, K / groups, 3, 3), float32: `G w G'`, `(36, groups, panels, K / groups, width of a panel)`."""
     rows = [[p**i / _slope(p) for i in range(3)] for p in POINTS] + [[0.0, 0.0, 1.0]]
     g = torch.tensor(rows, dtype=torch.float64, device=weight.device)
     points = torch.einsum("ai,ckij,bj->abck", g, weight.double(), g).flatten(0, 1)
-    return panels(points.float(), _c().panel())
+    return panels(points.float().unflatten(1, (groups, -1)), _panel(len(weight) // groups, groups))
+
+
+def _panel(c: int, groups: int) -> int:
+    return _c().vectors(c, groups) * _c().lanes()
 
 
 def _slope(p: float) -> float:
@@ -69,38 +72,29 @@ def _c() -> CDLL:
     if lib is None:
         raise RuntimeError("conv3x3.c is not compiled on this machine")
     lib.scratch.restype = c_int64
-    lib.scratch.argtypes = [c_int64] * 5 + [c_int]
-    lib.conv3x3.argtypes = [c_void_p] * 6 + [c_int64] * 7 + [c_int] * 2
-    lib.conv3x3.restype = None
+    lib.scratch.argtypes = [c_int64] * 6 + [c_int]
+    lib.vectors.argtypes = [c_int64] * 2
+    lib.vectors.restype = c_int64
     return lib
 
 
-_kept = threading.local()
-
-
-def _scratch(size: int) -> Tensor:
-    """Scratch memory of this thread. It is kept: the system would have to find fresh pages for each call."""
-    scratch = getattr(_kept, "scratch", None)
-    if scratch is None or scratch.numel() < size:
-        scratch = _kept.scratch = torch.empty(size, dtype=torch.float32, device="cpu")
-    return scratch
-
-
-def _run(h: Tensor, w: Tensor, padding: list[int], b: Tensor | None, e: Tensor | None, y: Tensor, relu: bool) -> None:
-    (n, c, height, width), k, panel = y.shape, h.shape[1], _c().panel()
-    shapes = ((h, (n, k, *h.shape[2:])), (w, (36, -(-c // panel), k, panel)), (b, (c,)), (e, y.shape))
-    check("conv3x3_packed", *shapes)
-    if c % lanes() or k % lanes():
-        raise RuntimeError(f"senet::conv3x3_packed: {k} to {c} channels; expected: multiples of {lanes()}")
+def _run(
+    h: Tensor, w: Tensor, groups: int, padding: list[int], b: Tensor | None, e: Tensor | None, y: Tensor, act: int
+) -> None:
+    (n, c, height, width), k = y.shape, h.shape[1]
+    if groups < 1 or c % groups or k % groups:
+        raise RuntimeError(f"senet::conv3x3_packed: {groups} groups of {k} to {c} channels; expected: a common divisor")
+    panel = _panel(c // groups, groups)
+    packed = 36, groups, -(-(c // groups) // panel), k // groups, panel
+    check("conv3x3_packed", (h, (n, k, *h.shape[2:])), (w, packed), (b, (c,)), (e, y.shape))
     b = None if b is None else b.contiguous()
     threads = torch.get_num_threads()
-    scratch = _scratch(scratch_size(n, height, width, k, c, threads))
-    pointers = (None if t is None else t.data_ptr() for t in (h, w, b, e, y, scratch))
-    _c().conv3x3(*pointers, n, *h.shape[2:], k, c, *padding, relu, threads)
+    room = scratch(scratch_size(n, height, width, k, c, groups, threads))
+    call(_c().conv3x3, (h, w, b, e, y, room), n, *h.shape[2:], k, c, groups, *padding, act, threads)
 
 
-def _size(h: Tensor, padding: list[int], b: Tensor | None) -> list[int]:
+def _size(h: Tensor, groups: int, padding: list[int], b: Tensor | None) -> list[int]:
     return [d + 2 * p - 2 for d, p in zip(h.shape[2:], padding, strict=True)]
 
 
-define("conv3x3_packed", "int[2] padding, Tensor? b", _run, _size)
+define("conv3x3_packed", "int groups, int[2] padding, Tensor? b", _run, _size)

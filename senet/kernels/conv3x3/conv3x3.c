@@ -1,6 +1,6 @@
 /* 3x3 convolution of stride 1 of channels-last feature maps by Winograd's algorithm, float32:
 
-       y = relu(w * h + b + e)          h (N, H, W, K), y and e (N, Y, X, C), Y = H + 2 py - 2, X = W + 2 px - 2
+       y = act(w * h + b + e)           h (N, H, W, K), y and e (N, Y, X, C), Y = H + 2 py - 2, X = W + 2 px - 2
 
    A tile of 4x4 results needs 6x6 of h, and 36 products for each pair of channels where a direct sum needs 144:
 
@@ -11,8 +11,8 @@
    q = 3/2: with the usual 1 and 2 the rounding is twice as large.
    For each of the 36 points it is a matrix product of tiles by channels, which takes most of the time.
 
-   w is packed: G w G' as [36][panels][K][NR], the last panel padded with zeros; b and e may be NULL; y may be e.
-   K and C are multiples of LANES. */
+   With G groups each k = K / G channels of h make c = C / G of y. w is packed: G w G' as [36][G][panels][k][width], the
+   last panel padded with zeros; a panel is up to three vectors wide. b and e may be NULL; y may be e. */
 
 #include <omp.h>
 
@@ -26,156 +26,211 @@ enum { BLOCK = 32 };
 #define P2 (P * P)
 #define Q2 (Q * Q)
 
-/* v = B' d, of a row or column: six numbers `step` apart. */
-INLINE void into(const floats *d, floats *v, const int step)
+/* v = B' d: six numbers of a row or column. */
+INLINE void into(const floats d[IN], floats v[IN])
 {
-    floats d1 = d[step], d2 = d[2 * step], d3 = d[3 * step], d4 = d[4 * step];
-    floats p = d4 - Q2 * d2, odd_p = P * (d3 - Q2 * d1), q = d4 - P2 * d2, odd_q = Q * (d3 - P2 * d1);
-    v[0] = P2 * Q2 * d[0] - (P2 + Q2) * d2 + d4;
-    v[step] = p + odd_p;
-    v[2 * step] = p - odd_p;
-    v[3 * step] = q + odd_q;
-    v[4 * step] = q - odd_q;
-    v[5 * step] = P2 * Q2 * d1 - (P2 + Q2) * d3 + d[5 * step];
+    floats p = d[4] - Q2 * d[2], odd_p = P * (d[3] - Q2 * d[1]), q = d[4] - P2 * d[2], odd_q = Q * (d[3] - P2 * d[1]);
+    v[0] = P2 * Q2 * d[0] - (P2 + Q2) * d[2] + d[4];
+    v[1] = p + odd_p;
+    v[2] = p - odd_p;
+    v[3] = q + odd_q;
+    v[4] = q - odd_q;
+    v[5] = P2 * Q2 * d[1] - (P2 + Q2) * d[3] + d[5];
 }
 
 /* y = A' m: four numbers from six. */
-INLINE void out_of(const floats *m, const int from, floats *y, const int to)
+INLINE void out_of(const floats m[IN], floats y[OUT])
 {
-    floats p = m[from] + m[2 * from], odd_p = m[from] - m[2 * from];
-    floats q = m[3 * from] + m[4 * from], odd_q = m[3 * from] - m[4 * from];
+    floats p = m[1] + m[2], odd_p = m[1] - m[2], q = m[3] + m[4], odd_q = m[3] - m[4];
     y[0] = m[0] + p + q;
-    y[to] = P * odd_p + Q * odd_q;
-    y[2 * to] = P2 * p + Q2 * q;
-    y[3 * to] = P2 * P * odd_p + Q2 * Q * odd_q + m[5 * from];
+    y[1] = P * odd_p + Q * odd_q;
+    y[2] = P2 * p + Q2 * q;
+    y[3] = P2 * P * odd_p + Q2 * Q * odd_q + m[5];
 }
 
-/* One tile of h, whose first position is (y, x), to its 36 points, `apart` from each other. */
-static void tile_in(const float *h, const float *zeros, float *v, int64_t apart, int64_t H, int64_t W, int64_t K,
-                    int64_t y, int64_t x)
+/* One tile of h, n of whose K channels count and whose first position is (y, x), to its 36 points, `apart` from each
+   other. */
+static void tile_in(const float *h, float *v, int64_t apart, int64_t H, int64_t W, int64_t K, int64_t n, int64_t y,
+                    int64_t x)
 {
-    const float *from[POINTS];
-    for (int i = 0; i < IN; i++)
-        for (int j = 0; j < IN; j++) {
-            int inside = y + i >= 0 && y + i < H && x + j >= 0 && x + j < W;
-            from[i * IN + j] = inside ? h + ((y + i) * W + x + j) * K : zeros;
+    const int inside = y >= 0 && x >= 0 && y + IN <= H && x + IN <= W;
+    for (int64_t k = 0; k < n; k += LANES) {
+        floats edge[POINTS], t[POINTS];
+        const float *from = h + (y * W + x) * K + k;
+        int64_t down = W * K, right = K;
+        if (!inside || n - k < LANES) {
+            for (int i = 0; i < IN; i++)
+                for (int j = 0; j < IN; j++) {
+                    int is_there = y + i >= 0 && y + i < H && x + j >= 0 && x + j < W;
+                    edge[i * IN + j] = is_there ? load_part(from + i * down + j * right, n - k) : (floats){0};
+                }
+            from = (const float *)edge, down = IN * LANES, right = LANES;
         }
-    for (int64_t k = 0; k < K; k += LANES) {
-        floats d[POINTS], t[POINTS];
-        for (int i = 0; i < POINTS; i++) d[i] = load(from[i] + k);
-        for (int i = 0; i < IN; i++) into(d + i * IN, t + i * IN, 1);
-        for (int j = 0; j < IN; j++) into(t + j, d + j, IN);
-        for (int i = 0; i < POINTS; i++) store(v + i * apart + k, d[i]);
+#pragma GCC unroll 6
+        for (int j = 0; j < IN; j++) {
+            floats d[IN], of[IN];
+            for (int i = 0; i < IN; i++) d[i] = load(from + i * down + j * right);
+            into(d, of);
+            for (int i = 0; i < IN; i++) t[i * IN + j] = of[i];
+        }
+#pragma GCC unroll 6
+        for (int i = 0; i < IN; i++) {
+            floats of[IN];
+            into(t + i * IN, of);
+            for (int j = 0; j < IN; j++) store(v + (i * IN + j) * apart + k, of[j]);
+        }
     }
 }
 
-/* The inverse: one tile of y, whose first position is (y, x). */
+/* The inverse: n of the C channels of one tile of y, whose first position is (y, x). */
 static void tile_out(const float *m, int64_t apart, const float *b, const float *e, float *out, int64_t Y, int64_t X,
-                     int64_t C, int64_t y, int64_t x, int relu)
+                     int64_t C, int64_t n, int64_t y, int64_t x, int act)
 {
     const int rows = Y - y < OUT ? (int)(Y - y) : OUT, columns = X - x < OUT ? (int)(X - x) : OUT;
-    for (int64_t c = 0; c < C; c += LANES) {
-        floats d[POINTS], t[OUT * IN], r[OUT * OUT], bias = b ? load(b + c) : (floats){0};
-        for (int i = 0; i < POINTS; i++) d[i] = load(m + i * apart + c);
-        for (int j = 0; j < IN; j++) out_of(d + j, IN, t + j, IN);
-        for (int i = 0; i < OUT; i++) out_of(t + i * IN, 1, r + i * OUT, 1);
-        for (int i = 0; i < rows; i++)
-            for (int j = 0; j < columns; j++) {
-                int64_t at = ((y + i) * X + x + j) * C + c;
-                floats v = r[i * OUT + j] + bias;
-                if (e) v += load(e + at);
-                store(out + at, relu ? positive(v) : v);
+    for (int64_t c = 0; c < n; c += LANES) {
+        floats t[OUT * IN], bias = b ? load_part(b + c, n - c) : (floats){0};
+#pragma GCC unroll 6
+        for (int j = 0; j < IN; j++) {
+            floats d[IN], of[OUT];
+            for (int i = 0; i < IN; i++) d[i] = load(m + (i * IN + j) * apart + c);
+            out_of(d, of);
+            for (int i = 0; i < OUT; i++) t[i * IN + j] = of[i];
+        }
+        for (int i = 0; i < rows; i++) {
+            floats r[OUT];
+            int64_t at = ((y + i) * X + x) * C + c;
+            out_of(t + i * IN, r);
+            for (int j = 0; j < OUT; j++) {
+                r[j] += bias;
+                if (e && j < columns) r[j] += load_part(e + at + j * C, n - c);
             }
+            activate(r, OUT, act);
+            for (int j = 0; j < columns; j++) store_part(out + at + j * C, r[j], n - c);
+        }
     }
 }
 
 /* Sums of BLOCK channels are added up, for less rounding: the inverse transform enlarges it. */
-INLINE void rows_of(const int rows, const float *v, const float *w, float *m, int64_t K, int64_t width)
+INLINE void rows_of(const int rows, const int vectors, const float *v, const float *w, float *m, int64_t k,
+                    int64_t from, int64_t to)
 {
-    for (int64_t k = 0; k < K; k += BLOCK) {
-        floats acc[ROWS][2];
-        product(rows, v + k, w + k * NR, K, K - k < BLOCK ? K - k : BLOCK, acc);
+    const int width = vectors * LANES;
+    for (int64_t at = 0; at < k; at += BLOCK) {
+        floats acc[ROWS * 2];
+        product(rows, vectors, v + at, w + at * width, from, k - at < BLOCK ? k - at : BLOCK, width, acc);
         for (int i = 0; i < rows; i++)
-            for (int j = 0; j < 2; j++) {
-                float *at = m + i * width + j * LANES;
-                store(at, k ? load(at) + acc[i][j] : acc[i][j]);
+            for (int j = 0; j < vectors; j++) {
+                float *sum = m + i * to + j * LANES;
+                store(sum, at ? load(sum) + acc[i * vectors + j] : acc[i * vectors + j]);
             }
     }
 }
 
-/* m = v w at one point and for one panel: n tiles, in groups of about equally many rows. */
-static void point(int64_t n, const float *v, const float *w, float *m, int64_t K, int64_t width)
+/* m = v w at one point and for one panel: n tiles, in `parts` of about equally many rows; rows of v and m are `from` and
+   `to` apart. */
+INLINE void point_of(const int most, const int vectors, int64_t n, int64_t parts, const float *v, const float *w,
+                     float *m, int64_t k, int64_t from, int64_t to)
 {
-    const int64_t groups = (n + ROWS - 1) / ROWS;
-    for (int64_t g = 0; g < groups; g++) {
-        const int64_t at = n * g / groups;
-#define EACH(r) case r: rows_of(r, v + at * K, w, m + at * width, K, width); break;
-        switch (n * (g + 1) / groups - at) { FOR_ROWS(EACH) }
+    for (int64_t left = parts, rows; left > 0; left--, n -= rows, v += rows * from, m += rows * to) {
+        rows = left == 1 ? n : (n + left - 1) / left;
+#define EACH(r) case r: if (r <= most) rows_of(r, vectors, v, w, m, k, from, to); break;
+        switch (rows) { FOR_ROWS(EACH) }
 #undef EACH
     }
 }
 
-/* How threads share the tiles. Small weights, which fit a core's cache: every thread has chunks of its own, which fit
-   too. Large weights or few tiles: all threads work on one chunk at a time and share its products. */
-typedef struct { int64_t panels, width, down, across, tiles, chunk; int own; } Plan;
-
-static Plan plan_of(int64_t N, int64_t Y, int64_t X, int64_t K, int64_t C, int threads)
+static void point(int64_t vectors, int64_t n, int64_t parts, const float *v, const float *w, float *m, int64_t k,
+                  int64_t from, int64_t to)
 {
-    Plan p = {.panels = (C + NR - 1) / NR, .down = (Y + OUT - 1) / OUT, .across = (X + OUT - 1) / OUT};
-    p.width = p.panels * NR;
+    if (vectors == 1) point_of(ROWS, 1, n, parts, v, w, m, k, from, to);
+    else if (vectors == 2) point_of(ROWS, 2, n, parts, v, w, m, k, from, to);
+    else point_of(ROWS * 2 / 3, 3, n, parts, v, w, m, k, from, to);
+}
+
+/* How threads share the work. Small weights, which fit a core's cache: every thread has chunks of tiles of its own, which
+   fit too; of groups it takes `many` at a time. Large weights or few tiles: all threads work on one chunk at a time and
+   share its products.
+
+   `from` and `to` are the widths of v and m. A panel may be wider than c: it writes over the next group's first channels,
+   which are written later. */
+typedef struct {
+    int64_t k, c, vectors, panels, many, blocks, from, to, down, across, tiles, chunk;
+    int own;
+} Plan;
+
+int lanes(void) { return LANES; }
+
+/* Width of panels of c channels, in vectors. */
+int64_t vectors(int64_t c, int64_t groups) { return groups > 1 && c <= 3 * LANES ? (c + LANES - 1) / LANES : 2; }
+
+static Plan plan_of(int64_t N, int64_t Y, int64_t X, int64_t K, int64_t C, int64_t G, int threads)
+{
+    Plan p = {.k = K / G, .c = C / G, .down = (Y + OUT - 1) / OUT, .across = (X + OUT - 1) / OUT};
+    p.vectors = vectors(p.c, G);
+    p.panels = (p.c + p.vectors * LANES - 1) / (p.vectors * LANES);
     p.tiles = N * p.down * p.across;
-    p.own = K * p.width <= 20480 && p.tiles >= 96 * threads;
-    const int64_t chunks = (p.tiles + 63) / 64;
-    p.chunk = p.own ? 24 : chunks ? (p.tiles + chunks - 1) / chunks : 0;
+    const int64_t some = 64 / p.c > 1 ? 64 / p.c : 1;
+    p.many = some < G ? some : G;
+    p.blocks = (G + p.many - 1) / p.many;
+    p.from = (p.many * p.k + LANES - 1) / LANES * LANES;
+    p.to = (p.many - 1) * p.c + p.panels * p.vectors * LANES;
+    p.to = (p.to + LANES - 1) / LANES * LANES;
+    p.own = G > 1 || (p.k * p.to <= 20480 && p.tiles >= 96 * threads);
+    const int64_t chunks = (p.tiles + 63) / 64, fit = 65536 / (POINTS * (p.from + p.to));
+    p.chunk = G > 1 ? (fit < 6 ? 6 : fit) : p.own ? 24 : chunks ? (p.tiles + chunks - 1) / chunks : 0;
     return p;
 }
 
-int lanes(void) { return LANES; }
-int panel(void) { return NR; }
-
 /* How many floats `conv3x3` needs as scratch memory. */
-int64_t scratch(int64_t N, int64_t Y, int64_t X, int64_t K, int64_t C, int threads)
+int64_t scratch(int64_t N, int64_t Y, int64_t X, int64_t K, int64_t C, int64_t G, int threads)
 {
-    const Plan p = plan_of(N, Y, X, K, C, threads);
-    return K + (p.own ? threads : 1) * POINTS * p.chunk * (K + p.width);
+    const Plan p = plan_of(N, Y, X, K, C, G, threads);
+    return (p.own ? threads : 1) * POINTS * p.chunk * (p.from + p.to);
 }
 
-void conv3x3(const float *h, const float *w, const float *b, const float *e, float *y, float *room, int64_t N,
-             int64_t H, int64_t W, int64_t K, int64_t C, int64_t py, int64_t px, int relu, int threads)
+void conv3x3(const int64_t *a)
 {
+    const float *h = (const float *)a[0], *w = (const float *)a[1], *b = (const float *)a[2], *e = (const float *)a[3];
+    float *y = (float *)a[4], *room = (float *)a[5];
+    const int64_t N = a[6], H = a[7], W = a[8], K = a[9], C = a[10], G = a[11], py = a[12], px = a[13];
+    const int act = (int)a[14], threads = (int)a[15];
     const int64_t Y = H + 2 * py - 2, X = W + 2 * px - 2;
-    const Plan p = plan_of(N, Y, X, K, C, threads);
-    const int64_t T = p.chunk, chunks = T ? (p.tiles + T - 1) / T : 0;
-    float *zeros = room;
-    memset(zeros, 0, K * sizeof *zeros);
+    const Plan p = plan_of(N, Y, X, K, C, G, threads);
+    const int64_t most = p.vectors == 3 ? ROWS * 2 / 3 : ROWS, T = p.chunk, chunks = T ? (p.tiles + T - 1) / T : 0, panel = p.k * p.vectors * LANES;
     /* Two barriers per chunk are enough: a thread that is ahead writes v, which no thread reads by then, and waits. */
 #pragma omp parallel num_threads(threads)
     {
         const int id = omp_get_thread_num(), all = omp_get_num_threads();
-        const int64_t part = p.own ? 0 : id, parts = p.own ? 1 : all, items = POINTS * p.panels;
-        float *v = room + K + (p.own ? id : 0) * POINTS * T * (K + p.width), *m = v + POINTS * T * K;
-        for (int64_t i = p.own ? id : 0; i < chunks; i += p.own ? all : 1) {
-            const int64_t first = i * T, n = p.tiles - first < T ? p.tiles - first : T;
+        const int64_t part = p.own ? 0 : id, parts = p.own ? 1 : all, count = p.blocks * chunks;
+        float *v = room + (p.own ? id : 0) * POINTS * T * (p.from + p.to), *m = v + POINTS * T * p.from;
+        for (int64_t i = p.own ? count * id / all : 0; i < (p.own ? count * (id + 1) / all : count); i++) {
+            const int64_t g = i / chunks * p.many, groups = G - g < p.many ? G - g : p.many;
+            const int64_t first = i % chunks * T, n = p.tiles - first < T ? p.tiles - first : T;
+            const int64_t items = POINTS * groups * p.panels;
             for (int64_t t = part; t < n; t += parts) {
                 int64_t image = (first + t) / (p.down * p.across), at = (first + t) % (p.down * p.across);
-                tile_in(h + image * H * W * K, zeros, v + t * K, T * K, H, W, K, at / p.across * OUT - py,
-                        at % p.across * OUT - px);
+                tile_in(h + image * H * W * K + g * p.k, v + t * p.from, T * p.from, H, W, K, groups * p.k,
+                        at / p.across * OUT - py, at % p.across * OUT - px);
             }
             if (!p.own) {
 #pragma omp barrier
             }
-            for (int64_t j = items * part / parts; j < items * (part + 1) / parts; j++) {
-                int64_t a = j / p.panels, c = j % p.panels * NR;
-                point(n, v + a * T * K, w + j * K * NR, m + a * T * p.width + c, K, p.width);
+            int64_t j = items * part / parts, a = j / (groups * p.panels), of = j / p.panels % groups, c = j % p.panels;
+            for (const int64_t end = items * (part + 1) / parts; j < end; j++) {
+                point(p.vectors, n, (n + most - 1) / most, v + a * T * p.from + of * p.k,
+                      w + ((a * G + g + of) * p.panels + c) * panel, m + a * T * p.to + of * p.c + c * p.vectors * LANES,
+                      p.k, p.from, p.to);
+                if (++c == p.panels && ++of == groups) a++, of = 0;
+                c = c == p.panels ? 0 : c;
             }
             if (!p.own) {
 #pragma omp barrier
             }
             for (int64_t t = part; t < n; t += parts) {
                 int64_t image = (first + t) / (p.down * p.across), at = (first + t) % (p.down * p.across);
-                int64_t to = image * Y * X * C;
-                tile_out(m + t * p.width, T * p.width, b, e ? e + to : NULL, y + to, Y, X, C, at / p.across * OUT,
-                         at % p.across * OUT, relu);
+                int64_t to = image * Y * X * C + g * p.c;
+                tile_out(m + t * p.to, T * p.to, b ? b + g * p.c : NULL, e ? e + to : NULL, y + to, Y, X, C,
+                         groups * p.c, at / p.across * OUT, at % p.across * OUT, act);
             }
         }
     }

@@ -1,0 +1,1 @@
+"""Grouped convolutions and those of few channels, directly."""

@@ -1,0 +1,78 @@
+/* A unit, float32: the squeeze of channels-last feature maps u (N, P positions, C), and gates by two fully connected
+   layers.
+
+       z[n][c] = mean_p u[n][p][c]
+       t[r] = act(sum_c w1[r][c] z[c] + b1[r]),    s[c] = gate(sum_r w2[r][c] t[r] + b2[c])
+
+   z (N, K), w1 (R, K), w2 (R, C), s (N, C), t (N, R) to work in; b1 and b2 may be NULL. */
+
+#include "floats.h"
+
+enum { WIDTH = 4 * LANES, ROUND = 64 };
+
+/* Sums of ROUND positions are added up, for less rounding; a thread has channels of its own. */
+void global_mean(const int64_t *a)
+{
+    const float *u = (const float *)a[0];
+    float *z = (float *)a[1];
+    const int64_t N = a[2], P = a[3], C = a[4], blocks = (C + WIDTH - 1) / WIDTH;
+    const int threads = (int)a[5];
+#pragma omp parallel for collapse(2) schedule(static) num_threads(threads) if (N * P * C > 65536)
+    for (int64_t n = 0; n < N; n++)
+        for (int64_t j = 0; j < blocks; j++) {
+            const int64_t c = j * WIDTH, of = C - c < WIDTH ? C - c : WIDTH;
+            const float *from = u + n * P * C + c;
+            floats sum[4] = {{0}};
+            for (int64_t p = 0; p < P; p += ROUND) {
+                const int64_t to = p + ROUND < P ? p + ROUND : P;
+                floats part[4] = {{0}};
+                if (of == WIDTH)
+                    for (int64_t q = p; q < to; q++)
+                        for (int i = 0; i < 4; i++) part[i] += load(from + q * C + i * LANES);
+                else
+                    for (int64_t q = p; q < to; q++)
+                        for (int i = 0; i * LANES < of; i++) part[i] += load_part(from + q * C + i * LANES, of - i * LANES);
+                for (int i = 0; i < 4; i++) sum[i] += part[i];
+            }
+            for (int i = 0; i * LANES < of; i++) store_part(z + n * C + c + i * LANES, sum[i] / (float)P, of - i * LANES);
+        }
+}
+
+static float activated1(float v, int act) { return activated((floats){0} + v, act)[0]; }
+
+void gates(const int64_t *a)
+{
+    const float *z = (const float *)a[0], *w1 = (const float *)a[1], *b1 = (const float *)a[2];
+    const float *w2 = (const float *)a[3], *b2 = (const float *)a[4];
+    float *s = (float *)a[5], *t = (float *)a[6];
+    const int64_t N = a[7], K = a[8], R = a[9], C = a[10];
+    const int act = (int)a[11], gate = (int)a[12], threads = (int)a[13];
+#pragma omp parallel for schedule(static) num_threads(threads) if (N > 1)
+    for (int64_t n = 0; n < N; n++) {
+        for (int64_t r = 0; r < R; r++) {
+            floats sum[4] = {{0}};
+            int64_t k = 0;
+            for (; k + 4 * LANES <= K; k += 4 * LANES)
+                for (int i = 0; i < 4; i++)
+                    sum[i] += load(z + n * K + k + i * LANES) * load(w1 + r * K + k + i * LANES);
+            for (; k < K; k += LANES) sum[0] += load_part(z + n * K + k, K - k) * load_part(w1 + r * K + k, K - k);
+            sum[0] = sum[0] + sum[1] + (sum[2] + sum[3]);
+            float of = b1 ? b1[r] : 0;
+            for (int i = 0; i < LANES; i++) of += sum[0][i];
+            t[n * R + r] = activated1(of, act);
+        }
+        int64_t c = 0;
+        for (; c + 4 * LANES <= C; c += 4 * LANES) {
+            floats sum[4];
+            for (int i = 0; i < 4; i++) sum[i] = b2 ? load(b2 + c + i * LANES) : (floats){0};
+            for (int64_t r = 0; r < R; r++)
+                for (int i = 0; i < 4; i++) sum[i] += t[n * R + r] * load(w2 + r * C + c + i * LANES);
+            for (int i = 0; i < 4; i++) store(s + n * C + c + i * LANES, activated(sum[i], gate));
+        }
+        for (; c < C; c += LANES) {
+            floats sum = b2 ? load_part(b2 + c, C - c) : (floats){0};
+            for (int64_t r = 0; r < R; r++) sum += t[n * R + r] * load_part(w2 + r * C + c, C - c);
+            store_part(s + n * C + c, activated(sum, gate), C - c);
+        }
+    }
+}
