@@ -117,6 +117,14 @@ def check_at_least(config: object, low: float, *names: str, path: str = "") -> N
             raise ConfigError(f"{_join(path, name)}: {value!r} is too small; expected: {low:g} or more")
 
 
+def check_at_most(config: object, high: int, *names: str) -> None:
+    """Raise ConfigError unless each named field is at most `high`."""
+    for name in names:
+        value = getattr(config, name)
+        if value > high:
+            raise ConfigError(f"{name}: {value!r} is too large; expected: at most {high:,}")
+
+
 def check_concrete(path: str, value: object) -> None:
     """Raise ConfigError, naming the concrete ones, for a config of a class that is no kind, such as `UnitConfig()`."""
     if isinstance(value, Kind) and not hasattr(value, "kind"):

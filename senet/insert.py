@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -18,8 +19,9 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from senet import functional as sf
 from senet.config import UnitConfig, check_concrete
 from senet.errors import ConfigError
-from senet.initialization import draw_
-from senet.tracing import CONVOLUTIONS, PERMUTES, Call, Sum, Trace, check_model, trace
+from senet.initialization import check_not_inference, draw_
+from senet.outputs import describe, reason
+from senet.tracing import CONVOLUTIONS, PERMUTES, VIEWS, Call, Example, Sum, Trace, check_model, trace
 from senet.units.unit import Unit
 
 CHILD = "se"
@@ -118,28 +120,65 @@ def _begin_again(module: nn.Module, state: dict[str, Any], prefix: str, metadata
 
 
 class _Gate:
-    """The forward hook of a site. A class, so that the network can still be pickled."""
+    """The forward hook of a site: it multiplies the output by the gates of the unit that the called module has.
 
-    def __init__(self, unit: InsertedUnit) -> None:
-        self.unit = unit
+    A class, so that the network can still be pickled. Not a reference to the unit: replicas of the module have units
+    of their own, and users replace children.
 
-    def __call__(self, _module: nn.Module, _inputs: object, output: Tensor) -> Any:
+    Attributes:
+        child: Name of the unit in the module.
+        unit: The unit if the site is a container, which cannot have it as a child. `_Point` keeps it up to date.
+    """
+
+    def __init__(self, child: str, unit: nn.Module | None = None) -> None:
+        self.child, self.unit = child, unit
+
+    def of(self, module: nn.Module) -> nn.Module | None:
+        """Return the unit that gates a module's output; None if it was deleted."""
+        return self.unit if isinstance(module, CONTAINERS) else module._modules.get(self.child)
+
+    def __call__(self, module: nn.Module, _inputs: object, output: Tensor) -> Any:
+        unit = self.of(module)
+        if unit is None:
+            return output
         if isinstance(output, Proxy):
             # `torch.fx` records the unit as one layer: its checks read shapes, which proxies do not have.
             tracer: Any = output.tracer
-            return tracer.create_proxy("call_module", tracer.path_of_module(self.unit), (output,), {})
-        return self.unit(output)
+            return tracer.create_proxy("call_module", tracer.path_of_module(unit), (output,), {})
+        return unit(output)
+
+
+class _Point:
+    """The forward pre-hook of a module that has the unit of a container in it: the container uses this unit.
+
+    Replicas share the container's hooks with the original until then.
+    """
+
+    def __init__(self, child: str, path: str) -> None:
+        self.child, self.path = child, path
+
+    def __call__(self, holder: nn.Module, _inputs: object) -> None:
+        site: nn.Module = holder
+        for name in self.path.split("."):
+            site = site._modules[name]  # type: ignore[assignment]
+        unit = holder._modules.get(self.child)
+        if any(isinstance(hook, _Gate) and hook.unit is not unit for hook in site._forward_hooks.values()):
+            site._forward_hooks = OrderedDict(
+                (key, _Gate(self.child, unit) if isinstance(hook, _Gate) else hook)
+                for key, hook in site._forward_hooks.items()
+            )
 
 
 def _gate_too(module: nn.Module, name: str, child: object) -> None:
-    """Hook: give a module that takes over a site's children the site's forward hook too.
+    """Hook: a module that gets a unit as its child gets the hook that applies it.
 
-    `SyncBatchNorm.convert_sync_batchnorm` replaces a norm by a new module and moves the children, but not the hooks.
+    So `insert_` adds the child alone, and `SyncBatchNorm.convert_sync_batchnorm`, which replaces a norm by a new module
+    and moves the children, keeps the unit.
     """
     if not isinstance(child, InsertedUnit) or name not in (CHILD, BESIDE) or isinstance(module, CONTAINERS):
         return
-    if _unit_behind(module) is None:
-        module.register_forward_hook(_Gate(child))
+    if not any(isinstance(hook, _Gate) for hook in module._forward_hooks.values()):
+        module.register_forward_hook(_Gate(name))
 
 
 register_module_module_registration_hook(_gate_too)
@@ -150,7 +189,7 @@ def insert_(
     config: UnitConfig,
     where: str | Iterable[str] | Callable[[str, nn.Module], bool] = "residual",
     *,
-    example: Tensor | tuple[Any, ...] | None = None,
+    example: Example | None = None,
     dry_run: bool = False,
     seed: int = 0,
 ) -> list[Site]:
@@ -201,8 +240,10 @@ def insert_(
     [Site(name='1', channels=32, params=162, macs=128)]
     """
     check_model(model)
+    if not dry_run:
+        check_not_inference(model, "insert_")
     if not isinstance(config, UnitConfig):
-        raise ConfigError(f"config: {config!r}; expected: a UnitConfig, such as SEConfig()")
+        raise ConfigError(f"config: {describe(config)}; expected: a UnitConfig, such as SEConfig()")
     check_concrete("config", config)
     if getattr(config, "gate", None) == "relu":
         raise ConfigError(
@@ -230,9 +271,14 @@ def insert_(
         units.append(unit.to(call.device, call.dtype).train(modules[site.name].training))
     for around in {_around(modules, site.name, holder) for site, (holder, _) in zip(sites, holders, strict=True)}:
         around.register_load_state_dict_pre_hook(_begin_again)
+    names = {module: name for name, module in modules.items()}
     for unit, (holder, child) in zip(units, holders, strict=True):
-        modules[unit.site.name].register_forward_hook(_Gate(unit))
         holder.add_module(child, unit)
+        site = modules[unit.site.name]
+        if holder is not site:
+            path = unit.site.name.removeprefix(f"{names[holder]}.")
+            site.register_forward_hook(_Gate(child, unit))
+            holder.register_forward_pre_hook(_Point(child, path))
     try:
         _check_runs(model, units, example)
     except BaseException:
@@ -262,20 +308,24 @@ def remove_(model: nn.Module) -> list[Site]:
 
 def _take_out(model: nn.Module, units: list[InsertedUnit]) -> None:
     names = {module: name for name, module in model.named_modules()}
-    for unit in units:
-        holder, _, child = names[unit].rpartition(".")
+    places = {names[unit].rpartition(".")[::2] for unit in units}
+    for name, module in list(model.named_modules()):
+        for key, hook in list(module._forward_hooks.items()):
+            if isinstance(hook, _Gate) and hook.of(module) in (None, *units):
+                del module._forward_hooks[key]
+        for key, pointer in list(module._forward_pre_hooks.items()):
+            if isinstance(pointer, _Point) and (name, pointer.child) in places:
+                del module._forward_pre_hooks[key]
+    for holder, child in places:
         delattr(model.get_submodule(holder), child)
     for module in model.modules():
-        for key, hook in list(module._forward_hooks.items()):
-            if isinstance(hook, _Gate) and hook.unit in units:
-                del module._forward_hooks[key]
         for key, hook in list(module._load_state_dict_pre_hooks.items()):
             if hook.hook is _begin_again and not any(isinstance(m, InsertedUnit) for m in module.modules()):
                 del module._load_state_dict_pre_hooks[key]
 
 
-def _unit_behind(module: nn.Module) -> InsertedUnit | None:
-    return next((hook.unit for hook in module._forward_hooks.values() if isinstance(hook, _Gate)), None)
+def _unit_behind(module: nn.Module) -> nn.Module | None:
+    return next((hook.of(module) for hook in module._forward_hooks.values() if isinstance(hook, _Gate)), None)
 
 
 def _holder(modules: dict[str, nn.Module], site: str) -> tuple[nn.Module, str]:
@@ -296,13 +346,13 @@ def _holder(modules: dict[str, nn.Module], site: str) -> tuple[nn.Module, str]:
     return modules[name], child
 
 
-def _check_runs(model: nn.Module, units: list[InsertedUnit], example: Tensor | tuple[Any, ...] | None) -> None:
+def _check_runs(model: nn.Module, units: list[InsertedUnit], example: Example | None) -> None:
     """Raise ConfigError unless the network runs and calls each new unit once."""
     names = {m: name for name, m in model.named_modules()}
     try:
         calls = trace(model, example).calls
     except ConfigError as error:
-        raise ConfigError(f"where: the network does not run with units there ({error.__cause__})") from error
+        raise ConfigError(f"where: the network does not run with units there ({reason(error.__cause__)})") from error
     for unit in units:
         if len(calls.get(names[unit], ())) != 1:
             raise ConfigError(f"where: {unit.site.name!r} runs all its children as steps; name one of them")
@@ -317,7 +367,8 @@ def _named(modules: dict[str, nn.Module], where: str | Iterable[str] | Callable[
         for pattern in patterns:
             if not isinstance(pattern, str):
                 raise ConfigError(
-                    f"where: {pattern!r} is not a name; expected: {', '.join(PLACES)}, names of modules, or a function"
+                    f"where: {describe(pattern)} is not a name; expected: {', '.join(PLACES)}, names of modules, or a "
+                    "function"
                 )
             matches = [name for name in modules if fnmatchcase(name, pattern)]
             if not matches:
@@ -332,7 +383,8 @@ def _named(modules: dict[str, nn.Module], where: str | Iterable[str] | Callable[
 
 def _placed(modules: dict[str, nn.Module], t: Trace, where: str) -> list[str]:
     """List the sites that a word of `PLACES` stands for."""
-    sums = [s for s in t.sums if t.nodes[s.branch].axis in (1, None)]
+    dims = len(t.nodes[0].shape)
+    sums = [s for s in t.sums if t.nodes[s.branch].axis in (1, None) and len(t.nodes[s.out].shape) == dims]
     joins = [c for c in t.concats if c.module is not None]
     convs = [name for name, calls in t.calls.items() if _is_spatial(modules[name], calls[0], t)]
     if where == "auto":
@@ -340,14 +392,14 @@ def _placed(modules: dict[str, nn.Module], t: Trace, where: str) -> list[str]:
         joins = [c for c in joins if c.out not in inside]
     names = []
     if where in ("residual", "auto"):
-        names += [_end_of_branch(modules, t, s) for s in sums]
+        names += [name for s in sums if (name := _end_of_branch(modules, t, s, sums)) is not None]
     if where in ("concat", "auto"):
         names += [_first(modules, t, [c.out]) or str(c.module) for c in joins]
     if where == "conv" or (where == "auto" and not names and not t.sums):
         names += [_behind(modules, t, name) for name in convs]
     if not names:
         last = len(t.sums) - len(sums)
-        others = f" (and {last} channels-last, which units cannot gate)" if last else ""
+        others = f" (and {last} of tokens or channels-last, which units cannot gate)" if last else ""
         counts = f"residual: {len(sums)}{others}, concat: {len(joins)}, conv: {len(convs)}"
         found = {"residual": sums, "concat": joins, "conv": [] if last else convs}
         advice = next((repr(word) for word in found if found[word]), "names of modules with output (N, C, *)")
@@ -368,7 +420,7 @@ def _first(modules: dict[str, nn.Module], t: Trace, path: Iterable[int]) -> str 
         # With a unit already inserted, the output of the module is that of the unit.
         maker = t.nodes[n].module
         unit = _unit_behind(modules[maker])
-        if unit and any(modules[t.nodes[c].module] is unit for c in t.consumers(n)):
+        if unit is not None and any(modules[t.nodes[c].module] is unit for c in t.consumers(n)):
             return maker
         if t.nodes[n].axis in (1, None):
             for name in t.modules_at(n):
@@ -377,9 +429,13 @@ def _first(modules: dict[str, nn.Module], t: Trace, path: Iterable[int]) -> str 
     return None
 
 
-def _end_of_branch(modules: dict[str, nn.Module], t: Trace, s: Sum) -> str:
+def _end_of_branch(modules: dict[str, nn.Module], t: Trace, s: Sum, sums: list[Sum]) -> str | None:
+    """Return the module that ends a residual branch; None for a sum inside another branch that no module ends.
+
+    Such an inner sum is a step of an operation, as in attention.
+    """
     name = _first(modules, t, _backwards(t, s))
-    if name is None:
+    if name is None and not any(s.out in t.branch_of(other) for other in sums if other is not s):
         before = ", ".join(map(repr, dict.fromkeys(_makers(modules, t, s)))) or "none"
         raise ConfigError(
             f"where: no module that runs once and outputs (N, C, *) ends the residual branch in {s.module!r}; "
@@ -423,20 +479,38 @@ def _behind(modules: dict[str, nn.Module], t: Trace, name: str) -> str:
         pointwise = modules[t.nodes[after[0]].module]
         if isinstance(pointwise, _ConvNd) and max(pointwise.kernel_size) == 1:
             path = _onwards(t, after[0])
-    return _first(modules, t, reversed(path)) or name
+    # No further back than to a norm that would undo the gate.
+    start = max((i for i, n in enumerate(path) if i and _undoes(t, path[i - 1], n)), default=0)
+    found = _first(modules, t, reversed(path[start:]))
+    if found is None and start:
+        raise ConfigError(
+            f"where: the norm behind {name!r} is not a module, and would undo the gate of a unit before it; name the "
+            "module that returns its output"
+        )
+    return name if found is None else found
+
+
+def _undoes(t: Trace, before: int, after: int) -> bool:
+    """Whether a step divides each channel of an image by its own size, as instance norm does."""
+    return any(t.nodes[n].statistics == "channel" for n in t.step(before) or ())
 
 
 def _onwards(t: Trace, n: int) -> list[int]:
-    """Return a node and the norms and elementwise operations after it, up to the activation."""
-    path = [n]
-    while len(after := t.consumers(n)) == 1:
-        node = t.nodes[n := after[0]]
-        is_norm = "_norm" in node.op
-        if not (is_norm or node.pointwise) or len(node.inputs) != 1 or node.shape != t.nodes[path[0]].shape:
+    """Return a node and the ends of the norms and activations after it: to the activation and norms behind that."""
+    path, is_active = [n], False
+    while step := t.step(path[-1]):
+        nodes = [t.nodes[i] for i in step if t.nodes[i].op not in VIEWS | PERMUTES]
+        is_norm = any(node.statistics for node in nodes)
+        others = [node for node in nodes if "_norm" not in node.op]
+        is_affine = all(node.op.rstrip("_") in AFFINE for node in others)
+        if not is_norm and not all(node.pointwise for node in others):
             break
-        path.append(n)
-        if not is_norm and node.op.rstrip("_") not in AFFINE:
+        # What an activation's own code does after its last non-linear operation belongs to it.
+        is_rest = is_affine and (len(others) == len(nodes)) and t.module_at(path[-1]) is None
+        if is_active and nodes and not is_norm and not is_rest:
             break
+        path.append(step[-1])
+        is_active |= not is_norm and not is_affine
     return path
 
 
@@ -447,7 +521,7 @@ def _call(modules: dict[str, nn.Module], t: Trace, name: str) -> Call:
     shape = () if output is None else t.nodes[output].shape
     if isinstance(module, (Unit, InsertedUnit)):
         wrong = "is a unit"
-    elif _unit_behind(module):
+    elif _unit_behind(module) is not None:
         wrong = "has a unit already"
     elif len(calls) != 1:
         wrong = f"is called {len(calls)} times"

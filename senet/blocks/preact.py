@@ -31,7 +31,8 @@ class PreActBlock(PlacedUnit):
         mid: Channels inside the branch.
         out: Channels of the output.
         stride: Stride of the first convolution.
-        shortcut: Where the shape changes: "projection", a 1x1 convolution without batch norm, or "zero_pad" (option A).
+        shortcut: Where the shape changes: "projection", a 1x1 convolution without batch norm, or "zero_pad" or
+            "zero_pad_both" (option A, see `ZeroPad`).
         is_first: Whether this is the network's first block, whose input has no batch norm and ReLU.
         se: The unit, or None.
     """
@@ -59,7 +60,7 @@ class PreActBlock(PlacedUnit):
         elif shortcut == "projection":
             self.shortcut = nn.Conv2d(in_channels, out, 1, stride, bias=False)
         else:
-            self.shortcut = ZeroPad(in_channels, out, stride)
+            self.shortcut = ZeroPad(in_channels, out, stride, both_sides=shortcut == "zero_pad_both")
         self.add_unit(se, block, in_channels=in_channels, mid=mid, out=out)
 
     def branch(self, a: Tensor) -> Tensor:

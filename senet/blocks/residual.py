@@ -56,19 +56,26 @@ class ZeroPad(nn.Module):
     """Shortcut of option A (arXiv:1512.03385): every `stride`-th pixel; the new channels are zero.
 
     `(N, C, H, W) -> (N, out, H/stride, W/stride)`. As in the original, the input's channels come first.
+
+    Args:
+        in_channels: Channels of the input.
+        out: Channels of the output.
+        stride: Distance of the pixels that are kept.
+        both_sides: Put half of the zero channels (rounded down) before the input's, as many public CIFAR ResNets do.
     """
 
-    def __init__(self, in_channels: int, out: int, stride: int) -> None:
+    def __init__(self, in_channels: int, out: int, stride: int, *, both_sides: bool = False) -> None:
         super().__init__()
         self.extra, self.stride = out - in_channels, stride
+        self.before = self.extra // 2 if both_sides else 0
 
     def forward(self, x: Tensor) -> Tensor:
         """Subsample and pad the feature map."""
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.extra - self.before))
 
     def extra_repr(self) -> str:
         """Return the settings that print shows."""
-        return f"extra={self.extra}, stride={self.stride}"
+        return f"extra={self.extra}, stride={self.stride}" + f", before={self.before}" * bool(self.before)
 
 
 class Projection(nn.Module):
@@ -116,7 +123,7 @@ class ResidualBlock(PlacedUnit):
         mid: Channels inside the branch.
         out: Channels of the output.
         stride: Stride of the block.
-        shortcut: Where the shape changes: "projection" (option B) or "zero_pad" (option A).
+        shortcut: Where the shape changes: "projection" (option B), "zero_pad" or "zero_pad_both" (option A; `ZeroPad`).
         projection: Kernel of a projection that has a stride, "1x1" or "3x3". Without a stride it is 1x1.
         se: The unit, or None.
     """
@@ -143,7 +150,7 @@ class ResidualBlock(PlacedUnit):
         elif shortcut == "projection":
             self.shortcut = Projection(in_channels, out, stride, 3 if projection == "3x3" and stride > 1 else 1)
         else:
-            self.shortcut = ZeroPad(in_channels, out, stride)
+            self.shortcut = ZeroPad(in_channels, out, stride, both_sides=shortcut == "zero_pad_both")
         self.add_unit(se, block, in_channels=in_channels, mid=mid, out=out)
 
     def branch(self, x: Tensor) -> Tensor:

@@ -109,7 +109,8 @@ class ShakeBlock(nn.Module):
         """Mix both branches; apply the unit that follows them."""
         u1, u2 = self.branch1(x), self.branch2(x)
         if self.training:
-            forward = torch.rand(len(x), 1, 1, 1, device=u1.device, dtype=u1.dtype)
+            # Not `len(x)`, which `torch.fx` cannot trace.
+            forward = torch.rand_like(u1[:, :1, :1, :1])
             backward = torch.rand_like(forward) if self.shake == "shake" else torch.full_like(forward, 0.5)
             u = mix(u1, u2, forward, backward)
         else:

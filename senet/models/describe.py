@@ -6,11 +6,13 @@ and the channel scaling are not counted. Everything is computed from the table, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from senet.blocks.cost import Cost, Shape, TooSmallError
 from senet.errors import ConfigError
+from senet.models.detector import DetectorNet
 from senet.models.net import Net
 
 if TYPE_CHECKING:
@@ -101,7 +103,8 @@ def describe(model: Net | Network, image_size: int | tuple[int, int] | None = No
 
     Args:
         model: A table, or a network built from one.
-        image_size: Pixels: a side, or height and width. None for the size the network was designed for.
+        image_size: Pixels: a side, or height and width; of a detector the shorter side. None for the size the network
+            was designed for.
 
     Raises:
         ConfigError: If the image is too small for the network, or if the network differs from its table, for example
@@ -113,7 +116,7 @@ def describe(model: Net | Network, image_size: int | tuple[int, int] | None = No
     """
     net = model if isinstance(model, Net) else model.net
     size = image_size if image_size is not None else net.image_size
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = net.sides(size) if isinstance(size, int) else size
     rows, total = _count(net, height, width)
     actual = total.params if isinstance(model, Net) else sum(p.numel() for p in model.parameters())
     if actual != total.params:
@@ -144,19 +147,38 @@ def describe(model: Net | Network, image_size: int | tuple[int, int] | None = No
 
 def _count(net: Net, height: int, width: int) -> tuple[tuple[Row, ...], Cost]:
     """The rows of a network and the cost of all of it."""
-    x, total, rows = Shape(net.in_channels, height, width), Cost(), []
-    for part in net.parts:
-        cost = Cost()
-        try:
-            x = net.count(part, x, cost)
-        except TooSmallError as error:
-            raise ConfigError(f"image_size: {height}x{width} is too small for this network: {error}") from None
-        rows.append(Row.of(part, net.layers(part), x, cost))
-        total += cost
-    cost = Cost()
+    if isinstance(net, DetectorNet):
+        return _count_detector(net, height, width)
+    rows, shapes, total = _count_parts(net, net.parts, height, width)
+    x, cost = shapes[-1], Cost()
     net.count_head(x, cost)
     if net.num_classes:
         cost.linear(net.num_features, net.num_classes)
     layers = net.layers("head") + (f", fc {net.num_classes}" if net.num_classes else "")
     rows.append(Row.of("head", layers, Shape(net.num_classes or net.num_features, 1, 1), cost))
     return tuple(rows), total + cost
+
+
+def _count_parts(net: Net, parts: Sequence[str], height: int, width: int) -> tuple[list[Row], list[Shape], Cost]:
+    """The rows of some first parts, the shapes of their outputs, and the cost of all of them."""
+    x, total, rows, shapes = Shape(net.in_channels, height, width), Cost(), [], []
+    for part in parts:
+        cost = Cost()
+        try:
+            x = net.count(part, x, cost)
+        except TooSmallError as error:
+            raise ConfigError(f"image_size: {height}x{width} is too small for this network: {error}") from None
+        rows.append(Row.of(part, net.layers(part), x, cost))
+        shapes.append(x)
+        total += cost
+    return rows, shapes, total
+
+
+def _count_detector(net: DetectorNet, height: int, width: int) -> tuple[tuple[Row, ...], Cost]:
+    # The trunk ends with its last stage.
+    parts = [part for part in net.whole_trunk.parts if part != "last"]
+    rows, shapes, total = _count_parts(net.whole_trunk, parts, height, width)
+    for part, layers, shape, cost in net.head_parts(shapes[-net.levels :]):
+        rows.append(Row.of(part, layers, shape, cost))
+        total += cost
+    return tuple(rows), total

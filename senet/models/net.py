@@ -40,6 +40,8 @@ class StageOutput:
 
 N = TypeVar("N", bound="StagedNet")
 
+Shortcut = Literal["projection", "zero_pad", "zero_pad_both"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
@@ -128,6 +130,10 @@ class Net(Kind, key="family"):
     def num_features(self) -> int:
         """Inputs of the classifier: the channels of the last feature map, unless the head has layers of its own."""
         return self.stage_outputs[-1].channels
+
+    def sides(self, side: int) -> tuple[int, int]:
+        """Height and width of an image of a size in pixels: a square, but for detectors."""
+        return side, side
 
     def layers(self, part: str) -> str:
         """Describe the layers of a part ("stem", "stage2", ..., "head") in the notation of Table 1."""
@@ -342,7 +348,8 @@ class ResidualNet(StagedNet, kind="residual"):
             "pad" torchvision's and timm's (padding 1; the same size, other windows), "none" the CIFAR networks'.
         stride_on: The convolution of a bottleneck that has the stride: "1x1" in the released SE-ResNets, "3x3" in the
             released SE-ResNeXts, torchvision and timm.
-        shortcut: Where the shape changes: "projection" (option B) or "zero_pad" (option A).
+        shortcut: Where the shape changes: "projection" (option B), "zero_pad" (option A, the zero channels last) or
+            "zero_pad_both" (option A, half of them before and half after, as in the public CIFAR ResNets).
         projection: Kernel of the projections that have a stride: "1x1", or "3x3" in SENet-154.
         first_1x1: Width of a bottleneck's first convolution: "full", that of its 3x3, or "half", as in SENet-154.
     """
@@ -353,7 +360,7 @@ class ResidualNet(StagedNet, kind="residual"):
     stem: Stem
     pool: Literal["ceil", "pad", "none"] = "ceil"
     stride_on: Literal["1x1", "3x3"] = "1x1"
-    shortcut: Literal["projection", "zero_pad"] = "projection"
+    shortcut: Shortcut = "projection"
     projection: Literal["1x1", "3x3"] = "1x1"
     first_1x1: Literal["full", "half"] = "full"
 
@@ -377,8 +384,8 @@ class ResidualNet(StagedNet, kind="residual"):
             for name, usual in (("first_1x1", "full"), ("stride_on", "1x1")):
                 if getattr(self, name) != usual:
                     raise ConfigError(f"{name}: {getattr(self, name)!r} needs bottlenecks; a basic block has no 1x1")
-        if self.projection == "3x3" and self.shortcut == "zero_pad":
-            raise ConfigError("projection: '3x3' has no effect with shortcut='zero_pad', which has no convolution")
+        if self.projection == "3x3" and self.shortcut != "projection":
+            raise ConfigError(f"projection: '3x3' has no effect with shortcut={self.shortcut!r}: it has no convolution")
 
     @property
     def stem_channels(self) -> int:
@@ -456,8 +463,8 @@ class ResidualNet(StagedNet, kind="residual"):
 
 def check_shortcut(shortcut: str, channels: int, out: int) -> None:
     """Raise ConfigError for a zero-padded shortcut to fewer channels."""
-    if shortcut == "zero_pad" and out < channels:
-        raise ConfigError(f"shortcut: 'zero_pad' cannot go from {channels} to {out} channels")
+    if shortcut != "projection" and out < channels:
+        raise ConfigError(f"shortcut: {shortcut!r} cannot go from {channels} to {out} channels")
 
 
 def slash(stride: int) -> str:

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from senet.blocks import block_costs
 from senet.blocks.cost import Cost, Shape
 from senet.config import Placement, check_at_least
 from senet.errors import ConfigError
-from senet.models.net import Stage, StagedNet, check_shortcut, slash
+from senet.models.net import Shortcut, Stage, StagedNet, check_shortcut, slash
 from senet.units.config import SEConfig
 
 if TYPE_CHECKING:
@@ -31,8 +31,9 @@ class PreActNet(StagedNet, kind="preact"):
     Attributes:
         stages: One row per stage. The stride is that of a block's first convolution.
         stem_width: Channels of the first 3x3 convolution, without batch norm or ReLU after it.
-        shortcut: Where the shape changes: "projection" (1x1 without batch norm) or "zero_pad" (option A). Both start
-            after the batch norm and ReLU of the branch, and so does the first block's identity.
+        shortcut: Where the shape changes: "projection" (1x1 without batch norm), "zero_pad" (option A, the zero
+            channels last) or "zero_pad_both" (option A, half of them before and half after). All start after the batch
+            norm and ReLU of the branch, and so does the first block's identity.
     """
 
     placements: ClassVar[tuple[str, ...]] = get_args(Placement)
@@ -41,7 +42,7 @@ class PreActNet(StagedNet, kind="preact"):
     image_size: int = 32
     stages: tuple[Stage, ...]
     stem_width: int = 16
-    shortcut: Literal["projection", "zero_pad"] = "projection"
+    shortcut: Shortcut = "projection"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -11,7 +11,7 @@ from senet.units.unit import TwoLayerUnit
 
 
 class SqueezeExcite(TwoLayerUnit):
-    """`x~_c = s_c u_c` with `s = gate(W2 relu(W1 squeeze(u)))`. `(N, C, *) -> (N, C, *)`, for 1-D, 2-D and 3-D maps.
+    """`x~_c = s_c u_c` with `s = gate(W2 relu(W1 squeeze(u)))`. `(N, C, *) -> (N, C, *)` in 1-D, 2-D and 3-D.
 
     Parameters: `fc1.weight` (C/r, C), `fc2.weight` (C, C/r) and, with `config.bias`, their biases.
 

@@ -1,4 +1,4 @@
-"""What every attention unit shares: it makes gates from a map and multiplies the map by them (Eq. 4)."""
+"""What every attention unit shares: gates computed from a feature map, which they multiply (Eq. 4)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def check_channels(channels: int) -> None:
 
 
 class Unit(nn.Module):
-    """Abstract: a unit `(N, C, *) -> (N, C, *)` for 1-D, 2-D and 3-D maps; a final class says what its gates are."""
+    """Abstract: a unit `(N, C, *) -> (N, C, *)` for 1-D, 2-D and 3-D feature maps; a final class computes its gates."""
 
     recalibrate = staticmethod(sf.recalibrate)
 
@@ -34,7 +34,7 @@ class Unit(nn.Module):
     @overload
     def forward(self, u: Tensor, return_gate: Literal[True]) -> tuple[Tensor, Tensor]: ...
     def forward(self, u: Tensor, return_gate: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """The recalibrated map of the shape of `u`; with `return_gate` also the gates of `gate(u)`."""
+        """The recalibrated feature map of the shape of `u`; with `return_gate` also the gates of `gate(u)`."""
         if not return_gate:
             return self.recalibrate(u, self)
         s = self.gate(u)
