@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from senet.data.augment import Draws
 from senet.data.images import load_image, normalise
-from senet.data.sources import Counts, Data, count_data, open_data
+from senet.data.objects import ObjectSplit
+from senet.data.sources import Counts, Data, Part, count_data, open_data, open_part
 from senet.data.splits import Batch, FileSplit, Order, Split, TensorSplit
 
 __all__ = [
@@ -24,11 +25,14 @@ __all__ = [
     "Data",
     "Draws",
     "FileSplit",
+    "ObjectSplit",
     "Order",
+    "Part",
     "Split",
     "TensorSplit",
     "count_data",
     "load_image",
     "normalise",
     "open_data",
+    "open_part",
 ]

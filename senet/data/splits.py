@@ -2,6 +2,9 @@
 
 A key is (epoch, indices). Since it has the epoch, worker processes need no state, and a resumed run skips keys.
 
+An index is a number in the list of an epoch's images, which `Split.images_in` returns. That is the list of all images,
+unless `recipe.balanced` chooses others in each epoch.
+
 Shapes: n images in a batch, C channels, S = recipe.image_size pixels a side.
 """
 
@@ -19,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from senet.data.augment import Draws, augment, draw, draw_boxes
+from senet.data.augment import Draws, Each, augment, draw, draw_boxes, mix
 from senet.data.images import cpus, evaluation_side, fit, normalise, pixels, read, scaled
 from senet.errors import DataError
 from senet.initialization import stream
@@ -34,15 +37,25 @@ class Batch(NamedTuple):
 
     Attributes:
         epoch: The epoch.
-        indices: (n,) int64.
-        images: (n, C, S, S) uint8; None if the images are in memory.
+        indices: (m,) int64.
+        images: (m, C, S, S) uint8; None if the images are in memory; a list of (C, h, w) uint8 with objects.
         skipped: A line "file: reason" for each image of the batch that could not be read.
+        targets: The objects of each image, where there are some; see `ObjectSplit`.
+        mates: (n,) int64, where MixUp or CutMix are used: the place in the batch of the image that each of the first n
+            is mixed with; the others are there to be mixed with. None: all m are the batch.
     """
 
     epoch: int
     indices: Tensor
-    images: Tensor | None
+    images: Tensor | list[Tensor] | None
     skipped: list[str]
+    mates: Tensor | None = None
+    targets: list[dict[str, Tensor]] | None = None
+
+
+def permutation(n: int, seed: int, epoch: int) -> Tensor:
+    """The order of an epoch's n images."""
+    return torch.randperm(n, generator=stream(seed, "order", epoch), device="cpu")
 
 
 class Order(Sampler[Key]):
@@ -54,13 +67,17 @@ class Order(Sampler[Key]):
         n: Number of images.
         batch_size: Images in a batch.
         seed: The order is a permutation that depends on (seed, epoch) only; None for no shuffling.
+        classes: (n,) int64, the class of each image, where classes are to take turns: first an image of each, then
+            another of each, so that a few batches have all of them. None for the plain order.
 
     >>> list(Order(5, batch_size=2, seed=None))
     [(0, [0, 1]), (0, [2, 3]), (0, [4])]
+    >>> list(Order(5, batch_size=2, seed=None, classes=torch.tensor([0, 0, 0, 1, 1])))
+    [(0, [0, 3]), (0, [1, 4]), (0, [2])]
     """
 
-    def __init__(self, n: int, batch_size: int, seed: int | None) -> None:
-        self.n, self.batch_size, self.seed, self.epoch = n, batch_size, seed, 0
+    def __init__(self, n: int, batch_size: int, seed: int | None, classes: Tensor | None = None) -> None:
+        self.n, self.batch_size, self.seed, self.classes, self.epoch = n, batch_size, seed, classes, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, from 0."""
@@ -71,12 +88,21 @@ class Order(Sampler[Key]):
 
     def __iter__(self) -> Iterator[Key]:
         epoch = self.epoch
-        if self.seed is None:
-            indices = torch.arange(self.n, device="cpu")
-        else:
-            indices = torch.randperm(self.n, generator=stream(self.seed, "order", epoch), device="cpu")
+        indices = torch.arange(self.n, device="cpu") if self.seed is None else permutation(self.n, self.seed, epoch)
+        if self.classes is not None:
+            indices = _in_turn(indices, self.classes)
         # Lists, since each tensor sent to a worker process takes a file descriptor.
         return ((epoch, part.tolist()) for part in indices.split(self.batch_size))
+
+
+def _in_turn(indices: Tensor, classes: Tensor) -> Tensor:
+    """Sort images by how many of their class come before them, and leave the order as it is otherwise."""
+    of = classes[indices]
+    by_class = of.argsort(stable=True)
+    counts = of.bincount()
+    before = torch.empty_like(of)
+    before[by_class] = torch.arange(len(of), device="cpu") - (counts.cumsum(0) - counts)[of[by_class]]
+    return indices[before.argsort(stable=True)]
 
 
 class Split(Dataset[Batch], ABC):
@@ -90,6 +116,7 @@ class Split(Dataset[Batch], ABC):
         targets: (len(self),) int64, the class of each image.
         recipe: Preparation and augmentation.
         seed: For order and augmentation; None for evaluation, in order and without augmentation.
+        classes: Number of classes of mixed targets: the highest class plus one, unless it is set.
         skipped: A line "file: reason" for each image skipped so far, when opening or in prepared batches.
         workers: Recommended number of loader processes.
         side: Shorter side in pixels before evaluation takes the centre crop.
@@ -101,6 +128,12 @@ class Split(Dataset[Batch], ABC):
     def __init__(self, targets: Tensor, recipe: DataRecipe, seed: int | None, skipped: Sequence[str] = ()) -> None:
         self.targets, self.recipe, self.seed, self.skipped = targets, recipe, seed, list(skipped)
         self._held: dict[str, tuple[Any, Any]] = {}
+        self.classes = int(targets.max()) + 1 if len(targets) else 0
+        is_each = seed is not None and recipe.augments_each
+        # Made here and not in each worker process, since it imports torchvision.
+        self._each = Each(recipe) if is_each else None
+        # torch warns of more workers than processors.
+        self.workers = min(recipe.workers, cpus()) if is_each else 0
 
     def __len__(self) -> int:
         """Number of images."""
@@ -110,9 +143,9 @@ class Split(Dataset[Batch], ABC):
         # Worker processes do not need the copies on a GPU.
         return {**self.__dict__, "_held": {}}
 
-    def order(self, batch_size: int) -> Order:
-        """Return the keys of an epoch: shuffled for training, in order for evaluation."""
-        return Order(len(self), batch_size, self.seed)
+    def order(self, batch_size: int, *, in_turn: bool = False) -> Order:
+        """Return the keys of an epoch: shuffled for training, in order for evaluation; `in_turn`: see `Order`."""
+        return Order(len(self), batch_size, self.seed, self.targets if in_turn else None)
 
     def draws(self, epoch: int) -> Draws:
         """Return the random numbers of `prepare` for all images of an epoch, on the CPU. For training only."""
@@ -123,13 +156,69 @@ class Split(Dataset[Batch], ABC):
     def _boxes(self, epoch: int) -> Tensor | None:
         """Return the boxes that `prepare` crops with `crop="resized"`: (len(self), 4) top, left, height, width."""
 
-    @abstractmethod
+    def images_in(self, epoch: int) -> Tensor:
+        """Return the images of an epoch's list, (len(self),) int64: all in order, or as `recipe.balanced` draws them.
+
+        Then each class has as many, give or take one, and so has each image of a class.
+        """
+        if self.seed is None or not self.recipe.balanced:
+            return self._hold("list", None, lambda: torch.arange(len(self), device="cpu"))
+        return self._hold("list", epoch, lambda: balanced(self.targets, stream(self.seed, "balanced", epoch)))
+
+    def mates(self, epoch: int) -> Tensor:
+        """Return what each index of an epoch is mixed with, (len(self),) int64: its neighbour in the epoch's order.
+
+        The first and the second are mates, the third and the fourth, and so on; the last of an odd number is its own.
+        """
+
+        def pair() -> Tensor:
+            assert self.seed is not None
+            order = permutation(len(self), self.seed, epoch)
+            mates, pairs = torch.arange(len(self), device="cpu"), order[: len(order) // 2 * 2].view(-1, 2)
+            mates[pairs] = pairs.flip(1)
+            return mates
+
+        return self._hold("mates", epoch, pair)
+
     def __getitem__(self, key: Key) -> Batch:
         """Return the batch of a key; runs in a worker process."""
+        epoch, indices = key
+        wanted = torch.as_tensor(indices)
+        is_mixed = self.seed is not None and self.recipe.mixes
+        if is_mixed:
+            partners = self.mates(epoch)[wanted]
+            # A mate is in the same batch, if its size is even; else it is read too.
+            wanted = torch.cat([wanted, partners[~torch.isin(partners, wanted)].unique()])
+        found, images, skipped = self._read(epoch, wanted)
+        if self._each is not None:
+            assert images is not None
+            assert self.seed is not None
+            draws = self._hold("draws here", epoch, lambda: self.draws(epoch)).at(found)
+            images = self._each(images, draws, [(self.seed, "each", epoch, i) for i in found.tolist()])
+        if not is_mixed:
+            return Batch(epoch, found, images, skipped)
+        place = {index: i for i, index in enumerate(found.tolist())}
+        own = [i for i in torch.as_tensor(indices).tolist() if i in place]
+        # Beside a mate that cannot be read, an image stays as it is.
+        mates = [place.get(mate, place[i]) for i, mate in zip(own, self.mates(epoch)[own].tolist(), strict=True)]
+        return Batch(epoch, found, images, skipped, torch.tensor(mates, dtype=torch.int64, device="cpu"))
 
     @abstractmethod
+    def _read(self, epoch: int, indices: Tensor) -> tuple[Tensor, Tensor | None, list[str]]:
+        """Return the indices that can be read; their pixels, or None if they stay in memory; `Batch.skipped`."""
+
     def _pixels(self, batch: Batch, indices: Tensor) -> Tensor:
-        """Return (n, C, S, S) uint8, channels_last, on the device of `indices`."""
+        """Return (m, C, S, S) uint8, channels_last, on the device of `indices`."""
+        assert isinstance(batch.images, Tensor)
+        return batch.images.to(indices.device, non_blocking=True)
+
+    def counts(self, classes: int) -> list[int]:
+        """How many images of each class there are."""
+        return self.targets.bincount(minlength=classes).tolist()
+
+    def label_bytes(self) -> bytes:
+        """The labels, for a hash."""
+        return self.targets.numpy().tobytes()
 
     @abstractmethod
     def whole(self, index: int) -> Image.Image:
@@ -155,8 +244,8 @@ class Split(Dataset[Batch], ABC):
     def fingerprint(self) -> str:
         """Hash the images and their preparation in evaluation."""
         r = self.recipe
-        made = (self.side, r.image_size, r.keep_aspect, r.interpolation, r.mean, r.std)
-        digest = blake2b(repr(made).encode() + self.targets.numpy().tobytes(), digest_size=16)
+        made = (self.side, r.image_size, r.keep_aspect, r.interpolation, r.mean, r.std, r.background, r.pixel_range)
+        digest = blake2b(repr(made).encode() + self.label_bytes(), digest_size=16)
         self._digest(digest)
         return digest.hexdigest()
 
@@ -168,7 +257,8 @@ class Split(Dataset[Batch], ABC):
         """Normalise a batch on the device, and augment it in training.
 
         Returns:
-            Images `(n, C, S, S)` float32, `(x - mean) / std`, channels_last, and targets `(n,)` int64. n may be 0.
+            Images `(n, C, S, S)` float32, `(x - mean) / std`, channels_last, and targets: classes `(n,)` int64, or with
+            MixUp or CutMix probabilities `(n, classes)` float32. n may be 0.
 
         Raises:
             DataError: For an image that could not be read, unless `on_bad_image="skip"`. It is raised here, in the main
@@ -179,13 +269,23 @@ class Split(Dataset[Batch], ABC):
         self.skipped += [line for line in batch.skipped if line not in self.skipped]
         indices = batch.indices.to(device, non_blocking=True)
         images = self._pixels(batch, indices)
-        targets = self._hold("targets", device, lambda: self.targets.to(device))[indices]
+        chosen_in = batch.epoch if self.recipe.balanced else 0
+        targets = self._hold("targets", (chosen_in, device), lambda: self._targets(chosen_in).to(device))[indices]
         if self.seed is None:
             x = normalise(images, self.recipe)
         else:
-            draws = self._hold("draws", (batch.epoch, device), lambda: self.draws(batch.epoch).to(device))
-            x = augment(images, draws.at(indices), self.recipe)
+            drawn = self._hold("draws", (batch.epoch, device), lambda: self.draws(batch.epoch).to(device))
+            draws = drawn.at(indices)
+            if self._each is not None:
+                draws = draws._replace(flip=None, shift=None, box=None)
+            x = augment(images, draws, self.recipe)
+            if batch.mates is not None:
+                mates = batch.mates.to(device, non_blocking=True)
+                x, targets = mix(x, targets, mates, drawn.at(indices[: len(mates)]), self.recipe, self.classes)
         return x.contiguous(memory_format=torch.channels_last), targets
+
+    def _targets(self, epoch: int) -> Tensor:
+        return self.targets[self.images_in(epoch)]
 
     def _hold(self, name: str, key: Any, make: Any) -> Any:
         """Return `make()`, cached until `key` changes."""
@@ -232,12 +332,14 @@ class TensorSplit(Split):
             return None
         return draw_boxes(recipe, size, size, len(self), stream(self.seed, "box", epoch))
 
-    def __getitem__(self, key: Key) -> Batch:
-        """Return the indices of a key."""
-        epoch, indices = key
-        return Batch(epoch, torch.as_tensor(indices), None, [])
+    def _read(self, epoch: int, indices: Tensor) -> tuple[Tensor, Tensor | None, list[str]]:
+        return indices, None if self._each is None else self.images[self.images_in(epoch)[indices]], []
 
     def _pixels(self, batch: Batch, indices: Tensor) -> Tensor:
+        if batch.images is not None:
+            return super()._pixels(batch, indices)
+        if self.recipe.balanced and self.seed is not None:
+            indices = self.images_in(batch.epoch).to(indices.device)[indices]
         store = self._hold("images", indices.device, lambda: self.images.to(indices.device))
         # Indexing the (len, S, S, C) view keeps channels_last.
         return store.permute(0, 2, 3, 1)[indices].permute(0, 3, 1, 2)
@@ -262,33 +364,31 @@ class FileSplit(Split):
     def __init__(self, files: Sequence[str], targets: Tensor, recipe: DataRecipe, seed: int | None) -> None:
         super().__init__(targets, recipe, seed)
         self.files, self.side = files, evaluation_side(recipe)
-        # torch warns of more workers than processors.
         self.workers = min(recipe.workers, cpus())
 
     def whole(self, index: int) -> Image.Image:
         """Return one decoded image."""
-        return read(self.files[index], self.recipe.channels)
+        return read(self.files[index], self.recipe)
 
     def _digest(self, digest: blake2b) -> None:
         # Reading the files would take as long as the evaluation that the hash may save.
         for name in self.files:
-            digest.update(f"{name}\0{_stamp(name)}\0".encode())
+            digest.update(os.fsencode(name) + f"\0{_stamp(name)}\0".encode())
 
-    def __getitem__(self, key: Key) -> Batch:
-        """Decode and crop the images of a key."""
-        epoch, indices = key
+    def _read(self, epoch: int, indices: Tensor) -> tuple[Tensor, Tensor | None, list[str]]:
+        """Decode and crop."""
         size, channels = self.recipe.image_size, self.recipe.channels
         store = np.empty((len(indices), size, size, channels), np.uint8)
         kept, skipped = [], []
-        wanted: list[int] = torch.as_tensor(indices).tolist()
-        for index in wanted:
+        images_of: list[int] = self.images_in(epoch)[indices].tolist()
+        for index, image in zip(indices.tolist(), images_of, strict=True):
             try:
-                store[len(kept)] = pixels(self._crop(read(self.files[index], channels), epoch, index))
+                store[len(kept)] = pixels(self._crop(read(self.files[image], self.recipe), epoch, index))
                 kept.append(index)
             except DataError as error:
                 skipped.append(str(error))
         images = torch.from_numpy(store[: len(kept)]).permute(0, 3, 1, 2)
-        return Batch(epoch, torch.tensor(kept, dtype=torch.int64, device="cpu"), images, skipped)
+        return torch.tensor(kept, dtype=torch.int64, device="cpu"), images, skipped
 
     def _boxes(self, epoch: int) -> Tensor | None:
         # The worker process crops, since a box depends on the size of the image.
@@ -303,9 +403,24 @@ class FileSplit(Split):
         part = image.crop((left, top, left + width, top + height))
         return part.resize((size, size), Image.Resampling.BILINEAR)
 
-    def _pixels(self, batch: Batch, indices: Tensor) -> Tensor:
-        assert batch.images is not None
-        return batch.images.to(indices.device, non_blocking=True)
+
+def balanced(targets: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw as many images as there are, (n,) int64, equally of each class, give or take one.
+
+    Within a class, each image is drawn as often as the others, give or take one.
+
+    >>> balanced(torch.tensor([0, 0, 0, 1]), stream(0))[-2:]
+    tensor([3, 3])
+    """
+    of_class = targets.argsort(stable=True).split(targets.unique(return_counts=True)[1].tolist())
+    quota = torch.full((len(of_class),), len(targets) // len(of_class), device="cpu")
+    quota[torch.randperm(len(of_class), generator=generator, device="cpu")[: len(targets) % len(of_class)]] += 1
+    drawn = []
+    for members, count in zip(of_class, quota.tolist(), strict=True):
+        rounds = range(-(-count // len(members)))
+        order = [torch.randperm(len(members), generator=generator, device="cpu") for _ in rounds]
+        drawn.append(members[torch.cat(order)[:count]])
+    return torch.cat(drawn)
 
 
 def _stamp(file: str) -> tuple[int, int]:
