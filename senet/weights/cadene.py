@@ -1,6 +1,7 @@
-"""The names of Cadene's pretrained-models.pytorch, the authors' Caffe weights in PyTorch; timm's `legacy_*` have them.
+"""The names of Cadene's pretrained-models.pytorch: the authors' Caffe weights in PyTorch, and timm's `legacy_*`.
 
-Its networks pool by Caffe's rule, and stride where the authors do: in the first 1x1 of SE-ResNets, else in the 3x3.
+Its networks pool without padding, rounded up, as Caffe does. The stride is where the authors have it: in the first 1x1
+of SE-ResNets, in the 3x3 of SE-ResNeXts and SENet-154.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ MEAN_OF_7X7 = "Cadene's own head is a 7x7 mean, the same as ours at 224 pixels o
 
 
 def layer0(shapes: Mapping[str, Shape]) -> bool:
-    """Whether these are the names of an SE network of Cadene's, with a classifier or without."""
+    """Whether these are Cadene's names of an SE network, with or without a classifier."""
     return "layer0.conv1.weight" in shapes and "layer1.0.se_module.fc1.weight" in shapes
 
 
@@ -40,7 +41,11 @@ def key(name: str, net: Net) -> str:
 
 
 def infer(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
-    """The authors' function; CheckpointError for basic blocks, which have a second ReLU there."""
+    """The table of the authors' function.
+
+    Raises:
+        CheckpointError: For basic blocks, which have a ReLU before the unit there.
+    """
     rows = net.stages if isinstance(net, ResidualNet) else ()
     if any(row.block == "basic" for row in rows):
         raise CheckpointError(
@@ -95,7 +100,7 @@ def _infer_bn_inception(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
 
 
 def _permute_bn_inception(name: str, tensor: Tensor, inverse: bool) -> Tensor:
-    """Its images are BGR."""
+    """Its first convolution expects BGR."""
     return tensor.flip(1) if name == "features.stem.conv7x7.conv.weight" and tensor.shape[1] == 3 else tensor
 
 

@@ -1,8 +1,8 @@
 """Caffe: `.caffemodel` files read and written without Caffe, and the names of the authors' released networks.
 
 Sources: the prototxts of hujie-frank/SENet (layer names, pooling, strides, mean 104/117/123 in BGR order, no division)
-and BVLC's caffe.proto (field numbers). Their input channels are BGR and their classes in ILSVRC-2017's order; here both
-are put into ours.
+and BVLC's caffe.proto (field numbers). The networks take BGR images, and their classes have ILSVRC-2017's order;
+`permute` changes both to ours.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from senet.weights.residual import infer_residual, infer_unit, stem_layer
 
 MESSAGES = {
     "Shape": {"dim": (1, "dims")},
-    # Packed numbers look like a string on the wire: so they come as one piece, and no Python number is made of each.
+    # Packed numbers are encoded like bytes. Read as bytes, they do not become Python numbers one by one.
     "Blob": {
         "num": (1, "int"),
         "channels": (2, "int"),
@@ -40,7 +40,7 @@ MESSAGES = {
     "Layer": {"name": (1, "string"), "type": (2, "string"), "blobs": (7, "Blob")},
     "Net": {"name": (1, "string"), "layers": (2, "pieces"), "layer": (100, "Layer")},
 }
-"""The messages of caffe.proto that hold weights, with their fields' numbers there; protobuf skips all others."""
+"""The messages of caffe.proto that hold weights, with their field numbers; protobuf skips the other fields."""
 
 
 @cache
@@ -52,7 +52,7 @@ def _net_message() -> type[Any]:
         raise MissingExtraError("files of Caffe", "caffe") from error
     types = descriptor_pb2.FieldDescriptorProto
     kinds = {"int": types.TYPE_INT32, "dims": types.TYPE_INT64, "pieces": types.TYPE_BYTES, "string": types.TYPE_STRING}
-    # As proto3, whose numbers are packed and whose names must be text; the bytes are proto2's.
+    # Declared as proto3, where numbers are packed and names must be text; the encoding is the same as proto2's.
     file = descriptor_pb2.FileDescriptorProto(name="senet/caffe.proto", package="senet.caffe", syntax="proto3")
     for message, fields in MESSAGES.items():
         descriptor = file.message_type.add(name=message)
@@ -69,13 +69,14 @@ def _net_message() -> type[Any]:
 
 
 def read(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a `.caffemodel`, by layer: "conv1/7x7_s2.weight", "classifier.bias".
+    """Read the tensors of a `.caffemodel` by layer: "conv1/7x7_s2.weight", "classifier.bias".
 
-    BatchNorm and Scale become one batch norm, "conv1/7x7_s2/bn.running_mean", ".running_var", ".weight", ".bias", its
-    sums divided by their factor (a factor of 0 stands for zeros, as in Caffe).
+    BatchNorm and Scale become one batch norm: "conv1/7x7_s2/bn.running_mean", ".running_var", ".weight", ".bias". Caffe
+    stores mean and variance as sums, with a factor by which they are divided here; a factor of 0 gives zeros, as there.
 
-    Raises CheckpointError for a file that is absent, damaged, cut off, or in the format before 2014 (V1, `layers`), and
-    MissingExtraError without protobuf.
+    Raises:
+        CheckpointError: For a file that is absent, damaged, cut off, or in the format before 2014 (V1, `layers`).
+        MissingExtraError: Without protobuf.
     """
     message = _net_message()()
     from google.protobuf.message import DecodeError
@@ -134,9 +135,11 @@ def _named(layer: Any, blobs: list[Tensor], path: str | Path) -> dict[str, Tenso
 
 
 def write(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of `read`: a `.caffemodel` that Caffe copies its weights from, layer by layer.
+    """Write a `.caffemodel`, from which Caffe copies weights layer by layer; the inverse of `read`.
 
-    Raises RunError where it cannot be written, MissingExtraError without protobuf.
+    Raises:
+        RunError: If it cannot be written.
+        MissingExtraError: Without protobuf.
     """
     message = _net_message()(name="senet")
     layers: dict[str, dict[str, Tensor]] = {}
@@ -168,7 +171,7 @@ def write(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def matches(shapes: Mapping[str, Shape]) -> bool:
-    """Whether the first layer has the authors' name."""
+    """Whether the first convolution has its name in the authors' prototxts."""
     return bool({"conv1/7x7_s2.weight", "conv1_1/3x3_s2.weight"} & set(shapes))
 
 
@@ -184,7 +187,7 @@ LAYERS = {
     "se.fc1": "1x1_down",
     "se.fc2": "1x1_up",
 }
-"""The layers of a bottleneck behind its own name, "conv2_1_1x1_reduce", and those of a unit in every network."""
+"""Our layer of a bottleneck or unit -> what follows the block's name in Caffe: "conv2_1_1x1_reduce"."""
 
 
 def key(name: str, net: Net) -> str:
@@ -213,7 +216,7 @@ def _residual_layer(net: ResidualNet, module: str) -> str:
 
 
 def _inception_layer(module: str) -> str:
-    """In a module, "features.stage3.inception_3a.conv3x3.norm" -> "inception_3a/3x3/bn"."""
+    """Caffe's name of a layer of BN-Inception: "features.stage3.inception_3a.conv3x3.norm" -> "inception_3a/3x3/bn"."""
     *_, block, layer, kind = module.split(".")
     if layer == "se":
         return f"{block}_{LAYERS[f'se.{kind}']}"
@@ -224,7 +227,7 @@ def _inception_layer(module: str) -> str:
 
 
 def infer(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
-    """Ceil pooling; the stride in the first 1x1, but in the 3x3 where that is grouped, as in ResNeXt and SENet-154."""
+    """Infer the table: ceil pooling; the stride in the first 1x1, or in a grouped 3x3 (ResNeXt, SENet-154)."""
     if isinstance(net, BNInception):
         return replace(net, se=infer_unit("caffe", key, net, shapes), conv_bias="conv1/7x7_s2.bias" in shapes), ()
     if not isinstance(net, ResidualNet) or any(row.block != "bottleneck" for row in net.stages):
@@ -234,7 +237,7 @@ def infer(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
 
 
 def permute(name: str, tensor: Tensor, inverse: bool) -> Tensor:
-    """The first convolution's channels from BGR, the classifier's 1,000 rows from ILSVRC-2017's order; or back."""
+    """Reorder the first convolution's channels from BGR, the classifier's rows from ILSVRC-2017's; or back."""
     if name.startswith("features.stem.") and tensor.ndim == 4 and tensor.shape[1] == 3:
         return tensor.flip(1)
     if name.startswith("classifier.") and len(tensor) == 1000:

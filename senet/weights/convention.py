@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from senet.errors import CheckpointError, ConfigError
 from senet.models.net import Net, Preprocessing
@@ -69,11 +69,20 @@ def shapes_of(net: Net) -> Mapping[str, Shape]:
         return {name: tuple(t.shape) for name, t in net.build().state_dict().items()}
 
 
+def check_unwrapped(model: object) -> None:
+    """Raise ConfigError unless this is a module, and not one that DataParallel or torch.compile made around another."""
+    inner = next((name for name in INSIDE if isinstance(getattr(model, name, None), nn.Module)), "")
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model: a {type(model).__name__}; expected: a torch.nn.Module")
+    if inner and len(list(model.children())) == 1:
+        raise ConfigError(f"model: a {type(model).__name__}; pass the network inside, its .{inner}")
+
+
 def check_intact(model: object) -> None:
     """Raise ConfigError unless this is a `Network` with exactly the tensors of its table."""
+    check_unwrapped(model)
     if not isinstance(model, Network):
-        inner = next((f"; pass the network inside, its .{name}" for name in INSIDE if hasattr(model, name)), "")
-        raise ConfigError(f"model: a {type(model).__name__} and not a Network{inner}")
+        raise ConfigError(f"model: a {type(model).__name__} and not a Network")
     want, have = shapes_of(model.net), {name: tuple(t.shape) for name, t in model.state_dict().items()}
     if want != have:
         odd = next(name for name in (*want, *have) if want.get(name) != have.get(name))

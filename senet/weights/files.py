@@ -1,29 +1,31 @@
-"""Read files of weights without executing anything: safetensors, torch's, Caffe's, and folders as on the Hub."""
+"""Where weights come from: a file, a folder, the Hub, a mapping, a module; and what is said beside them."""
 
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from senet.errors import CheckpointError, ConfigError
 from senet.models.net import Preprocessing
+from senet.models.network import Network
+from senet.weights import archive, mappings
+from senet.weights.convention import INSIDE, Shape
 from senet.weights.fetch import fetch, is_spec
 from senet.weights.header import KEY, Header
 from senet.weights.timm import read_preprocessing
 
-WRAPPERS = ("state_dict_ema", "ema", "state_dict", "model_state_dict", "model", "net")
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 SPECS = "a name on the Hub, 'timm:NAME' or 'hf:OWNER/NAME'"
-FILES = ("model.safetensors", "pytorch_model.bin", "best.safetensors", "last.ckpt")
+
+FILES = ("best.safetensors", "last.safetensors", "last.ckpt", "model.safetensors", "pytorch_model.bin")
+"""The file of weights in a folder: that of a run, or of a repository on the Hub; the first that is there."""
+
+ENDINGS = (".safetensors", ".pth", ".pt", ".th", ".bin", ".ckpt", ".npz", ".caffemodel")
+"""Endings by which the only file of weights in a folder is found. What a file is, its content tells."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,8 @@ class Source:
         tensors: On the CPU.
         hint: The file's name without its ending, or the architecture that its config.json states, for
             `Convention.infer_from_name`.
-        notes: What was unpacked.
+        notes: What was unpacked, and what else is in the file.
+        outside: Names of tensors outside the network: those without the prefix that the network's names have.
         header: What a file of ours says; None for other files.
         preprocessing: From the header or a config.json; None if neither states it.
     """
@@ -44,60 +47,80 @@ class Source:
     tensors: Mapping[str, Tensor]
     hint: str = ""
     notes: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
     header: Header | None = None
     preprocessing: Preprocessing | None = None
 
 
 def read(path: str | Path) -> Source:
-    """Read the tensors of a file, on the CPU.
+    """Read the tensors of a file, on the CPU. The content tells what it is, not the ending.
 
     Args:
-        path: A file (`.safetensors`, `.caffemodel`, or torch's `.pth`, `.pt`, `.bin`, `.ckpt`); a folder with such a
-            file and perhaps a config.json, or a run's folder; or "timm:NAME" or "hf:OWNER/NAME", which is fetched
-            from the Hugging Face Hub (`fetch`).
+        path: A file of `torch.save`, of safetensors, of `numpy.savez` or of Caffe; a folder with such a file and
+            perhaps a config.json, or a run's folder; or "timm:NAME" or "hf:OWNER/NAME", which is fetched from the
+            Hugging Face Hub (`fetch`). "FILE#KEY" takes the tensors at that key of a file with several mappings:
+            "net.pth#model_ema".
 
     Raises:
         CheckpointError: For a file that is absent, damaged or holds no weights, and for a pickle that could run code,
             which is not unpickled.
+        ConfigError: For a key that is not in the file.
     """
     if not str(path) or "://" in str(path):
         raise CheckpointError(f"weights: {str(path)!r} is neither a file or folder on this machine nor {SPECS}")
+    before, mark, key = str(path).rpartition("#")
+    if mark and not key.startswith("sha256=") and not Path(path).exists():
+        return _read(before, key)
+    return _read(path, "")
+
+
+def _read(path: str | Path, key: str) -> Source:
     if is_spec(path):
-        return replace(read(fetch(path)), name=str(path))
-    path = Path(path)
+        return replace(_read(fetch(path), key), name=str(path))
+    path = Path(path).expanduser()
     if path.is_dir():
-        return _read_folder(path)
+        return _add_config(_read(find(path), key), path / "config.json")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file or folder, nor {SPECS}")
-    text: object = None
-    if path.suffix == ".caffemodel":
-        from senet.weights import caffe
-
-        source = Source(name=str(path), tensors=caffe.read(path))
-    elif path.suffix == ".safetensors":
-        text, tensors = _read_safetensors(path)
-        source = Source(name=str(path), tensors=tensors)
-    else:
-        data = read_torch(path)
-        text = data.get(KEY) if isinstance(data, Mapping) else None
-        source = unwrap(data, str(path))
-    header = Header.loads(text, path) if isinstance(text, str) else None
-    preprocessing = header.preprocessing if header else None
-    return replace(source, hint=path.stem.lower(), header=header, preprocessing=preprocessing)
+    data, text = archive.open_tensors(path)
+    state: object = data
+    if isinstance(data, Mapping) and isinstance(data.get(KEY), str):
+        text, state = data[KEY], data.get("state_dict")
+    header = Header.loads(text, path) if text is not None else None
+    source = _own(state, str(path)) if header else unwrap(data, str(path), key=key)
+    return replace(
+        source, hint=path.stem.lower(), header=header, preprocessing=header.preprocessing if header else None
+    )
 
 
-def _read_folder(path: Path) -> Source:
-    name = next((name for name in FILES if (path / name).is_file()), None)
-    if name is None:
-        raise CheckpointError(f"{path}: none of {', '.join(FILES)} is in this folder")
-    source = read(path / name)
-    if not (path / "config.json").is_file():
+def find(folder: Path) -> Path:
+    """The file of weights in a folder: one of `FILES`, else the only one with an ending of `ENDINGS`.
+
+    Raises:
+        CheckpointError: If there is none, or more than one.
+    """
+    name = next((name for name in FILES if (folder / name).is_file()), None)
+    if name is not None:
+        return folder / name
+    others = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in ENDINGS and p.is_file())
+    if len(others) == 1:
+        return folder / others[0]
+    if others:
+        raise CheckpointError(f"{folder}: has several files of weights, name one: {', '.join(others)}")
+    runs = sorted({str(p.parent.relative_to(folder)) for p in folder.glob("runs/*/*.safetensors")})
+    hint = f"; it has runs in {', '.join(runs)}: name one of them" if runs else ""
+    raise CheckpointError(f"{folder}: no {', '.join(FILES[:-1])} or {FILES[-1]} in this folder{hint}")
+
+
+def _add_config(source: Source, path: Path) -> Source:
+    """What a config.json beside the weights says: the architecture, and timm's preprocessing."""
+    if not path.is_file():
         return source
     try:
-        config = json.loads((path / "config.json").read_text("utf-8"))
+        config = json.loads(path.read_text("utf-8"))
         pretrained = config.get("pretrained_cfg") or {}
     except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path / 'config.json'}: cannot be read: {error}") from error
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
     source = replace(source, hint=str(config.get("architecture") or source.hint).lower())
     if source.preprocessing or not pretrained:
         return source
@@ -108,69 +131,65 @@ def _read_folder(path: Path) -> Source:
         return replace(source, notes=(*source.notes, note))
 
 
-def _read_safetensors(path: Path) -> tuple[str | None, dict[str, Tensor]]:
-    """The text under `KEY` in the metadata, None if there is none, and the tensors."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            return (file.metadata() or {}).get(KEY), tensors
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: damaged, or not a safetensors file: {error}") from error
+def of_module(module: nn.Module) -> Source:
+    """The tensors of a module; one of our networks also states its table."""
+    name = f"a {type(module).__name__}"
+    if not isinstance(module, Network):
+        return unwrap(module.state_dict(), name)
+    header = Header(name=module.net.kind, model=module.net, preprocessing=module.preprocessing)
+    return Source(name=name, tensors=module.state_dict(), header=header, preprocessing=module.preprocessing)
 
 
-def read_torch(path: Path) -> Any:
-    """Read what `torch.save` wrote, tensors on the CPU; CheckpointError if it is damaged or could run code."""
-    try:
-        with path.open("rb") as file, warnings.catch_warnings():
-            # torch writes zip files, or bare pickles. Of any other file it says that it may run code.
-            if not file.read(4).startswith((b"PK\x03\x04", b"\x80")):
-                raise CheckpointError(f"{path}: cannot be read: not a file written by torch.save")
-            file.seek(0)
-            # torch warns about old pickles before it refuses them.
-            warnings.simplefilter("ignore")
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
-    except Exception as error:
-        # torch raises a dozen types for damaged files; the first line says which kind this is.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if isinstance(error, UnpicklingError) or "Weights only load failed" in str(error):
-            reason = "refused: it is damaged, or holds objects that could run code"
-        raise CheckpointError(f"{path}: cannot be read: {reason}") from error
+def _own(state: object, name: str) -> Source:
+    """The tensors of a file of ours, whose names are the network's, or those of the training module around it."""
+    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise CheckpointError(f"{name}: holds no weights in its 'state_dict'")
+    prefix, tensors = evaluated_weights(state)
+    return Source(name=name, tensors=tensors, notes=(f"only {prefix!r} of a training module",) * bool(prefix))
 
 
-def unwrap(data: Any, name: str = "a mapping") -> Source:
-    """Find the tensors inside what people save around them: wrappers like "state_dict", prefixes like "module.".
+def unwrap(data: Any, name: str = "a mapping", *, key: str = "") -> Source:
+    """Find the tensors inside what people save around them, at any depth, as `mappings.choose` chooses.
 
-    If both the weights and their moving average are there, the average is taken.
+    Args:
+        data: Mappings and lists.
+        name: Of the file.
+        key: The path of the mapping that is wanted, "" for none.
 
     Raises:
         CheckpointError: If there are no tensors inside.
+        ConfigError: If there is no mapping at `key`.
     """
-    notes: list[str] = []
-    while isinstance(data, Mapping):
-        wrapper = next((w for w in WRAPPERS if isinstance(data.get(w), Mapping)), None)
-        if wrapper is None:
-            break
-        notes.append(f"taken from {wrapper!r}")
-        data = data[wrapper]
-    if not isinstance(data, Mapping) or not data:
-        raise CheckpointError(f"{name}: holds no weights, but a {type(data).__name__}")
-    odd = next((key for key, value in data.items() if not isinstance(value, Tensor)), None)
-    if odd is not None:
-        raise CheckpointError(f"{name}: not a mapping of names to tensors: {odd!r} is a {type(data[odd]).__name__}")
-    tensors = {str(key): tensor for key, tensor in data.items()}
-    prefix, tensors = evaluated_weights(tensors)
-    if prefix:
-        notes.append(f"only {prefix!r} of a training module")
-    while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in tensors)), None):
-        notes.append(f"without the prefix {prefix!r}")
-        tensors = {key.removeprefix(prefix): t for key, t in tensors.items()}
-    if any(key.startswith("encoder.") for key in tensors):
-        # The encoder of a segmentation network; the decoder's names are kept.
-        notes.append("without the prefix 'encoder.'")
-        tensors = {key.removeprefix("encoder."): t for key, t in tensors.items()}
-    return Source(name=name, tensors=tensors, notes=tuple(notes))
+    found = mappings.find(data)
+    unread = list(archive.unread(data))
+    if not found or (unread and not any(t.ndim for w in found for t in w.tensors.values())):
+        raise archive.no_weights(name, data)
+    chosen, notes = mappings.choose(found, key, name)
+    if unread:
+        what = ", ".join(f"{where} of the class {kind}" for where, kind in unread[:3]) + ", ..." * (len(unread) > 3)
+        notes = (*notes, f"not built: {what}")
+    source = Source(name=name, tensors=chosen.tensors, notes=notes)
+    return _without(source, mappings.without(chosen.tensors, INSIDE)[0])
+
+
+def peeled(source: Source, accepts: Callable[[Mapping[str, Shape]], bool]) -> Source:
+    """The source without the prefix that hides names which `accepts` takes; as it is if there is none.
+
+    Tensors outside the prefix are listed in `outside`.
+    """
+    prefix = None if source.header else mappings.prefix_of(source.tensors, accepts)
+    return _without(source, prefix or "")
+
+
+def _without(source: Source, prefix: str) -> Source:
+    if not prefix:
+        return source
+    return replace(
+        source,
+        tensors={name.removeprefix(prefix): t for name, t in source.tensors.items() if name.startswith(prefix)},
+        notes=(*source.notes, f"without the prefix {prefix!r}"),
+        outside=(*source.outside, *(name for name in source.tensors if not name.startswith(prefix))),
+    )
 
 
 def evaluated_weights(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:

@@ -29,6 +29,7 @@ class Header:
         measurements: What was measured when the file was written, such as `{"top1_error": 1.9}`.
         recipe: How it was trained: the recipe's other sections, as written; None if it was not trained here.
             `runs.checkpoint` reads them.
+        images: Digest of the folder that it was trained on (`senet.data.folders.digest`); "" if there was none.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Header:
     classes: tuple[str, ...] = ()
     measurements: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] | None = None
+    images: str = ""
 
     def dumps(self) -> str:
         """The header as JSON."""

@@ -2,51 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from senet.config import field_types
 from senet.errors import CheckpointError, ConfigError
 from senet.models.net import Net, with_fields
 from senet.models.network import Network
 from senet.models.registry import canonical_name, nets
-from senet.weights import files
 from senet.weights.convention import Convention, Shape, shapes_of
 from senet.weights.files import Source
 from senet.weights.load import COUNTER, as_source, detect, load_weights_, without_ones
 from senet.weights.load_report import LoadReport
+from senet.weights.mappings import OF_TRAINING
 from senet.weights.native import KEPT
 
 
-def identify(tensors: Mapping[str, Tensor] | Source) -> tuple[str, str]:
+class _Names(NamedTuple):
+    name: str
+    convention: str
+
+
+class Identified(_Names):
+    """The network's name and the convention's, and in `notes` what names and shapes cannot tell."""
+
+    notes: tuple[str, ...] = ()
+
+
+def identify(tensors: Mapping[str, Any] | nn.Module | Source) -> Identified:
     """Find which named network tensors belong to, whatever its number of classes, and whose names they have.
 
+    Tensors beside the network, such as a loss's, do not matter.
+
     Returns:
-        The network's name and the convention's.
+        The network's name, the convention's, and notes.
 
     Raises:
-        CheckpointError: If they belong to none, with the nearest networks.
+        CheckpointError: If they belong to none, with the nearest networks; and if the file's name says that they are
+            another function, such as timm's `resnetblur50`.
 
     >>> from senet import create_model
-    >>> identify(create_model("se_resnet20", num_classes=100).state_dict())
+    >>> name, convention = identify(create_model("se_resnet20", num_classes=100).state_dict())
+    >>> name, convention
     ('se_resnet20', 'senet')
     """
     found = as_source(tensors)
     shapes = {name: tuple(t.shape) for name, t in found.tensors.items()}
-    names = detect(shapes)
+    names = detect(shapes, name=found.name)
     differ: dict[str, int] = {}
+    fitting: dict[str, Net] = {}
     for name, net in nets().items():
         try:
             inferred, _ = names.infer(_with_sizes(net, names, shapes), shapes)
-            differ[name] = _count_differing(inferred, names, shapes)
+            wrong, extra = _compare(inferred, names, shapes)
         except CheckpointError:
             continue
-        if not differ[name]:
-            return name, names.name
+        differ[name] = wrong + len(extra)
+        # A module of another name stands beside the network; of a known one, it belongs to a larger network.
+        if not wrong and not {name.partition(".")[0] for name in extra} & _words(inferred, names):
+            fitting[name] = inferred
+    if fitting:
+        # Of caffe's names, whose layers have no common first word, those of a smaller network fit too.
+        name = min(fitting, key=lambda name: differ[name])
+        _, notes = names.infer_from_name(fitting[name], found.hint) if names.infer_from_name else (None, ())
+        identified = Identified(name, names.name)
+        identified.notes = notes
+        return identified
     nearest = sorted(differ, key=differ.__getitem__)[:3]
     near = ", ".join(f"{name} ({differ[name]} tensors differ)" for name in nearest)
     raise CheckpointError(
@@ -55,22 +81,24 @@ def identify(tensors: Mapping[str, Tensor] | Source) -> tuple[str, str]:
 
 
 def read_network(
-    source: str | Path | Source,
+    source: str | Path | Mapping[str, Any] | nn.Module | Source,
     *,
     name: str = "",
     convention: str | None = None,
     fields: Mapping[str, str] | None = None,
+    allow: Sequence[str] = (),
     quiet: bool = False,
 ) -> tuple[str, Network, LoadReport]:
     """Build the network that a file or folder of weights holds, and load it.
 
     Args:
-        source: What `files.read` takes.
+        source: What `load_weights_` takes.
         name: Of the network; empty: what the file states, or the named network that has these tensors, with the file's
             number of classes.
         convention: The library whose names the file has; None: found from the names.
-        fields: Fields of the table, "pool" and "stride_on", for a file that does not tell them
+        fields: Fields of the table, such as "pool" and "stride_on", for a file that does not tell them
             (`LoadReport.unknown_fields`).
+        allow: As in `load_weights_`.
         quiet: Do not print the load report.
 
     Returns:
@@ -80,7 +108,7 @@ def read_network(
         CheckpointError: If the file holds no network of ours, or not the one named.
         ConfigError: For an unknown name, and for fields that the file contradicts.
     """
-    source = source if isinstance(source, Source) else files.read(source)
+    source = as_source(source)
     if source.header is not None and not name:
         net = source.header.model
         name = name_of(net)
@@ -91,7 +119,7 @@ def read_network(
     fields = dict(fields or {})
     with torch.device("meta"):
         model = Network(with_fields(net, fields))
-    report = load_weights_(model.to_empty(device="cpu"), source, convention=convention, quiet=quiet)
+    report = load_weights_(model.to_empty(device="cpu"), source, convention=convention, allow=allow, quiet=quiet)
     for field, value in fields.items():
         if (stated := getattr(model.net, field)) != value:
             raise ConfigError(f"{field}: {value!r} has no effect, {source.name} says {stated!r}")
@@ -122,9 +150,19 @@ def _with_sizes(net: Net, names: Convention, shapes: Mapping[str, Shape]) -> Net
     return replace(net, num_classes=outputs, in_channels=inputs)
 
 
-def _count_differing(net: Net, names: Convention, shapes: Mapping[str, Shape]) -> int:
-    """How many tensors differ in name or shape."""
-    want = {names.key(name, net): without_ones(shape) for name, shape in shapes_of(net).items()}
-    have = {name: without_ones(shape) for name, shape in shapes.items()}
-    differ = {name for name in want.keys() | have.keys() if want.get(name) != have.get(name)}
-    return sum(not name.endswith(COUNTER) for name in differ)
+def _compare(net: Net, names: Convention, shapes: Mapping[str, Shape]) -> tuple[int, list[str]]:
+    """How many of the network's tensors are missing or of another shape, and the tensors beside them."""
+    wrong, used = 0, set()
+    for ours, want in shapes_of(net).items():
+        key = names.key(ours, net)
+        used.add(key)
+        have = shapes.get(key)
+        if have is not None and names.permute:
+            have = tuple(names.permute(ours, torch.empty(have, device="meta"), False).shape)
+        wrong += not key.endswith(COUNTER) and (have is None or without_ones(have) != without_ones(want))
+    return wrong, [name for name in shapes if name not in used and not OF_TRAINING.search(name)]
+
+
+def _words(net: Net, names: Convention) -> set[str]:
+    """The first words of a network's names in a convention."""
+    return {names.key(ours, net).partition(".")[0] for ours in shapes_of(net)}

@@ -1,7 +1,7 @@
-"""The 1,000 classes of ILSVRC-2012: their names, and the order in which the released Caffe networks have them.
+"""The 1,000 classes of ILSVRC-2012: their names, and their order in the authors' Caffe networks.
 
-The standard order, of torchvision, timm and an image folder, is that of the sorted synsets. ILSVRC-2017's development
-kit, by which the authors' networks were trained, numbers the same classes otherwise. The table is `ilsvrc_classes.tsv`.
+The standard order is that of the sorted synsets, as in torchvision, timm and image folders. The authors' networks have
+the order of ILSVRC-2017's development kit. The table is `ilsvrc_classes.tsv`.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def names() -> tuple[str, ...]:
 
 
 def ilsvrc2017_order() -> tuple[int, ...]:
-    """For each class in the standard order, its index in ILSVRC-2017's: a permutation of 0, ..., 999."""
+    """The index of each class in ILSVRC-2017's order, in the standard order: a permutation of 0, ..., 999."""
     return tuple(map(int, _columns()[2]))
 
 
 def named(classes: Iterable[str]) -> tuple[str, ...]:
-    """Class names with each synset of ILSVRC in words; others stay as they are.
+    """Put the synsets among some class names in words; other names stay as they are.
 
     >>> named(["n01440764", "my cat"])
     ('tench', 'my cat')

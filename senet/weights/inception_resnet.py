@@ -1,4 +1,4 @@
-"""What timm and Cadene say alike of Inception-ResNet-v2: `mixed_5b.branch1.0`, `repeat_1.3`, `block8`."""
+"""The names of Inception-ResNet-v2 that timm and Cadene share: `mixed_5b.branch1.0`, `repeat_1.3`, `block8`."""
 
 from __future__ import annotations
 
@@ -26,8 +26,14 @@ REPEATS = {"stage2": "repeat", "stage3": "repeat_1", "stage4": "repeat_2"}
 def inception_resnet_key(convention: str, name: str, net: Net, *, head: str) -> str:
     """The name of a parameter of Inception-ResNet-v2; neither library has units in it.
 
-    head: their name of the classifier.
-    Raises CheckpointError for another network, and for the layout that TF-slim did not release.
+    Args:
+        convention: The library.
+        name: Our name.
+        net: Our table.
+        head: The library's name of the classifier.
+
+    Raises:
+        CheckpointError: For another network, and for the layout that TF-slim did not release.
     """
     if not isinstance(net, InceptionResNet) or net.layout != "slim":
         raise no_names(convention, net)
@@ -52,7 +58,11 @@ def inception_resnet_key(convention: str, name: str, net: Net, *, head: str) -> 
 
 
 def infer_inception_resnet(convention: str, net: Net, shapes: Mapping[str, Shape]) -> Net:
-    """The table itself: there is one such network. Raises CheckpointError for units where there are no shapes."""
+    """The table as it is, since there is one such network.
+
+    Raises:
+        CheckpointError: For another network, and without shapes for units, which the libraries do not build.
+    """
     if not isinstance(net, InceptionResNet):
         raise no_names(convention, net)
     if net.layout != "slim":

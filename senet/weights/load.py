@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from senet.config import to_dict
 from senet.errors import CheckpointError, ConfigError, unknown
@@ -22,6 +20,7 @@ from senet.units.config import SEConfig
 from senet.weights import (
     cadene,
     caffe,
+    cifar,
     files,
     mmpretrain,
     moskomule,
@@ -31,9 +30,11 @@ from senet.weights import (
     timm,
     torchvision,
 )
-from senet.weights.convention import Convention, NoNames, Shape, check_intact, no_names, shapes_of
+from senet.weights.by_name import COUNTER, first, is_named, load_by_name_
+from senet.weights.convention import Convention, NoNames, Shape, check_intact, check_unwrapped, no_names, shapes_of
 from senet.weights.files import Source
 from senet.weights.load_report import LoadReport
+from senet.weights.mappings import OF_TRAINING
 
 CONVENTIONS: tuple[Convention, ...] = (
     native.CONVENTION,
@@ -43,6 +44,8 @@ CONVENTIONS: tuple[Convention, ...] = (
     segmentation.CONVENTION,
     moskomule.RESIDUAL,
     moskomule.CIFAR_RESIDUAL,
+    cifar.AKAMASTER,
+    cifar.CHENYAOFO,
     torchvision.RESIDUAL,
     torchvision.VGG,
     timm.RESIDUAL,
@@ -55,30 +58,30 @@ CONVENTIONS: tuple[Convention, ...] = (
 )
 """Every convention. If several match, they stand for the same function, and the first one is used."""
 
-COUNTER = "num_batches_tracked"
-
 
 def load_weights_(
-    model: Network,
-    source: str | Path | Mapping[str, Tensor] | Source,
+    model: nn.Module,
+    source: str | Path | Mapping[str, Any] | nn.Module | Source,
     *,
     convention: str | None = None,
     allow: Sequence[str] = (),
     quiet: bool = False,
 ) -> LoadReport:
-    """Load weights into a network, in place, and change its table to the function that they stand for.
+    """Load weights into a network, in place; one of ours becomes the function that they stand for.
 
-    The names tell which library the weights come from. Names and shapes tell which fields of the network's table must
-    change: pooling, strides, biases, rounding. Parameters stay the same objects, so an optimiser keeps them; those that
-    are new or change shape are replaced, and a note counts them. Hooks on the blocks are lost. `model.preprocessing` is
-    set to what the weights expect.
+    A network of another library, or of yours, takes weights under its own names. For a `Network` the names tell which
+    library the weights come from, and names and shapes which fields of its table must change: pooling, strides, biases,
+    rounding. Parameters stay the same objects, so an optimiser keeps them; those that are new or change shape are
+    replaced, and a note counts them. Hooks on the blocks are lost. `model.preprocessing` is set to what the weights
+    expect.
 
     Args:
-        model: A `Network`, not wrapped by DataParallel or torch.compile.
-        source: A file or folder (see `files.read`), or tensors by name, wrapped or not.
-        convention: The library whose names these are, such as "timm"; None: found from the names.
+        model: Any module, not wrapped by DataParallel or torch.compile.
+        source: A file or folder (see `files.read`); tensors or arrays by name, wrapped or not; or a module.
+        convention: For a `Network`, the library whose names these are, such as "timm"; None: found from the names.
         allow: Tensors that may be missing, unused or of another shape: names, prefixes of names, or patterns such as
-            "features.*.se". A tensor without a place in the network goes by its own name.
+            "features.*.se". A tensor without a place in the network goes by its own name. What a loss or an average
+            keeps, and what lies outside the prefix of the network's names, needs no permission to be unused.
         quiet: Do not print the load report.
 
     Returns:
@@ -87,13 +90,23 @@ def load_weights_(
     Raises:
         CheckpointError: If tensors are missing, unused or of another shape, or no table of ours has the function of the
             source; the model is then unchanged.
-        ConfigError: For an unknown convention, an `allow` that names no tensor, and a model that is not a `Network` or
-            no longer has the tensors of its table.
+        ConfigError: For an unknown convention, an `allow` that names no tensor, what is no module or is wrapped, and a
+            `Network` that no longer has the tensors of its table.
     """
-    check_intact(model)
-    if next(model.parameters()).is_meta:
+    check_unwrapped(model)
+    if any(p.is_meta for p in model.parameters()):
         raise ConfigError("model: is on the meta device, which holds no weights")
     allow = [allow] if isinstance(allow, str) else allow
+    if not isinstance(model, Network):
+        if convention is not None:
+            raise ConfigError(f"convention: has no effect on a {type(model).__name__}, which takes its own names")
+        report = load_by_name_(model, as_source(source, covers(model)), allow=allow)
+        if report.preprocessing is not None:
+            model.preprocessing = report.preprocessing  # type: ignore[assignment]
+        if not quiet:
+            print(report)
+        return report
+    check_intact(model)
     found = as_source(source)
     shapes = {name: tuple(t.shape) for name, t in found.tensors.items()}
     names = detect(shapes, convention, name=found.name)
@@ -114,11 +127,27 @@ def load_weights_(
     return report
 
 
-def as_source(source: str | Path | Mapping[str, Tensor] | Source) -> Source:
-    """Read a file, or unwrap tensors by name."""
-    if isinstance(source, Source):
-        return source
-    return files.read(source) if isinstance(source, (str, Path)) else files.unwrap(source)
+def as_source(
+    source: str | Path | Mapping[str, Any] | nn.Module | Source,
+    accepts: Callable[[Mapping[str, Shape]], bool] = lambda shapes: any(c.matches(shapes) for c in CONVENTIONS),
+) -> Source:
+    """Read a file, or take tensors by name or a module's, and remove the prefix before names that are accepted.
+
+    By default those of a known convention are.
+    """
+    if isinstance(source, (str, Path)):
+        source = files.read(source)
+    elif isinstance(source, nn.Module):
+        source = files.of_module(source)
+    elif not isinstance(source, Source):
+        source = files.unwrap(source)
+    return files.peeled(source, accepts)
+
+
+def covers(model: nn.Module) -> Callable[[Mapping[str, Shape]], bool]:
+    """What says whether names are those of a module: more than half of its own are among them."""
+    own = model.state_dict().keys()
+    return lambda shapes: 2 * len(own & shapes.keys()) > len(own)
 
 
 def detect(shapes: Mapping[str, Shape], convention: str | None = None, *, name: str = "a mapping") -> Convention:
@@ -281,15 +310,15 @@ def _check_complete(net: Net, match: _Match, found: Source, names: Convention, a
     if match.unused:
         ours_of |= {key: name for key, name in _optional_tensors(net, names) if key in match.unused}
     for pattern in allow:
-        known = ("classifier", *shapes_of(net), *match.unused, *ours_of.values())
-        if not any(_is_named(name, [pattern]) for name in known):
+        known = ("classifier", *shapes_of(net), *match.unused, *found.outside, *ours_of.values())
+        if not any(is_named(name, [pattern]) for name in known):
             raise ConfigError(f"allow: {pattern!r} names no tensor of the network or of {found.name}")
-    if any(not _is_named(name, allow) for name in match.unnamed):
+    if any(not is_named(name, allow) for name in match.unnamed):
         hint = "to keep the units of the model, name them in `allow`: 'features.*.se'"
         raise CheckpointError(f"{found.name}: {no_names(names.name, net)}; {hint}")
-    missing = [name for name in match.missing if not _is_named(name, allow)]
-    wrong = [name for name in match.wrong if not _is_named(name, allow)]
-    unused = [name for name in match.unused if not _is_named(ours_of.get(name, name), allow)]
+    missing = [name for name in match.missing if not is_named(name, allow)]
+    wrong = [name for name in match.wrong if not is_named(name, allow)]
+    unused = [n for n in match.unused if not (OF_TRAINING.search(n) or is_named(ours_of.get(n, n), allow))]
     faults = []
     if missing:
         faults.append(f"{len(missing)} of {len(shapes_of(net))} tensors missing ({first(missing)})")
@@ -315,11 +344,6 @@ def _optional_tensors(net: Net, names: Convention) -> Iterator[tuple[str, str]]:
     wider = replace(net, num_classes=net.num_classes or 1, se=net.se or SEConfig())
     for name in shapes_of(wider).keys() - shapes_of(net).keys():
         yield names.key(name, wider), name
-
-
-def _is_named(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a name is one of these, or begins with one of them and a dot."""
-    return any(fnmatchcase(name, p) or fnmatchcase(name, f"{p}.*") for p in patterns)
 
 
 def _report(
@@ -350,15 +374,9 @@ def _report(
         reshaped=tuple(match.reshaped),
         permuted=tuple(match.permuted),
         missing=(*match.missing, *match.wrong),
-        unused=(*match.unused, *match.wrong.values()),
+        unused=(*match.unused, *match.wrong.values(), *found.outside),
         changed=changes(model.net, net),
         notes=(*found.notes, *notes, *more),
         unknown_fields=names.unknown_fields(net, found.hint) if names.unknown_fields and not found.header else (),
         preprocessing=preprocessing,
     )
-
-
-def first(names: Iterable[str], most: int = 3) -> str:
-    """The first few names, and dots if there are more."""
-    few = list(islice(names, most + 1))
-    return ", ".join(few[:most]) + ", ..." * (len(few) > most)

@@ -51,12 +51,15 @@ class LoadReport:
             f"{len(self.reshaped)} reshaped, {len(self.permuted)} permuted; "
             f"{len(self.missing)} missing, {len(self.unused)} unused"
         )
+        for what, names in (("missing", self.missing), ("unused", self.unused)):
+            if names:
+                yield f"  {what}: {', '.join(names[:3])}{', ...' * (len(names) > 3)}"
         if self.changed:
             yield f"  changed: {', '.join(self.changed)}"
         if self.preprocessing:
             p = self.preprocessing
             mean, std = (" ".join(f"{v:.3f}" for v in values) for values in (p.mean, p.std))
-            yield f"  images: {p.resize} -> {p.image_size} pixels, {p.interpolation}, mean {mean}, std {std}"
+            yield f"  expects images: {p.resize} -> {p.image_size} pixels, {p.interpolation}, mean {mean}, std {std}"
         for note in self.notes:
             yield f"  note: {note}"
 

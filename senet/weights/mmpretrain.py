@@ -13,7 +13,8 @@ from senet.weights.residual import infer_residual, layer_key
 
 
 def _matches(shapes: Mapping[str, Shape]) -> bool:
-    return "backbone.layer1.0.conv1.weight" in shapes
+    # With a classifier inside the backbone it is torchvision's network in somebody's module.
+    return "backbone.layer1.0.conv1.weight" in shapes and "backbone.fc.weight" not in shapes
 
 
 def _key(name: str, net: Net) -> str:

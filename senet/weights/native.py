@@ -30,10 +30,13 @@ def _infer(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
         return net, ()
     if isinstance(net, ResidualNet):
         projects = any(".shortcut.conv." in name for name in shapes)
-        net = replace(net, shortcut="projection") if projects else replace(net, shortcut="zero_pad", projection="1x1")
+        padded = "zero_pad" if net.shortcut == "projection" else net.shortcut
+        net = replace(net, shortcut="projection") if projects else replace(net, shortcut=padded, projection="1x1")
     if isinstance(net.se, SEConfig):
         net = replace(net, se=unit_by_shapes("senet", _key, net, shapes, net.se))
-    return net, ("the file does not state its table: pooling, strides and gates are assumed to be the model's",)
+    return net, (
+        "the file does not state its table: pooling, strides, padding and gates are assumed to be the model's",
+    )
 
 
 def _unknown_fields(net: Net, name: str) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
-"""The names of pytorchcv (imgclsmob): stages of units with a body, a unit and a convolution on the identity.
+"""pytorchcv's names (imgclsmob): a block is `stage1.unit1`, with a `body`, an `se` and an `identity_conv`.
 
-Its networks pool with padding. Its ResNets stride in the first 1x1, those with a "b" after their number in the 3x3; the
-names of the tensors do not tell them apart, the file's may.
+Its networks pool with padding. Its `resnet50` has the stride in the first 1x1 convolution, its `resnet50b` in the 3x3.
+The names of the tensors do not tell the two apart; the name of the file may.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _key(name: str, net: Net) -> str:
 
 
 def _either(net: Net) -> TypeGuard[ResidualNet]:
-    """Whether pytorchcv has this network with the stride on either convolution."""
+    """Whether pytorchcv has this network twice, with the stride in the 1x1 and in the 3x3 convolution."""
     if not isinstance(net, ResidualNet) or net.pool == "none":
         return False
     return all(row.block == "bottleneck" and row.groups == 1 for row in net.stages)

@@ -1,4 +1,4 @@
-"""What several libraries say alike of units and of residual networks: `layer1.0.conv1`, and what shapes tell."""
+"""What several libraries share: the names of residual networks, `layer1.0.conv1`, and what shapes tell of the table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 
 from senet.config import UnitConfig
 from senet.errors import CheckpointError
-from senet.models.net import Net, ResidualNet
+from senet.models.net import Net, ResidualNet, Shortcut
 from senet.units.config import SEConfig
 from senet.weights.convention import Inferred, Shape, no_names, refusal, shapes_of
 
@@ -21,8 +21,6 @@ IN_A_BLOCK = {
     "conv2": "conv2",
     "norm2": "bn2",
     "conv3": "conv3",
-    "shortcut.conv": "downsample.0",
-    "shortcut.norm": "downsample.1",
 }
 
 
@@ -35,13 +33,22 @@ def layer_key(
     unit: tuple[str, str] = ("se.fc1", "se.fc2"),
     root: str = "",
     head: str = "fc",
+    shortcut: str = "downsample",
 ) -> str:
-    """The name of a parameter of a residual network in the libraries that count `layer1.0`, after torchvision.
+    """A library's name of a parameter of a residual network, where it counts `layer1.0` like torchvision.
 
-    stem: what `stem_layer` gives -> theirs; None: `conv1`, `bn1`, and a stem of several convolutions is unknown.
-    unit: their names of a unit's two layers.
-    root, head: what is before every name but the classifier's, and the classifier's.
-    Raises CheckpointError for a network that is not residual, or a unit that has no two layers.
+    Args:
+        convention: The library.
+        name: Our name.
+        net: Our table.
+        stem: From what `stem_layer` returns to the library's name; None: `conv1` and `bn1`, for one convolution.
+        unit: Its names of a unit's two layers.
+        root: What stands before all its names but the classifier's.
+        head: Its name of the classifier.
+        shortcut: Its name of the sequence of a projection and batch norm.
+
+    Raises:
+        CheckpointError: For a network that is not residual, and for a unit without two layers.
     """
     module, _, leaf = name.rpartition(".")
     if module == "classifier":
@@ -57,13 +64,14 @@ def layer_key(
     number, block, child = int(part.removeprefix("stage")) - 1, int(inner[0].removeprefix("block")) - 1, inner[1]
     last = "bn2" if net.stages[number - 1].block == "basic" else "bn3"
     names = IN_A_BLOCK | {"norm": last, "se.fc1": unit[0], "se.fc2": unit[1]}
+    names |= {"shortcut.conv": f"{shortcut}.0", "shortcut.norm": f"{shortcut}.1"}
     if child not in names:
         raise no_names(convention, net)
     return f"{root}layer{number}.{block}.{names[child]}.{leaf}"
 
 
 def stem_layer(name: str, net: ResidualNet) -> tuple[str, int, int]:
-    """Of "before.norm1" or "conv" in our stem: "conv" or "norm", its number, the number of convolutions there."""
+    """Split a layer of our stem, "before.norm1" or "conv": its kind, its number, and the number of convolutions."""
     count = len(net.stem.before) + 1
     before, _, layer = name.rpartition(".")
     return (layer[:-1], int(layer[-1]), count) if before else (layer, count, count)
@@ -80,34 +88,53 @@ def infer_residual(
     round_to: int = 1,
     bias: bool = True,
     units: tuple[bool, ...] = (True, False),
+    shortcuts: tuple[Shortcut, ...] = ("projection",),
 ) -> ResidualNet:
     """The table of a library's residual network: `pool` and `stride_on` as given, the rest as the shapes say.
 
-    round_to, bias: of its units.  units: whether its networks have units, or may.
-    Raises CheckpointError for a network that is not residual, or whose units are none of theirs.
+    Args:
+        convention: The library.
+        key: From our names to the library's.
+        net: Our table.
+        shapes: Of the file's tensors; empty: what the library itself builds.
+        pool: The library's pooling.
+        stride_on: The convolution that has the stride in its bottlenecks.
+        round_to: What the hidden widths of its units are rounded to.
+        bias: Whether the layers of its units have biases.
+        units: Whether its networks have units: (True,), (False,) or either.
+        shortcuts: Those that the library builds; the first where the file has no projection, if it is not one itself.
+
+    Raises:
+        CheckpointError: For a network that is not residual, or whose units the library does not have.
     """
     if not isinstance(net, ResidualNet):
         raise no_names(convention, net)
     if not shapes and (net.se is not None) not in units:
         raise refusal(convention, "se", net.se, None if net.se else SEConfig(round_to=round_to, bias=bias))
     strided = key(f"features.stage{net.stage_numbers[-1]}.block1.shortcut.conv.weight", net)
-    projection = net.projection
+    projection, shortcut = net.projection, net.shortcut if net.shortcut in shortcuts else shortcuts[0]
     if strided in shapes:
-        projection = "3x3" if shapes[strided][-1] == 3 else "1x1"
+        projection, shortcut = "3x3" if shapes[strided][-1] == 3 else "1x1", "projection"
+    elif shapes:
+        shortcut = shortcuts[0]
     return replace(
         net,
         pool=net.pool if net.pool == "none" else pool,
         stride_on=stride_on if any(row.block == "bottleneck" for row in net.stages) else net.stride_on,
-        shortcut="projection",
-        projection=projection,
+        shortcut=shortcut,
+        projection=projection if shortcut == "projection" else "1x1",
         se=infer_unit(convention, key, net, shapes, round_to=round_to, bias=bias),
     )
 
 
 def refuse_blur(net: Net, name: str) -> Inferred:
-    """The table as it is; CheckpointError where timm's network blurs as it strides, which its name alone tells.
+    """Refuse a network that blurs where it strides, by the name of its file or architecture: its tensors do not tell.
 
-    A note says so of plain networks without such a name.
+    Returns:
+        The table as it is, and a note for plain networks whose name is not known.
+
+    Raises:
+        CheckpointError: For timm's `resnetblur50`, `resnetaa50` and their like.
     """
     if found := re.search(r"resnex?t(blur|aa)", name):
         raise CheckpointError(f"{name!r} blurs where it strides ({found[1]}), which no table here can do")
@@ -123,9 +150,11 @@ def infer_unit(
 ) -> UnitConfig | None:
     """The unit of a library's networks: biases and rounding of the hidden widths as the shapes say.
 
-    It is the network's own where the source has none. round_to, bias: what the library builds, which counts where there
-    are no shapes.
-    Raises CheckpointError for a unit that the library does not have, and hidden widths that no rounding explains.
+    A source without units leaves the network's unit as it is. Without shapes, `round_to` and `bias` are what the
+    library builds.
+
+    Raises:
+        CheckpointError: For a unit that the library does not have, and hidden widths that no rounding explains.
     """
     se = net.se
     layers = [name for name in shapes_of(net) if name.endswith(".se.fc1.weight")]
@@ -144,10 +173,12 @@ def infer_unit(
 def unit_by_shapes(
     convention: str, key: Key, net: Net, shapes: Mapping[str, Shape], se: SEConfig, *, round_to: int = 1
 ) -> SEConfig:
-    """The unit with the biases and the rounding that the shapes show; as it is where they show no unit.
+    """The unit with the biases and the rounding that the shapes show; unchanged if they show no unit.
 
-    round_to: the library's rounding, preferred to none where the unit's own does not explain the hidden widths.
-    Raises CheckpointError where none does.
+    The unit's own rounding is tried first, then the library's `round_to`, then none.
+
+    Raises:
+        CheckpointError: If no rounding gives the hidden widths.
     """
     channels = {n.removesuffix(".weight"): s[1] for n, s in shapes_of(net).items() if n.endswith(".se.fc1.weight")}
     theirs = {layer: shapes.get(key(f"{layer}.weight", net), ()) for layer in channels}

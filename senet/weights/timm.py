@@ -1,7 +1,7 @@
-"""The names of timm: ResNet, SE-ResNet, their ResNeXts and SENet-154; VGG; Inception-ResNet-v2.
+"""timm's names: ResNet, ResNeXt, their SE networks and SENet-154; VGG; Inception-ResNet-v2.
 
-Its residual networks pool with padding, stride in the 3x3, and round hidden widths to a multiple of 8; those it calls
-`legacy_*` are Cadene's, and have their names.
+timm's residual networks pool with padding, have the stride in the 3x3 convolution, and round the hidden widths of their
+units to a multiple of 8. Its `legacy_*` networks are Cadene's and have Cadene's names (`cadene.py`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ BICUBIC = Preprocessing(interpolation="bicubic")
 
 
 def read_preprocessing(config: Mapping[str, Any]) -> Preprocessing:
-    """Read timm's `pretrained_cfg`: the shorter side is that of the crop over `crop_pct`, rounded down.
+    """Read how images are prepared from timm's `pretrained_cfg`.
+
+    `resize` is the side of the crop divided by `crop_pct`, rounded down.
 
     Raises:
         ConfigError: For a value that `Preprocessing` does not take, such as interpolation "lanczos".
@@ -44,7 +46,7 @@ def read_preprocessing(config: Mapping[str, Any]) -> Preprocessing:
 def _stem(kind: str, number: int, count: int) -> str:
     if kind == "norm" and number == count:
         return "bn1"
-    # Convolution, batch norm, ReLU, again and again in one sequence.
+    # The stem is one sequence of (convolution, batch norm, ReLU), repeated.
     return f"conv1.{3 * (number - 1) + (kind == 'norm')}" if count > 1 else "conv1"
 
 
@@ -81,7 +83,7 @@ def _infer_vgg(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
 
 
 def _permute_vgg(name: str, tensor: Tensor, inverse: bool) -> Tensor:
-    """Its hidden layers are convolutions of 7x7 and 1x1."""
+    """Reshape the two hidden layers, which are 7x7 and 1x1 convolutions in timm."""
     if name not in ("head.fc1.weight", "head.fc2.weight"):
         return tensor
     if not inverse:

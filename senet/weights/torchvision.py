@@ -37,9 +37,16 @@ def features(module: str, net: VGGNet) -> str:
 
 
 def vgg_key(convention: str, name: str, net: Net, head: tuple[str, str, str]) -> str:
-    """The name of a parameter of VGG with batch norm, in torchvision and timm, which have no units in it.
+    """The name of a parameter of VGG with batch norm in torchvision and timm, which have no units in it.
 
-    head: their names of the three fully connected layers.
+    Args:
+        convention: The library.
+        name: Our name.
+        net: Our table.
+        head: The library's names of the three fully connected layers.
+
+    Raises:
+        CheckpointError: For another network.
     """
     if not isinstance(net, VGGNet):
         raise no_names(convention, net)
@@ -51,7 +58,11 @@ def vgg_key(convention: str, name: str, net: Net, head: tuple[str, str, str]) ->
 
 
 def infer_vgg(convention: str, net: Net, shapes: Mapping[str, Shape]) -> Net:
-    """Biases on the convolutions as the shapes say; without shapes, as the libraries build it."""
+    """The table with biases on the convolutions if the shapes have them; without shapes, as the libraries build it.
+
+    Raises:
+        CheckpointError: For another network, and without shapes for units, which the libraries do not build.
+    """
     if not isinstance(net, VGGNet):
         raise no_names(convention, net)
     if not shapes and net.se:

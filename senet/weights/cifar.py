@@ -1,0 +1,62 @@
+"""The names of the public CIFAR ResNets: akamaster's pytorch_resnet_cifar10 and chenyaofo's pytorch-cifar-models.
+
+Both have three stages and basic blocks. akamaster's default shortcut is option A with half of the zero channels before
+and half after; its classifier is `linear`, its projections (option B) are `shortcut`. chenyaofo, and bearpaw's
+pytorch-classification under the same names, have projections, `downsample`, and the classifier `fc`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from senet.models.net import Net, Preprocessing
+from senet.weights.convention import Convention, Inferred, Shape
+from senet.weights.moskomule import CIFAR
+from senet.weights.residual import infer_residual, layer_key
+
+
+def _has(head: str, shapes: Mapping[str, Shape]) -> bool:
+    """Whether these are three stages without units, and a classifier of this name."""
+    own = {f"{head}.weight", "conv1.weight", "layer3.0.conv1.weight"} <= shapes.keys()
+    return own and "layer4.0.conv1.weight" not in shapes and not any(".se." in name for name in shapes)
+
+
+def _key_akamaster(name: str, net: Net) -> str:
+    return layer_key("akamaster", name, net, head="linear", shortcut="shortcut")
+
+
+def _key_chenyaofo(name: str, net: Net) -> str:
+    return layer_key("chenyaofo", name, net)
+
+
+def _infer_akamaster(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
+    return infer_residual(
+        "akamaster",
+        _key_akamaster,
+        net,
+        shapes,
+        pool="pad",
+        stride_on="3x3",
+        units=(False,),
+        shortcuts=("zero_pad_both", "projection"),
+    ), ()
+
+
+def _infer_chenyaofo(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
+    return infer_residual("chenyaofo", _key_chenyaofo, net, shapes, pool="pad", stride_on="3x3", units=(False,)), ()
+
+
+AKAMASTER = Convention(
+    name="akamaster",
+    matches=lambda shapes: _has("linear", shapes),
+    key=_key_akamaster,
+    infer=_infer_akamaster,
+    preprocessing=Preprocessing(image_size=32, resize=32),
+)
+CHENYAOFO = Convention(
+    name="chenyaofo",
+    matches=lambda shapes: _has("fc", shapes),
+    key=_key_chenyaofo,
+    infer=_infer_chenyaofo,
+    preprocessing=CIFAR,
+)
