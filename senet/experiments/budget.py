@@ -9,6 +9,7 @@ from senet.errors import ConfigError
 from senet.experiments.change import changed
 from senet.experiments.experiment import Experiment, run_name
 from senet.experiments.plan import Plan
+from senet.progress import span
 from senet.recipes.recipe import Recipe
 
 STARTING = 8.0
@@ -31,15 +32,6 @@ def read_span(text: str) -> float:
     if not 0 < value < float("inf"):
         raise ConfigError(f"--budget: {text!r} is not a time; expected: for example 90s, 30m, 2h or 1d")
     return value
-
-
-def span(seconds: float) -> str:
-    """A time in words: "45 s", "12 min", "3.5 h", "4 days"."""
-    for limit, unit, name in ((90, 1, "s"), (5400, 60, "min"), (172800, 3600, "h")):
-        if seconds < limit:
-            value = seconds / unit
-            return f"{value:.1f} {name}" if value < 10 else f"{value:.0f} {name}"
-    return f"{seconds / 86400:,.0f} days"
 
 
 def distinct_recipes(experiments: Sequence[Experiment]) -> dict[str, Recipe]:

@@ -115,14 +115,15 @@ def _fit_small_images(experiment: Experiment, recipe: Recipe) -> Recipe:
 def shortened(recipe: Recipe, epochs: int) -> Recipe:
     """The recipe with another number of epochs.
 
-    In fewer, warm-up, the patience of a plateau and the epochs with frozen batch norm keep their share of the run.
+    In fewer, warm-up, the patience of a plateau and the epochs with frozen trunk or batch norm keep their share of it.
     """
     s, t = recipe.schedule, recipe.train
     part = min(1.0, epochs / t.epochs)
     patience = max(1, round(s.patience * part)) if s.kind == "plateau" else s.patience
     frozen = min(max(1, round(t.freeze_bn_epochs * part)), epochs - 1) if t.freeze_bn_epochs else 0
+    trunk = epochs if t.freeze_epochs == t.epochs else min(round(t.freeze_epochs * part), epochs)
     return replace(
         recipe,
         schedule=replace(s, warmup_epochs=s.warmup_epochs * part, patience=patience),
-        train=replace(t, epochs=epochs, freeze_bn_epochs=frozen),
+        train=replace(t, epochs=epochs, freeze_epochs=trunk, freeze_bn_epochs=frozen),
     )

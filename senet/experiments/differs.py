@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from senet.experiments.experiment import BUILT_IN, Experiment, said_fields
+from senet.models.detector import DetectorNet
 from senet.models.net import Net
 from senet.models.registry import nets
 from senet.recipes.recipe import Recipe
@@ -22,9 +22,10 @@ def differs(original: Experiment, ours: Experiment) -> tuple[str, ...]:
         if name not in ours.trained:
             continue
         here = ours.trained[name]
-        if here.data.name not in (recipe.data.name, *BUILT_IN):
+        if here.data.name not in BUILT_IN:
             # Where the folder lies says nothing to anybody else.
-            label = f"{Path(here.data.name).name}, a folder of images"
+            label = here.data.label
+            label = label if label == recipe.data.name else f"{label}, a folder of images"
             here = replace(here, data=replace(here.data, name=label))
         for line in recipe_changes(recipe, here):
             found.setdefault(line, []).append(name)
@@ -41,6 +42,14 @@ def recipe_changes(original: Recipe, ours: Recipe) -> list[str]:
     if original.model.se != ours.model.se:
         lines.insert(0, f"unit: {ours.model.se}, not {original.model.se}")
     old_net, new_net = replace(original.model, se=None), replace(ours.model, se=None)
+    if isinstance(old_net, DetectorNet) and isinstance(new_net, DetectorNet):
+        # The fields of a detector by their names; the trunk is what remains.
+        for name in ("protocol", "freeze_at", "freeze_units", "freeze_norm", "rois", "proposals"):
+            now, was = getattr(new_net, name), getattr(old_net, name)
+            if now != was:
+                lines.append(f"model.{name}: {_shown(now)}, not {_shown(was)}")
+                old_net = replace(old_net, **{name: now})
+        old_net, new_net = old_net.trunk, new_net.trunk
     if old_net != new_net:
         lines.insert(0, f"network: {_network_name(new_net)} instead of {_network_name(old_net)}")
     return lines

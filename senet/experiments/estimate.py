@@ -9,21 +9,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from senet.config import to_dict
 from senet.create import create_model
 from senet.data import Counts, count_data
 from senet.device import cpu_name
-from senet.experiments.budget import run_seconds, span
+from senet.experiments.budget import run_seconds
 from senet.experiments.experiment import Experiment
 from senet.files import cache_folder
+from senet.progress import Bar, span
 from senet.recipes.recipe import DataRecipe, Recipe
 from senet.runs.folder import RUNS, read_value, write_value
 from senet.runs.summary import read_summary
-from senet.training.run import DTYPES, device_of, fitted, on_threads
+from senet.training.run import DTYPES, check_batches, device_of, fitted, on_threads
 
 TIMINGS = "timings.json"
 """In senet's cache folder: what images cost on this machine, by `timing_key`."""
@@ -61,9 +62,10 @@ class EpochClock:
             if recipe.data not in self.counts:
                 self.counts[recipe.data] = count_data(recipe.data)
             setting = self.setting(recipe)
+            check_batches(setting[0], self.counts[recipe.data].train)
             if timing_key(*setting) not in self.per_image:
                 missing[timing_key(*setting)] = setting
-        for key, setting in tqdm(missing.items(), "timing networks", unit="network", leave=False, disable=None):
+        for key, setting in Bar(missing.items(), "timing networks", unit="network"):
             self.per_image[key] = seconds_per_image(*setting)
         if missing:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -141,9 +143,12 @@ def seconds_per_image(recipe: Recipe, device: torch.device, threads: int = 0) ->
     model = create_model(recipe.model, seed=0, device=device, fused=t.fused)
     layout = torch.channels_last if t.channels_last else torch.contiguous_format
     model = model.to(memory_format=layout)  # type: ignore[call-overload]
-    x = torch.randn(n, recipe.model.in_channels, d.image_size, d.image_size, device=device)
+    x: Any = torch.randn(n, recipe.model.in_channels, d.image_size, d.image_size, device=device)
     x = x.contiguous(memory_format=layout)
-    y = torch.zeros(n, dtype=torch.long, device=device)
+    y: Any = torch.zeros(n, dtype=torch.long, device=device)
+    is_detector = recipe.task.name == "detection"
+    if is_detector:
+        x, y = _objects(recipe, n, device)
 
     def step(training: bool) -> float:
         if device.type == "cuda":
@@ -152,8 +157,14 @@ def seconds_per_image(recipe: Recipe, device: torch.device, threads: int = 0) ->
         model.train(training)
         autocast = torch.autocast(device.type, DTYPES[t.precision], enabled=t.precision != "fp32")
         with torch.set_grad_enabled(training), autocast:
-            loss = torch.nn.functional.cross_entropy(model(x), y)
+            if is_detector:
+                # In evaluation it detects; the labels are not asked for.
+                found = model(x, y) if training else model(x)
+                loss = torch.stack(list(found.values())).sum() if training else None
+            else:
+                loss = torch.nn.functional.cross_entropy(model(x), y)
         if training:
+            assert loss is not None
             loss.backward()
         if device.type == "cuda":
             torch.cuda.synchronize()
@@ -166,3 +177,14 @@ def seconds_per_image(recipe: Recipe, device: torch.device, threads: int = 0) ->
         step(False)
         evaluated = [step(False) for _ in range(1 if is_slow else 2)]
     return trained[len(trained) // 2] / n, min(evaluated) / n
+
+
+def _objects(recipe: Recipe, n: int, device: torch.device) -> tuple[Any, Any]:
+    """Random images of the usual shape, 3 to 4, each with one object, as a detector takes them."""
+    side = recipe.data.image_size
+    images = [torch.randn(3, side, side * 4 // 3, device=device) for _ in range(n)]
+    target = {"boxes": torch.tensor([[0.2, 0.2, 0.6, 0.7]], device=device) * side}
+    target["labels"] = torch.ones(1, dtype=torch.long, device=device)
+    if recipe.data.labels == "masks":
+        target["masks"] = torch.ones(1, side, side * 4 // 3, dtype=torch.uint8, device=device)
+    return images, [target] * n

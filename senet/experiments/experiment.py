@@ -18,14 +18,18 @@ from senet.config import to_dict
 from senet.errors import ConfigError
 from senet.models.net import Net
 from senet.recipes.recipe import DataRecipe, OptimRecipe, Recipe, ScheduleRecipe, TrainRecipe
+from senet.recipes.task import CLASSIFICATION, Task
 
-TOP1, TOP5 = "top1_error", "top5_error"
+TOP1, TOP5, AP, AP50, AP75 = "top1_error", "top5_error", "ap", "ap50", "ap75"
 
 BUILT_IN = ("digits", "cifar10", "cifar100")
 """Data sets by name; every other name is a folder."""
 
+MOST_SEEDS = 1_000_000
+"""What more would not fit into memory."""
+
 UNSAID = ("data.root", "data.workers", "data.eval_batch_size", "train.device", "train.threads")
-UNSAID += ("train.seed", "train.channels_last", "train.save_batches", "train.tensorboard", "train.fused")
+UNSAID += ("train.seed", "train.channels_last", "train.save_batches", "train.logger", "train.fused")
 """Fields that change nothing but where and how fast a run is."""
 
 SECTIONS = {"data": DataRecipe, "optim": OptimRecipe, "schedule": ScheduleRecipe, "train": TrainRecipe}
@@ -40,7 +44,7 @@ class Row:
         name: The paper's word for it, or the network's name.
         recipe: How it is trained; None for a result of others, which is only printed.
         minus: Name of the row that it is compared with; "" for none.
-        printed: The paper's errors in percent by measure, `TOP1` and `TOP5`.
+        printed: The paper's figures in percent by measure, `TOP1` and `TOP5`, or `AP`, `AP50` and `AP75`.
         note: What a reader of the figures must know.
     """
 
@@ -84,6 +88,19 @@ class Experiment:
     budget: str = ""
     commands: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if len({recipe.task.name for recipe in self.trained.values()}) > 1:
+            raise ConfigError(f"models: of {', '.join(self.trained)} some classify, some detect; expected: one of both")
+        if len(self.trained) > 1 and (early := max(r.train.early_stopping for r in self.trained.values())):
+            raise ConfigError(
+                f"train.early_stopping: {early} would end the rows of {self.name} after different epochs; expected: 0"
+            )
+
+    @property
+    def task(self) -> Task:
+        """What its networks are trained to do."""
+        return next((r.task for r in self.trained.values()), CLASSIFICATION)
+
     def row(self, name: str) -> Row:
         """A row by its name."""
         return next(row for row in self.rows if row.name == name)
@@ -107,7 +124,7 @@ class Experiment:
 
     def run_name(self, recipe: Recipe, seed: int) -> str:
         """The name of a run's folder, "se_resnet20-seed0"; with a digest of the recipe where runs are shared."""
-        return run_name(recipe, seed) if self.shares_runs else f"{recipe.name}-seed{seed}"
+        return run_name(recipe, seed) if self.shares_runs else f"{file_name(recipe.name)}-seed{seed}"
 
 
 def comparison(
@@ -144,8 +161,8 @@ def comparison(
 
 def counted_seeds(first: int, count: int) -> tuple[int, ...]:
     """`count` seeds from `first` up; ConfigError for none."""
-    if count < 1:
-        raise ConfigError(f"seeds: {count!r} is too small; expected: 1 or more")
+    if not 1 <= count <= MOST_SEEDS:
+        raise ConfigError(f"seeds: {count!r} is out of range; expected: 1 to {MOST_SEEDS:,}")
     return tuple(range(first, first + count))
 
 
@@ -159,7 +176,12 @@ def run_name(recipe: Recipe, seed: int) -> str:
         # One folder, however it is written; "cifar10/" is not the data set of that name.
         said["data.name"] = os.path.join(".", os.path.normpath(recipe.data.name))
     text = json.dumps([to_dict(recipe.model), said], sort_keys=True)
-    return f"{recipe.name}-{blake2b(text.encode(), digest_size=4).hexdigest()}-seed{seed}"
+    return f"{file_name(recipe.name)}-{blake2b(text.encode(), digest_size=4).hexdigest()}-seed{seed}"
+
+
+def file_name(name: str) -> str:
+    """A network's name as a part of a file's name: no system but Unix takes the colon of "timm:resnet18"."""
+    return name.replace(":", "-").replace("/", "-")
 
 
 def said_fields(recipe: Recipe) -> Iterator[tuple[str, Any]]:

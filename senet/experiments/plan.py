@@ -20,10 +20,12 @@ class Plan:
     Attributes:
         experiments: In the order in which they were added; their names differ.
         jobs: Runs side by side, for a resumption.
+        images: Folder that the images are in now; "" for that of the recipes.
     """
 
     experiments: tuple[Experiment, ...] = ()
     jobs: int = 1
+    images: str = ""
 
     def find(self, name: str) -> Experiment | None:
         """The experiment of that name, or None."""
@@ -77,7 +79,7 @@ def added_to(
             found[new.name] = merged(old, new, (originals or {}).get(new.name)) if old else new
         except RunError as error:
             raise RunError(f"{folder} holds another experiment. {error}. Name another folder with --out") from None
-    return Plan(experiments=tuple(found.values()), jobs=jobs)
+    return replace(plan, experiments=tuple(found.values()), jobs=jobs)
 
 
 def merged(before: Experiment, now: Experiment, original: Experiment | None = None) -> Experiment:

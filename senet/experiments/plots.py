@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from senet.experiments.experiment import TOP1
 from senet.experiments.result import Result
-from senet.training.plots import new_figure, save_png
+from senet.plotting import COLOURS, FAINT, label, look, new_figure, save
 
-OURS, PAPER, ZERO = "#d1495b", "#30638e", "#8d99a6"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+OURS, PAPER = COLOURS[1:3]
 
 
 def plot_result(path: Path, result: Result) -> None:
-    """Draw the differences of top-1 error to a PNG: mean, interval and single seeds, and the paper's.
+    """Draw the differences of the first measure to a PNG: mean, interval and single seeds, and the paper's.
 
     Where nothing is compared, the rows' errors are drawn.
 
     Raises:
         RunError: The file cannot be written.
     """
-    errors = {row.name: row.errors[TOP1] for row in result.rows}
-    differences = [d for d in result.differences if d.measure == TOP1]
+    with look():
+        save(_figure(result), path)
+
+
+def _figure(result: Result) -> Figure:
+    errors = {row.name: row.errors[result.main] for row in result.rows}
+    differences = [d for d in result.differences if d.measure == result.main]
     # A line: label, points, mean, interval, and the paper's figure.
     lines: list[tuple[str, list[float], float, tuple[float, float] | None, float | None]] = []
     for d in differences:
@@ -41,18 +49,19 @@ def plot_result(path: Path, result: Result) -> None:
             axes.plot(interval, [y, y], "-", color=OURS, linewidth=1.8)
         axes.plot([mean], [y], "o", color=OURS, label="ours: mean, seeds, 95 % interval" if y == 0 else None)
         if printed is not None:
-            axes.plot([printed], [y], "D", color=PAPER, markerfacecolor="white")
+            axes.plot([printed], [y], "D", color=PAPER, fillstyle="none")
     if any(printed is not None for *_, printed in lines):
-        axes.plot([], [], "D", color=PAPER, markerfacecolor="white", linestyle="", label="the paper")
+        axes.plot([], [], "D", color=PAPER, fillstyle="none", linestyle="", label="the paper")
     if differences:
-        axes.axvline(0, color=ZERO, linewidth=1)
-    axes.set_yticks(range(len(lines)), [line[0] for line in lines])
+        axes.axvline(0, color=FAINT, linewidth=1)
+    axes.set_yticks(range(len(lines)), [label(line[0]) for line in lines])
     axes.set_ylim(max(1, len(lines)) - 0.5, -0.5)
-    axes.set_xlabel("difference of top-1 error, points (left is better)" if differences else "top-1 error, %")
-    axes.set_title(f"{result.name}: {result.title}", fontsize=10, loc="left")
-    axes.grid(axis="x", alpha=0.25)
-    axes.spines[["top", "right", "left"]].set_visible(False)
+    name, side = result.measures[result.main], "right" if result.of.higher else "left"
+    axes.set_xlabel(f"difference of {name}, points ({side} is better)" if differences else f"{name}, %")
+    axes.set_title(label(f"{result.name}: {result.title}"), wrap=True)
+    axes.grid(axis="x")
+    axes.spines["left"].set_visible(False)
     axes.tick_params(left=False)
     if lines:
-        figure.legend(loc="outside lower right", ncols=2, frameon=False, fontsize=8)
-    save_png(figure, path)
+        figure.legend(loc="outside lower right", ncols=2, fontsize=8)
+    return figure

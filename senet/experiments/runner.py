@@ -9,29 +9,34 @@ NAME-gates/      Figures 6 and 7, for an experiment that shows gates
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from senet.analysis.analyze import analyze
-from senet.data import count_data
+from senet.data import count_data, open_part
+from senet.data.sources import check_trained_on
 from senet.device import pick_device
-from senet.errors import RunError
+from senet.errors import ConfigError, RunError
 from senet.evaluation.accuracy import evaluate
-from senet.experiments.experiment import Experiment
+from senet.experiments.experiment import BUILT_IN, Experiment
 from senet.experiments.markdown import markdown
 from senet.experiments.plan import Plan, added_to, read_plan, write_plan
 from senet.experiments.plots import plot_result
 from senet.experiments.queue import Announce, Done, OpenData, Say, open_images, run_all
 from senet.experiments.result import Result, build_result, write_results
 from senet.files import LOCK, held, write_text
-from senet.recipes.recipe import DataRecipe, Recipe
+from senet.recipes.recipe import DataRecipe, Recipe, TrainedOn
 from senet.runs.checkpoint import load
 from senet.runs.crops import CropErrors, read_crops, write_crops
-from senet.runs.folder import LAST, PLAN, RUNS
+from senet.runs.folder import BEST, LAST, PLAN, RUNS
 from senet.runs.metrics import read_metrics
+from senet.runs.recipe_file import read_recipe
 from senet.runs.summary import read_summary
+from senet.training.launch import check_one_process
 from senet.training.plots import plot_curves
+from senet.weights import files
 from senet.weights.ilsvrc import named
 
 FIGURE_CLASSES = ("goldfish", "pug", "airliner", "cliff")
@@ -47,6 +52,7 @@ def run(
     *,
     jobs: int = 1,
     originals: Mapping[str, Experiment] | None = None,
+    images: str = "",
     open_data: OpenData = open_images,
     announce: Announce | None = None,
     say: Say = lambda name, outcome: None,
@@ -61,6 +67,7 @@ def run(
             and interrupted ones resume.
         jobs: Runs side by side.
         originals: Name -> the paper's experiment; see `added_to`.
+        images: Folder that the images are in now, kept for the next time; "" for that of the plan.
         open_data: Opens the images.
         announce: Called before each run that this process trains itself.
         say: Called after each run.
@@ -69,16 +76,22 @@ def run(
         The results of these experiments; those of all experiments in the folder are in result.json.
 
     Raises:
-        RunError: The folder holds something else or another experiment, or is in use.
-        DataError: The images are absent.
+        RunError: The folder holds something else or another experiment, or is in use; or a launcher started several
+            processes.
+        DataError: The images are absent, or `images` has others than the finished runs were trained on.
         Interrupted: A signal came; all that ran is saved.
     """
+    check_one_process()
     with held(folder):
         if any(f.name != LOCK for f in folder.iterdir()) and not (folder / PLAN).is_file():
             raise RunError(f"{folder}: not empty, and not the folder of an experiment; name another with --out")
         plan = added_to(folder, experiments, jobs, originals)
-        write_plan(folder, plan)
         runs = Plan(experiments=tuple(experiments)).runs
+        if images := images or plan.images:
+            runs = {name: moved(recipe, images) for name, recipe in runs.items()}
+            check_images(folder, runs)
+            plan = replace(plan, images=os.path.abspath(os.path.expanduser(images)))
+        write_plan(folder, plan)
         if open_data is open_images:
             fetch([recipe.data for recipe in unfinished(folder, runs).values()])
         done = run_all(runs, folder / RUNS, open_data=open_data, jobs=jobs, announce=announce, say=say, part_of=folder)
@@ -93,6 +106,7 @@ def run(
 def resume(
     folder: Path,
     *,
+    images: str = "",
     seeds: int = 0,
     jobs: int = 0,
     open_data: OpenData = open_images,
@@ -103,6 +117,7 @@ def resume(
 
     Args:
         folder: An experiment's.
+        images: See `run`.
         seeds: Number of seeds from now on, counted from the first one; 0 for those of the plan.
         jobs: Runs side by side; 0 for as many as before.
         open_data: See `run`; so the others.
@@ -118,10 +133,28 @@ def resume(
         with_seeds(plan, seeds).experiments,
         folder,
         jobs=jobs or plan.jobs,
+        images=images,
         open_data=open_data,
         announce=announce,
         say=say,
     )
+
+
+def moved(recipe: Recipe, folder: str) -> Recipe:
+    """The recipe with its images in another folder; ConfigError where they are in none."""
+    if recipe.data.name in BUILT_IN:
+        raise ConfigError(f"--data: has no effect, the images are {recipe.data.name!r}, which is no folder")
+    return replace(recipe, data=replace(recipe.data, name=os.path.abspath(os.path.expanduser(folder))))
+
+
+def check_images(folder: Path, runs: Mapping[str, Recipe]) -> None:
+    """Raise DataError where the images of runs are not those that a finished one of them was trained on."""
+    for name, recipe in runs.items():
+        if read_summary(folder / RUNS / name) is not None:
+            about = files.read(reported(folder / RUNS / name)).header
+            planned = read_recipe(folder / RUNS / name)
+            check_trained_on(TrainedOn(planned.data.name, about.images if about else ""), recipe.data)
+            return
 
 
 def with_seeds(plan: Plan, seeds: int) -> Plan:
@@ -184,15 +217,21 @@ def crop_errors(folder: Path, sizes: Sequence[int]) -> Mapping[str, float]:
     for size in sizes:
         if f"top1_error_{size}" in found:
             continue
-        # Of the last epoch, like the errors at the network's own size.
-        checkpoint = load(folder / LAST)
+        checkpoint = load(reported(folder))
         recipe = checkpoint.recipe
-        data = open_images(replace(recipe.data, image_size=size, resize=size), recipe.train.seed)
+        part = open_part(replace(recipe.data, image_size=size, resize=size), trained_on=checkpoint.trained_on)
         device = pick_device(recipe.train.device, field="train.device")
-        measured = evaluate(checkpoint.model, data.val, batch_size=recipe.data.eval_batch_size, device=device)
+        measured = evaluate(checkpoint.model, part.split, batch_size=recipe.data.eval_batch_size, device=device)
         found |= {f"top1_error_{size}": measured.top1_error, f"top5_error_{size}": measured.top5_error}
         write_crops(folder, CropErrors(errors=found))
     return found
+
+
+def reported(folder: Path) -> Path:
+    """The checkpoint of a finished run that its errors are of."""
+    summary = read_summary(folder)
+    is_of_best = summary is not None and summary.part == "test" and summary.best_epoch is not None
+    return folder / (BEST if is_of_best else LAST)
 
 
 def draw_gates(folder: Path, experiment: Experiment, done: Done) -> None:
@@ -200,14 +239,13 @@ def draw_gates(folder: Path, experiment: Experiment, done: Done) -> None:
     name = next((name for name in experiment.runs if name in done.summaries), None)
     if name is None:
         return
-    # Of the last epoch, like the errors.
-    checkpoint = load(folder / RUNS / name / LAST)
+    checkpoint = load(reported(folder / RUNS / name))
     recipe = checkpoint.recipe
     words = named(checkpoint.classes)
     analyze(
         checkpoint.model,
         checkpoint.classes,
-        open_images(recipe.data, recipe.train.seed),
+        open_part(recipe.data, trained_on=checkpoint.trained_on),
         recipe.data,
         gates_folder(folder, experiment),
         device=pick_device(recipe.train.device, field="train.device"),

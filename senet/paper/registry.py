@@ -8,7 +8,7 @@ from senet.config import named_values
 from senet.errors import unknown
 from senet.experiments.experiment import Experiment
 
-FILES = ("imagenet", "mobile", "cifar", "places", "ablations", "figures", "student")
+FILES = ("imagenet", "mobile", "cifar", "places", "coco", "ablations", "figures", "student")
 """The files of targets."""
 
 GROUPS = {"ablations": tuple(f"table{n}" for n in range(10, 17))}

@@ -7,12 +7,13 @@ from functools import cache
 
 from senet.config import UnitConfig, named_values
 from senet.errors import unknown
+from senet.models.detector import DetectorNet
 from senet.models.net import Net
 from senet.models.registry import canonical_name, get_net
 from senet.recipes.recipe import Recipe
 
 FILES = ("digits", "cifar", "preact", "wrn", "shake", "student")
-FILES += ("imagenet", "mobile", "places", "senet154", "folder")
+FILES += ("imagenet", "mobile", "places", "senet154", "folder", "finetune", "coco")
 """The recipe files, in the order of `recipes()`."""
 
 
@@ -29,29 +30,51 @@ def get_recipe(name: str) -> Recipe:
     return recipes()[name]
 
 
-def recipe_for(data: str, *, recipe: str = "", model: str = "") -> Recipe:
+def recipe_for(data: str, *, recipe: str = "", model: str = "", weights: str = "") -> Recipe:
     """The recipe for a data set.
 
-    data: "digits", "cifar10", "cifar100" or a folder's path.
-    recipe: by name; empty for the data set's own, where a folder's is "folder" unless the network is one for CIFAR.
-    model: the network's name; empty for the recipe's own.
+    Args:
+        data: "digits", "cifar10", "cifar100" or a folder's path.
+        recipe: by name; empty for the data set's own, where a folder's is "folder" unless the network is one for CIFAR,
+            and "boxes" for a detector.
+        model: the network's name; empty for the recipe's own.
+        weights: what the training starts from; a folder then gets the recipe "finetune".
 
-    Raises ConfigError for an unknown recipe or network.
+    Raises:
+        ConfigError: For an unknown recipe or network.
     """
     name = canonical_name(model) if model else ""
+    if not recipe and name and isinstance(get_net(name), DetectorNet):
+        recipe = "boxes"
     if not recipe:
         recipe = data if data in ("digits", "cifar10", "cifar100") else "folder"
-        if recipe == "folder" and name and get_net(name).image_size <= 64:
+        if recipe == "folder" and weights:
+            recipe = "finetune"
+        elif recipe == "folder" and name and get_net(name).image_size <= 64:
             recipe = "cifar10"
     base = get_recipe(recipe)
     base = replace(base, data=replace(base.data, name=data))
+    net = get_net(name) if name else base.model
+    if isinstance(net, DetectorNet) and base.data.labels != "classes":
+        labels = "masks" if net.head == "maskrcnn" else "boxes"
+        base = replace(base, data=replace(base.data, labels=labels), model=from_scratch(base.model, weights))
+        net = from_scratch(net, weights)
     if not name or name == base.name:
         return base
-    net = get_net(name)
     # A recipe may speak of the unit, as the ablations do of biases; another SE network gets the same one.
-    if net.se is not None and base.model.se is not None:
+    if net.se is not None and base.model.se is not None and "+" not in name:
         net = replace(net, se=base.model.se)
     return replace(base, name=name, model=net)
+
+
+def from_scratch(net: Net, weights: str) -> Net:
+    """A detector without weights to start from: nothing of its trunk is frozen. Other networks stay as they are.
+
+    Stages that nobody trained cannot stay as they are, nor can norms whose statistics nobody measured.
+    """
+    if weights or not isinstance(net, DetectorNet):
+        return net
+    return replace(net, freeze_norm=False, freeze_at=0, freeze_units=True)
 
 
 def with_unit(net: Net, kind: str) -> Net:

@@ -4,12 +4,15 @@ recipe.yaml        the recipe, complete: `senet train --config recipe.yaml` trai
 environment.json   versions, hardware, threads, start
 metrics.csv        one row per epoch
 curves.png         errors and losses over the epochs
+weights.txt        what became of every tensor of `train.weights`, for a run that started from weights
 best.safetensors   a checkpoint: the weights with the lowest validation error, with recipe and measurements
+last.safetensors   instead, where there are no validation images: the weights of the last epoch
 last.ckpt          a checkpoint with everything that `--resume` needs
 summary.json       the result; a run that has one is finished
-evaluation.json    errors by class, confusions and calibration, once `senet report --details` has measured them
-gates.json         the gates for a page, once `senet analyze` has measured them
-report.html        the page
+evaluation.json    errors by class, mistakes and calibration of the weights that were kept
+gates.json         their gates
+detection.json     instead of evaluation.json, of a detector: AP by class, curves and examples
+report.html        the page; report.png, its picture for link previews
 """
 
 from __future__ import annotations
@@ -23,9 +26,10 @@ from senet.errors import ConfigError, RunError
 from senet.files import check_format, format_stamp, write_text
 
 RECIPE, ENVIRONMENT, METRICS, CURVES = "recipe.yaml", "environment.json", "metrics.csv", "curves.png"
-BEST, LAST, SUMMARY = "best.safetensors", "last.ckpt", "summary.json"
+BEST, FINAL, LAST, SUMMARY = "best.safetensors", "last.safetensors", "last.ckpt", "summary.json"
 EVALUATION, GATES, PAGE = "evaluation.json", "gates.json", "report.html"
-CROPS = "crops.json"
+CARD = "report.png"
+CROPS, WEIGHTS, DETECTION = "crops.json", "weights.txt", "detection.json"
 
 PLAN, RESULT, RUNS = "plan.json", "result.json", "runs"
 """In the folder of an experiment: what is run, what came out, and the folders of its runs."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from senet.runs.evaluation import COUNTED
 from senet.runs.folder import GATES, read_value, write_value
 
 Ends = tuple[tuple[tuple[int, float | None], ...], ...]
@@ -43,7 +44,7 @@ class UnitOnPage:
         near_one: Share within 0.05 of 1.
         specificity: Part of the variance that is between classes; None where there is no variance.
         entropy: Bits of a channel's histogram over images.
-        ablation: Top-1 error in percent with this unit's gates "off", "mean" or "shuffled".
+        ablation: Top-1 error in percent with this unit's gates replaced, see `analysis.ablate`.
         sampled: Numbers of the S channels.
         mean: (L, S).
         deviation: (L, S).
@@ -72,6 +73,27 @@ class UnitOnPage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Specific:
+    """The channel whose gate tells the classes apart best.
+
+    Attributes:
+        unit: Label of its unit.
+        channel: Its number.
+        specificity: Part of the variance of its gate that is between classes.
+        by_class: Each class with images and its mean gate, the largest first.
+        openers: Images with the largest gates.
+        closers: Images with the smallest.
+    """
+
+    unit: str
+    channel: int
+    specificity: float
+    by_class: tuple[tuple[str, float], ...]
+    openers: tuple[tuple[int, float | None], ...]
+    closers: tuple[tuple[int, float | None], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class GatesOnPage:
     """The gates of all units of a network over a data set.
 
@@ -85,6 +107,7 @@ class GatesOnPage:
         units: In forward order.
         similarity: (U, U), 0 to 1; None with a unit whose gates are the same for all classes.
         thumbnails: Number of an image, as text, -> data URI.
+        specific: None where no gate depends on the class.
     """
 
     model: str
@@ -96,6 +119,25 @@ class GatesOnPage:
     units: tuple[UnitOnPage, ...]
     similarity: Lines
     thumbnails: Mapping[str, str] = field(default_factory=dict)
+    specific: Specific | None = None
+
+
+def worth(top1_error: float | None, ablation: Mapping[str, float | None], images: int) -> str:
+    """What the gates' dependence on the image is worth, in words; "" where it was not measured.
+
+    >>> worth(5.0, {"mean": 5.56}, 10_000)
+    'Per-image gating is worth 0.56 points here; the rest is a constant scale.'
+    """
+    fixed = ablation.get("mean")
+    if fixed is None or top1_error is None:
+        return ""
+    gain, wrong = fixed - top1_error, round(abs(fixed - top1_error) * images / 100)
+    of = f" ({wrong} of {images:,} images)" if images < COUNTED else ""
+    if not wrong:
+        return "Per-image gating is worth nothing here: gates fixed at their means give equal errors."
+    if gain < 0:
+        return f"Per-image gating is worth nothing here: gates fixed at their means are {-gain:.2f} points better{of}."
+    return f"Per-image gating is worth {gain:.2f} points here{of}; the rest is a constant scale."
 
 
 def write_gates(folder: Path, gates: GatesOnPage) -> None:

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
@@ -19,15 +19,17 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
-from tqdm import tqdm
 
-from senet.data import Data, Split
+from senet.data import Data, FileSplit, Split, TensorSplit
 from senet.errors import DataError, RunError, SenetError
 from senet.files import write_atomically
+from senet.progress import Bar, span
+from senet.recipes.recipe import PARTS
+from senet.recipes.task import CLASSIFICATION, DETECTION, Task
 from senet.runs.checkpoint import KEY, header, kept_weights, read_ckpt, save
-from senet.runs.folder import BEST, CURVES, LAST
+from senet.runs.folder import BEST, CURVES, FINAL, LAST
 from senet.runs.metrics import Epoch, write_metrics
-from senet.training.module import Classifier
+from senet.training.module import TrainingModule
 from senet.training.plots import plot_curves
 
 
@@ -46,10 +48,19 @@ class Interrupted(SenetError):
 
 
 def fingerprint(data: Data) -> str:
-    """A digest of the classes and of every image's class, by which a resumed run recognises its images."""
-    digest = blake2b("\0".join(data.classes).encode(), digest_size=16)
-    for split in (data.train, data.val):
-        digest.update(b"|" + split.targets.numpy().tobytes())
+    """A digest by which a resumed run recognises its images, wherever they are now.
+
+    Of the classes, of every image's class, and of the images: their pixels where they are in memory, else their names.
+    """
+    digest = blake2b(os.fsencode("\0".join(data.classes)), digest_size=16)
+    for split in (data.train, data.val, data.test):
+        if split is None:
+            continue
+        digest.update(b"|" + split.label_bytes())
+        if isinstance(split, FileSplit):
+            digest.update(os.fsencode("\0".join(map(os.path.basename, split.files))))
+        elif isinstance(split, TensorSplit):
+            digest.update(split.images.permute(0, 2, 3, 1).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -121,7 +132,10 @@ class Signals:
 
 
 class Keeper(Checkpoint):
-    """Measures each epoch, writes metrics.csv, last.ckpt and best.safetensors, and stops for signals.
+    """Measures each epoch, writes metrics.csv, last.ckpt and the weights to keep, and stops for signals.
+
+    The weights of the best epoch on the validation images are kept as best.safetensors. Test images choose nothing:
+    without validation images the weights of the last epoch are kept, as last.safetensors.
 
     Lightning runs a `Checkpoint` callback after all others, so the saved state includes theirs.
 
@@ -131,6 +145,7 @@ class Keeper(Checkpoint):
         resumable: The folder that messages name for `--resume`: the run's, or that of its experiment.
         say: Called with each epoch, the number of epochs, and whether it is the best so far.
         is_asked: Whether another process asks to stop.
+        task: Says which figure is the best.
     """
 
     def __init__(
@@ -140,35 +155,45 @@ class Keeper(Checkpoint):
         resumable: Path,
         say: Callable[[Epoch, int, bool], None] | None = None,
         is_asked: Callable[[], bool] = lambda: False,
+        task: Task = CLASSIFICATION,
     ) -> None:
-        self.folder, self.set_epoch, self.say = folder, set_epoch, say
+        self.folder, self.set_epoch, self.say, self.task = folder, set_epoch, say, task
         self.history: list[Epoch] = []
+        self.by_class: list[tuple[int, int, int]] = []
         self.seconds = 0.0
         self.clock = self.tick = 0.0
         self.lr = 0.0
         self.plateau_state: dict[str, object] | None = None
         self.step_ms: list[float] = []
         self.due = False
+        self.images = ""
         self.signals = Signals(resumable, is_asked)
 
     def state_dict(self) -> dict[str, Any]:
-        """The finished epochs, and the clock of an unfinished one."""
-        return {"history": [asdict(e) for e in self.history], "seconds": self.seconds, "step_ms": self.step_ms}
+        """The finished epochs, the last one's errors by class, and the clock of an unfinished one."""
+        return {
+            "history": [asdict(e) for e in self.history],
+            "by_class": self.by_class,
+            "seconds": self.seconds,
+            "step_ms": self.step_ms,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self.history = [Epoch(**values) for values in state_dict["history"]]
+        self.by_class = state_dict["by_class"]
         self.seconds, self.step_ms = state_dict["seconds"], state_dict["step_ms"]
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add the recipe, and the sums of an unfinished epoch."""
-        assert isinstance(pl_module, Classifier)
-        measured = asdict(self.history[-1]) if self.history else {}
-        checkpoint[KEY] = header(pl_module.recipe, pl_module.images.classes, measured)
+        assert isinstance(pl_module, TrainingModule)
+        measured = self.history[-1].row() if self.history else {}
+        checkpoint[KEY] = header(pl_module.recipe, pl_module.images.classes, measured, pl_module.images.digest)
         checkpoint["sums"] = pl_module.sums()
-        checkpoint["images"] = fingerprint(pl_module.images)
+        self.images = self.images or fingerprint(pl_module.images)
+        checkpoint["images"] = self.images
         checkpoint["skipped"] = {part: list(split.skipped) for part, split in self.parts(pl_module)}
         checkpoint["order_epoch"] = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
         checkpoint["plateau"] = pl_module.plateau.state_dict() if pl_module.plateau else None
@@ -177,7 +202,7 @@ class Keeper(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Restore what `on_save_checkpoint` added; the plateau waits for the optimiser."""
-        assert isinstance(pl_module, Classifier)
+        assert isinstance(pl_module, TrainingModule)
         pl_module.load_sums(checkpoint["sums"])
         # Lightning sets the sampler's epoch only after workers may have fetched from it.
         self.set_epoch(checkpoint["order_epoch"])
@@ -187,12 +212,14 @@ class Keeper(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Install the signal handlers; write a first checkpoint, so that a run can be resumed from its first step."""
-        assert isinstance(pl_module, Classifier)
+        assert isinstance(pl_module, TrainingModule)
         self.signals.take()
         # A run resumed in mid-epoch does not pass that epoch's start.
         self.clock = self.tick = time.perf_counter()
         if trainer.ckpt_path is None:
             self.keep(trainer)
+        # A run that was killed after its last epoch has nothing to train.
+        trainer.should_stop = self.is_stale(pl_module.recipe.train.early_stopping)
         if pl_module.plateau is not None and self.plateau_state is not None:
             pl_module.plateau.load_state_dict(self.plateau_state)
 
@@ -234,44 +261,80 @@ class Keeper(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure the epoch, keep its weights, stop when asked to."""
-        assert isinstance(pl_module, Classifier)
-        measured = pl_module.read_train() | pl_module.read_val()
-        self.check(measured, trainer.current_epoch + 1)
+        assert isinstance(pl_module, TrainingModule)
+        self.by_class = pl_module.val_tally.read_classes()
+        (train, train_images), (measured, eval_images) = pl_module.read_train(), pl_module.read_val()
+        if pl_module.left_out and not train_images:
+            raise DataError("no batch has two images that can be read; choose a larger data.batch_size")
+        part = pl_module.images.measured_part
+        self.check("training", train["loss"], train_images, trainer.current_epoch + 1)
+        self.check(PARTS[part], measured.get("loss", 0.0), eval_images, trainer.current_epoch + 1)
         if pl_module.plateau is not None:
-            pl_module.plateau.step(measured["test_loss"])
+            pl_module.plateau.step(self.to_lower(measured))
         epoch = Epoch(
             epoch=trainer.current_epoch + 1,
+            part=part,
             step=trainer.global_step,
             lr=self.lr,
-            **measured,
+            train=train,
+            train_images=train_images,
+            measured=measured,
+            eval_images=eval_images,
             seconds=round(self.seconds, 3),
             step_ms=round(sorted(self.step_ms)[len(self.step_ms) // 2], 3),
         )
         self.seconds, self.step_ms, self.due = 0.0, [], False
-        improved = all(epoch.test_top1_error < earlier.test_top1_error for earlier in self.history)
+        figure = measured[self.task.main]
+        is_best = part == "val" and all(self.task.is_better(figure, than) for than in self.figures)
+        # Also where no figure could be measured yet.
+        is_best = is_best or (part == "val" and not self.history)
         self.history.append(epoch)
-        # The best weights first: killed between the two, the resumed run reaches the same epoch again.
-        if improved:
-            self.keep_best(pl_module)
+        # The weights first: killed between the two, the resumed run reaches the same epoch again.
+        if is_best or part == "test":
+            self.keep_weights(pl_module, self.folder / (BEST if is_best else FINAL))
         self.keep(trainer)
         write_metrics(self.folder, self.history)
         if trainer.logger is not None:
-            values = {name: value for name, value in asdict(epoch).items() if name not in ("epoch", "step")}
-            trainer.logger.log_metrics(values, step=epoch.step)
+            values = {n: v for n, v in epoch.row().items() if v is not None and n not in ("epoch", "part", "step")}
+            trainer.logger.log_metrics(values, step=epoch.step)  # type: ignore[arg-type]
+        t = self.recipe(pl_module).train
         if self.say is not None:
-            self.say(epoch, self.recipe(pl_module).train.epochs, improved)
+            self.say(epoch, t.epochs, is_best)
         self.stop_if_asked()
+        if self.is_stale(t.early_stopping):
+            trainer.should_stop = True
+            if self.say is not None and len(self.history) < t.epochs:
+                plural = "s" if t.early_stopping > 1 else ""
+                moved = "risen" if self.task.higher else "fallen"
+                print(
+                    f"stopped early: the validation {self.task.word} has not {moved} for {t.early_stopping} "
+                    f"epoch{plural}",
+                    flush=True,
+                )
 
-    def check(self, measured: dict[str, Any], epoch: int) -> None:
+    @property
+    def figures(self) -> list[float | None]:
+        """The figure of each epoch that chooses the best one."""
+        return [epoch.measured[self.task.main] for epoch in self.history]
+
+    def to_lower(self, measured: Mapping[str, float | None]) -> float:
+        """What a plateau of the schedule watches, which falls while it gets better."""
+        return measured["loss"] if "loss" in measured else -(measured[self.task.main] or 0.0)  # type: ignore[return-value]
+
+    def is_stale(self, patience: int) -> bool:
+        """Whether the best figure is `patience` epochs old; never for 0."""
+        if not patience or len(self.figures) <= patience:
+            return False
+        before, since = (self.task.best(part) for part in (self.figures[:-patience], self.figures[-patience:]))
+        return not self.task.is_better(since, before)
+
+    def check(self, word: str, loss: float | None, images: int, epoch: int) -> None:
         """Raise RunError for a loss of NaN or infinity, before it is saved; DataError where no image could be read."""
-        for part in ("train", "test"):
-            loss = measured[f"{part}_loss"]
-            if math.isfinite(loss):
-                continue
-            if not measured[f"{part}_images"]:
-                raise DataError(f"none of the {part} images can be read")
+        if not images:
+            raise DataError(f"none of the {word} images can be read")
+        if loss is not None and not math.isfinite(loss):
             raise RunError(
-                f"epoch {epoch}: the {part} loss is {loss}; try a lower optim.lr. "
+                f"epoch {epoch}: the {word} loss is {loss}; try a lower optim.lr. "
                 f"{self.folder / LAST} is of the epoch before"
             )
 
@@ -279,14 +342,15 @@ class Keeper(Checkpoint):
         """Write last.ckpt."""
         trainer.save_checkpoint(self.folder / LAST)
 
-    def keep_best(self, pl_module: Classifier) -> None:
-        """Write best.safetensors."""
+    def keep_weights(self, pl_module: TrainingModule, path: Path) -> None:
+        """Write the weights with the errors of the epoch."""
         save(
-            self.folder / BEST,
+            path,
             kept_weights(pl_module.state_dict()),
             recipe=pl_module.recipe,
             classes=pl_module.images.classes,
-            measurements=asdict(self.history[-1]),
+            measurements=self.history[-1].row(),
+            images=pl_module.images.digest,
         )
 
     def stop_if_asked(self) -> None:
@@ -297,35 +361,35 @@ class Keeper(Checkpoint):
             raise Interrupted(signum, self.signals.resumable)
 
     @staticmethod
-    def parts(pl_module: Classifier) -> list[tuple[str, Split]]:
-        """The two parts of the images by name."""
-        return [("train", pl_module.images.train), ("test", pl_module.images.val)]
+    def parts(pl_module: TrainingModule) -> list[tuple[str, Split]]:
+        """The parts of the images that are used in each epoch, by name."""
+        return [("train", pl_module.images.train), (pl_module.images.measured_part, pl_module.images.measured)]
 
     @staticmethod
     def recipe(pl_module: pl.LightningModule) -> Any:
         """The recipe of a module."""
-        assert isinstance(pl_module, Classifier)
+        assert isinstance(pl_module, TrainingModule)
         return pl_module.recipe
 
 
 class Progress(Callback):
-    """A progress bar in each epoch, on a terminal."""
+    """The progress of each epoch."""
 
     def __init__(self) -> None:
-        self.bar: tqdm[Any] | None = None
+        self.bar: Bar | None = None
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         """Open the bar with the first batch of the epoch, or the first after a resumption."""
         if self.bar is not None:
             return
-        self.bar = tqdm(
+        # An epoch's own line comes at its end; only long ones have others.
+        self.bar = Bar(
             total=int(trainer.num_training_batches),
             initial=args[1],
             desc=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}",
             unit="batch",
-            leave=False,
-            disable=not sys.stderr.isatty(),
             mininterval=0.5,
+            first=60.0,
         )
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
@@ -354,11 +418,21 @@ class Progress(Callback):
 
 
 def say(epoch: Epoch, epochs: int, is_best: bool) -> None:
-    """Print an epoch as one line."""
+    """Print an epoch as one line, with the training time that is left."""
+    left = epoch.seconds * (epochs - epoch.epoch)
+    m, part = epoch.measured, PARTS[epoch.part]
+    if "ap" in m:
+        training, measured = "", "  ".join(f"{DETECTION.measures[n]} {_percent(m[n])}" for n in ("ap", "ap50", "ap75"))
+        measured = f"{part} {measured}"
+    else:
+        training = f"  error {epoch.train['error']:5.2f} %"
+        measured = f"{part} loss {m['loss']:.3f}  error {m['top1_error']:5.2f} %"
     print(
-        f"epoch {epoch.epoch:>3}/{epochs}  lr {epoch.lr:<9.3g}"
-        f"train loss {epoch.train_loss:.3f}  error {epoch.train_error:5.2f} %   "
-        f"test loss {epoch.test_loss:.3f}  error {epoch.test_top1_error:5.2f} %   "
-        f"{epoch.seconds:.1f} s{'  best' if is_best else ''}",
+        f"epoch {epoch.epoch:>3}/{epochs}  lr {epoch.lr:<9.3g}training loss {epoch.train['loss']:.3f}{training}   "
+        f"{measured}   {epoch.seconds:.1f} s{f', {span(left)} left' if left else ''}{'  best' if is_best else ''}",
         flush=True,
     )
+
+
+def _percent(value: float | None) -> str:
+    return "none" if value is None else f"{value:5.2f} %"

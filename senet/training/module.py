@@ -6,29 +6,37 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from senet.counting import Tally
 from senet.create import create_model
 from senet.data import Data
 from senet.initialization import number
 from senet.recipes.recipe import Recipe
-from senet.training.schedule import Plateau, per_step, sgd
+from senet.training.drop_path import drop_paths_
+from senet.training.schedule import Plateau, make_optimizer, per_step
+from senet.training.tasks import task_of
+from senet.training.trunk import freeze_trunk_
 
 
-class Classifier(pl.LightningModule):
+class TrainingModule(pl.LightningModule):
     """Trains `recipe.model` on batches of `data`; all that is random in it is a function of (seed, step)."""
 
-    def __init__(self, recipe: Recipe, data: Data, steps_per_epoch: int) -> None:
+    def __init__(self, recipe: Recipe, data: Data, steps_per_epoch: int, network: nn.Module | None = None) -> None:
         super().__init__()
         self.recipe = recipe
         self.images = data
         self.steps_per_epoch = steps_per_epoch
-        self.network = create_model(recipe.model, seed=recipe.train.seed, fused=recipe.train.fused)
+        self.network = (
+            network
+            if network is not None
+            else create_model(recipe.model, seed=recipe.train.seed, fused=recipe.train.fused)
+        )
         if recipe.train.channels_last:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if recipe.train.drop_path:
+            drop_paths_(self.network, recipe.train.drop_path)
+        self.trainable = [p for p in self.network.parameters() if p.requires_grad]
         # The average is part of the module's state, so a checkpoint holds both.
         ema = recipe.train.ema
         self.average = (
@@ -36,50 +44,62 @@ class Classifier(pl.LightningModule):
         )
         if recipe.train.compile:
             self.network.compile()
+        self.task = task_of(recipe, data)
         self.plateau: Plateau | None = None
         self.frozen_in = -1
         self.train_sums: Tensor | None = None
         self.train_count = 0
-        self.val_tally = Tally()
+        self.val_tally = self.task.tally()
+        # Images that cannot be read may leave one of a batch.
+        self.fewest = fewest_images(recipe) if recipe.data.on_bad_image == "skip" else 1
+        self.left_out = 0
 
     def configure_optimizers(self) -> Any:
-        """SGD and the per-step schedule."""
+        """The optimizer and the per-step schedule."""
         r = self.recipe
-        optimizer = sgd(self.network, r.optim)
+        optimizer = make_optimizer(self.network, r.optim)
         scheduler = per_step(optimizer, r.schedule, r.train, self.steps_per_epoch)
         if r.schedule.kind == "plateau":
             self.plateau = Plateau(r.schedule, scheduler)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> tuple[Tensor, Tensor]:
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> tuple[Any, Any]:
         """Augment and normalise on the device."""
-        split = self.images.train if self.trainer.training else self.images.val
+        split = self.images.train if self.trainer.training else self.images.measured
         images, targets = split.prepare(batch, device)
-        if not self.recipe.train.channels_last:
+        if not self.recipe.train.channels_last and isinstance(images, Tensor):
             images = images.contiguous()
         return images, targets
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Freeze batch norm in the last epochs; let dropout draw from (seed, step), so a resumed run draws the same."""
-        t = self.recipe.train
+        """Freeze what the epoch freezes; let dropout draw from (seed, step), so a resumed run draws the same."""
         # Not at the epoch's start, which a run resumed in mid-epoch does not pass.
-        if self.current_epoch >= t.epochs - t.freeze_bn_epochs and self.frozen_in != self.current_epoch:
-            freeze_batch_norm_(self.network)
+        if self.frozen_in != self.current_epoch:
+            self.freeze_(self.current_epoch)
             self.frozen_in = self.current_epoch
         torch.manual_seed(number(self.recipe.train.seed, "step", self.trainer.fit_loop.total_batch_idx))
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor | None:
-        """Cross entropy of one batch; None, and no step, where none of its images can be read."""
+    def freeze_(self, epoch: int) -> None:
+        """Freeze what the recipe freezes in an epoch, and nothing else: the trunk at first, batch norm at the end."""
+        t = self.recipe.train
+        if t.freeze_epochs:
+            self.network.train()
+            for p in self.trainable:
+                p.requires_grad_(True)
+            if epoch < t.freeze_epochs:
+                freeze_trunk_(self.network)
+        if epoch >= t.epochs - t.freeze_bn_epochs:
+            freeze_batch_norm_(self.network)
+
+    def training_step(self, batch: tuple[Any, Any], batch_idx: int) -> Tensor | None:
+        """The task's loss of one batch; None, and no step, where too few of its images can be read."""
         images, targets = batch
-        if not len(targets):
+        if len(targets) < self.fewest:
+            self.left_out += len(targets)
             return None
-        logits = self.network(images)
-        loss = F.cross_entropy(logits, targets, label_smoothing=self.recipe.train.label_smoothing)
-        with torch.no_grad():
-            wrong = (logits.argmax(1) != targets).sum()
-            sums = torch.stack([loss.detach() * len(targets), wrong.to(loss.dtype)]).double()
-            self.train_sums = sums if self.train_sums is None else self.train_sums + sums
-            self.train_count += len(targets)
+        loss, sums = self.task.step(self.network, images, targets)
+        self.train_sums = sums if self.train_sums is None else self.train_sums + sums
+        self.train_count += len(targets)
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -88,26 +108,26 @@ class Classifier(pl.LightningModule):
         if self.average is not None:
             self.average.update_parameters(self.network)
 
-    def read_train(self) -> dict[str, Any]:
-        """Mean loss, error (percent) and number of the training images since the last reading."""
-        loss, wrong = self.train_sums.tolist() if self.train_sums is not None else (float("nan"), float("nan"))
-        n = self.train_count
+    def read_train(self) -> tuple[dict[str, float], int]:
+        """Means over the training images since the last reading, and how many they were."""
+        names, n = ("loss", *self.task.terms), self.train_count
+        sums = [float("nan")] * len(names) if self.train_sums is None else self.train_sums.tolist()
         self.train_sums, self.train_count = None, 0
-        return {"train_loss": loss / max(1, n), "train_error": 100 * wrong / max(1, n), "train_images": n}
+        return {name: value / max(1, n) for name, value in zip(names, sums, strict=True)}, n
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Count one batch's errors."""
+    def validation_step(self, batch: tuple[Any, Any], batch_idx: int) -> None:
+        """Measure one batch."""
         images, targets = batch
         if not len(targets):
             return
         network = self.network if self.average is None else self.average
-        self.val_tally.add(network(images), targets)
+        self.val_tally.add(self.task.answer(network, images), targets)
 
-    def read_val(self) -> dict[str, Any]:
-        """Loss, errors (percent) and number of the validation images since the last reading."""
+    def read_val(self) -> tuple[dict[str, float | None], int]:
+        """The task's figures on the evaluated images since the last reading, and how many they were."""
         measured = self.val_tally.read()
-        self.val_tally = Tally()
-        return {f"test_{name}": value for name, value in measured.items()}
+        self.val_tally = self.task.tally()
+        return measured, measured.pop("images")
 
     def sums(self) -> dict[str, Any]:
         """What has been counted of an unfinished epoch, for the checkpoint."""
@@ -116,6 +136,23 @@ class Classifier(pl.LightningModule):
     def load_sums(self, state: dict[str, Any]) -> None:
         """Go on from `sums()`."""
         self.train_sums, self.train_count = state["sums"], state["count"]
+
+
+def fewest_images(recipe: Recipe) -> int:
+    """The smallest batch that a recipe's network can train on: 2 where a batch norm sees a feature map of 1x1."""
+    if recipe.task.name == "detection":
+        # The last feature map of an image that has objects is larger.
+        return 1
+    if recipe.train.freeze_epochs + recipe.train.freeze_bn_epochs >= recipe.train.epochs:
+        return 1
+    network = create_model(recipe.model, device="meta").eval()
+    sizes: list[int] = []
+    for norm in network.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            norm.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0][0, 0].numel()))
+    side = recipe.data.image_size
+    network(torch.empty(1, recipe.model.in_channels, side, side, device="meta"))
+    return 2 if 1 in sizes else 1
 
 
 def freeze_batch_norm_(network: nn.Module) -> list[nn.Module]:

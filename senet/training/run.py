@@ -9,31 +9,46 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from senet.data import Data, Split
+from senet.data import Data, Split, load_image, normalise
+from senet.data.duplicates import duplicates
 from senet.device import pick_device
-from senet.errors import CheckpointError, ConfigError, MissingExtraError, RunError
-from senet.files import held, new_folder
+from senet.errors import CheckpointError, ConfigError, DataError, RunError
+from senet.files import held, new_folder, write_text
+from senet.foreign_models import describe_network
 from senet.kernels import dispatch
-from senet.models.describe import describe
-from senet.recipes.recipe import Recipe
-from senet.runs.checkpoint import KEY, read_ckpt
+from senet.models.net import Net
+from senet.models.other import OtherNet
+from senet.recipes.effects import check_labels
+from senet.recipes.recipe import PARTS, Recipe
+from senet.runs.checkpoint import KEY, load, read_ckpt
 from senet.runs.environment import this_environment, write_environment
-from senet.runs.folder import CURVES, LAST, RECIPE
-from senet.runs.metrics import Epoch, write_metrics
-from senet.runs.recipe_file import write_recipe
+from senet.runs.evaluation import class_errors, remarks, unbalanced
+from senet.runs.folder import BEST, CURVES, LAST, RECIPE, WEIGHTS
+from senet.runs.metrics import Epoch, best_epoch, write_metrics
+from senet.runs.recipe_file import read_recipe, write_recipe
 from senet.runs.summary import RunSummary, read_summary, write_summary
 from senet.training.callbacks import AtomicIO, Keeper, Progress, fingerprint, say
-from senet.training.module import Classifier
+from senet.training.launch import OneProcess, check_one_process
+from senet.training.loggers import logger_of
+from senet.training.module import TrainingModule, fewest_images
 from senet.training.plots import plot_curves
+from senet.training.tasks import Measuring, task_of
+from senet.training.weights import initial_network
 from senet.weights.header import Header
+from senet.weights.load import changes
+
+GATE_IMAGES = 64
+"""Training images over which the gates of units that are taken out are averaged."""
 
 PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -73,13 +88,16 @@ class _Stateful(StatefulDataLoader[Any]):
         super().load_state_dict(state_dict)
 
 
-def loader(split: Split, batch_size: int, device: torch.device, *, train: bool) -> DataLoader[Any]:
-    """Batches of a split; the training loader saves its position and resumes from it."""
+def loader(split: Split, batch_size: int, device: torch.device, *, train: bool, limit: int = 0) -> DataLoader[Any]:
+    """Batches of a split; the training loader saves its position and resumes from it.
+
+    Where only `limit` batches of it will be used, the classes take turns.
+    """
     kind = _Stateful if train else DataLoader
     # Workers start by fork where that is the platform's default, and end with each epoch.
     return kind(
         split,  # type: ignore[arg-type]
-        sampler=split.order(batch_size),
+        sampler=split.order(batch_size, in_turn=0 < limit < -(-len(split) // batch_size)),
         batch_size=None,
         num_workers=split.workers,
         pin_memory=device.type == "cuda" and split.workers > 0,
@@ -111,13 +129,19 @@ def train(
 
     Raises:
         ConfigError: The recipe cannot run on this machine.
-        RunError: The folder cannot be used, or another process uses it.
+        RunError: The folder cannot be used, another process uses it, or a launcher started several processes.
         DataError: Images cannot be read.
         Interrupted: A signal came; the state is saved.
     """
     recipe = fitted(recipe, len(data.classes))
+    check_labels(recipe)
     device = device_of(recipe)
-    _check_last_batch(recipe, len(data.train))
+    check_batches(recipe, len(data.train))
+    check_one_process()
+    if isinstance(recipe.model, OtherNet):
+        # A network that cannot be built fails before there is a folder.
+        describe_network(recipe.model, recipe.data.image_size)
+    check_chooser(recipe, data)
     if resume and not (folder / RECIPE).is_file():
         raise RunError(f"{folder}: not the folder of a run: it has no {RECIPE}")
     with held(folder), on_threads(recipe.train.threads), _plain_speech():
@@ -126,18 +150,32 @@ def train(
         start = folder / LAST if resume and (folder / LAST).is_file() else None
         if start is not None:
             _check_start(start, recipe, data)
+        if resume and read_recipe(folder) != recipe:
+            # Its images are elsewhere now.
+            write_recipe(folder / RECIPE, recipe)
         began = time.perf_counter()
-        batches = loader(data.train, recipe.data.batch_size, device, train=True)
-        val = loader(data.val, recipe.data.eval_batch_size, device, train=False)
+        notes = duplicates(data)
+        if not quiet:
+            print("".join(f"{note}\n" for note in notes), end="", flush=True)
+        limit = recipe.train.limit_batches
+        batches = loader(data.train, recipe.data.batch_size, device, train=True, limit=limit)
+        val = loader(data.measured, recipe.data.eval_batch_size, device, train=False, limit=limit)
         set_epoch = batches.sampler.set_epoch  # type: ignore[union-attr]
-        keeper = Keeper(folder, set_epoch, part_of or folder, None if quiet else say, is_asked_to_stop)
-        most = recipe.train.limit_batches or len(batches)
-        module = Classifier(recipe, data, math.ceil(min(len(batches), most) / recipe.train.accumulate))
+        said = None if quiet else say
+        keeper = Keeper(folder, set_epoch, part_of or folder, said, is_asked_to_stop, recipe.task)
+        steps = math.ceil(min(len(batches), limit or len(batches)) / recipe.train.accumulate)
+        module = TrainingModule(recipe, data, steps, _initial(recipe, data, folder, quiet) if start is None else None)
         trainer = _trainer(recipe, device, folder, [*([keeper] if quiet else [keeper, Progress()]), *callbacks])
         trainer.fit(module, batches, val, ckpt_path=start, weights_only=True)
-        summary = summarise(recipe, data, keeper.history, time.perf_counter() - began)
+        tested = None
+        if data.val is not None and data.test is not None:
+            tested = measure(load(folder / BEST).model, data, recipe, device)
+        seconds = time.perf_counter() - began
+        summary = summarise(recipe, data, keeper.history, keeper.by_class, seconds, tested=tested, notes=notes)
         if skipped := list(summary.skipped_images):
             print(f"skipped {len(skipped)} unreadable image{'s' if len(skipped) > 1 else ''}, the first: {skipped[0]}")
+        if module.left_out:
+            print(f"left out {module.left_out} batches of one readable image, on which batch norm cannot train")
         # Again, for a run that was killed after its last checkpoint.
         write_metrics(folder, keeper.history)
         plot_curves(folder / CURVES, {recipe.name: [keeper.history]})
@@ -157,13 +195,43 @@ def _take_folder(folder: Path, recipe: Recipe, device: torch.device, *, resume: 
         raise RunError(f"{folder}: this run is finished; evaluate it with: senet evaluate {folder}")
 
 
-def _check_last_batch(recipe: Recipe, images: int) -> None:
-    """Raise ConfigError where the last batch is one image whose feature map is 1x1: batch norm cannot train on it."""
-    is_point = recipe.model.stage_outputs[-1].stride >= recipe.data.image_size
-    if is_point and images % recipe.data.batch_size == 1 and not recipe.train.limit_batches:
+def _initial(recipe: Recipe, data: Data, folder: Path, quiet: bool) -> nn.Module:
+    """The network at the start; what became of its weights is printed and kept."""
+    images = None
+    if recipe.train.weights and isinstance(recipe.model, OtherNet) and recipe.model.own_units == "mean":
+        # Of the training images, spread over the classes, without augmentation.
+        some = torch.linspace(0, len(data.train) - 1, min(GATE_IMAGES, len(data.train)), device="cpu").long()
+        images = torch.stack([load_image(data.train.whole(i), recipe.data) for i in some.tolist()])
+        images = normalise(images, recipe.data)
+    network, report = initial_network(recipe, images)
+    net = getattr(network, "net", recipe.model)
+    if isinstance(net, Net) and net != recipe.model:
+        what = ", ".join(changes(recipe.model, net))
         raise ConfigError(
-            f"data.batch_size: {recipe.data.batch_size} gives a last batch of one image of {images:,}, "
-            "and batch norm cannot train on one image whose feature map is 1x1; choose another, or a larger image_size"
+            f"train.weights: belong to another network ({what}); take the recipe that "
+            "senet.training.weights.with_weights returns"
+        )
+    if report is not None:
+        write_text(folder / WEIGHTS, f"{report}\n\n{report.table()}\n")
+        if not quiet:
+            print(report)
+    return network
+
+
+def check_batches(recipe: Recipe, images: int) -> None:
+    """Raise ConfigError where a training batch will have one image, and batch norm cannot train on that.
+
+    Args:
+        recipe: Fitted to its images.
+        images: Number of training images.
+    """
+    batch, limit = recipe.data.batch_size, recipe.train.limit_batches
+    drawn = min(images, limit * batch) if limit else images
+    if (drawn % batch or batch) == 1 and fewest_images(recipe) > 1:
+        raise ConfigError(
+            f"data.batch_size: {batch} of {images:,} training images gives a batch of one image, and this network's "
+            "batch norm cannot train on one image, whose feature map is 1x1; choose another, or a larger "
+            "data.image_size"
         )
 
 
@@ -188,39 +256,114 @@ def on_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def summarise(recipe: Recipe, data: Data, history: Sequence[Epoch], seconds: float) -> RunSummary:
-    """The result of a run from its epochs; `seconds`: what the process took."""
-    cost = describe(recipe.model, recipe.data.image_size)
-    last, best = history[-1], min(history, key=lambda epoch: epoch.test_top1_error)
+@torch.no_grad()
+def measure(model: nn.Module, data: Data, recipe: Recipe, device: torch.device) -> Measuring:
+    """Measure on the test images in evaluation mode."""
+    split = data.test
+    assert split is not None
+    task = task_of(recipe, replace(data, val=None))
+    tally = task.tally()
+    model = model.eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    limit = recipe.train.limit_batches
+    for batch in islice(loader(split, recipe.data.eval_batch_size, device, train=False, limit=limit), limit or None):
+        images, targets = split.prepare(batch, device)
+        if len(targets):
+            tally.add(task.answer(model, images), targets)
+    if not tally.count:
+        raise DataError("none of the test images can be read")
+    return tally
+
+
+def summarise(
+    recipe: Recipe,
+    data: Data,
+    history: Sequence[Epoch],
+    by_class: Sequence[tuple[int, int, int]],
+    seconds: float,
+    *,
+    tested: Measuring | None = None,
+    notes: Sequence[str] = (),
+) -> RunSummary:
+    """The result of a run.
+
+    Args:
+        recipe: What was trained.
+        data: The images.
+        history: The epochs.
+        by_class: Counts of the last epoch's evaluation, from `Tally.read_classes`.
+        seconds: What the process took.
+        tested: The figures on the test images, where other images chose the epoch.
+        notes: Lines about the images.
+    """
+    cost = describe_network(recipe.model, recipe.data.image_size)
+    last = history[-1]
+    task = recipe.task
+    best = best_epoch(history, task) if last.part == "val" else None
+    measured: dict[str, float | None] = {"images": last.eval_images, **last.measured}
+    part, epoch = last.part, last.epoch
+    if tested is not None and best is not None:
+        part, epoch, measured, by_class = "test", best.epoch, tested.read(), tested.read_classes()
+    eval_images = int(measured.pop("images") or 0)
+    counts = data.train.counts(len(data.classes))
+    class_images = dict(zip(data.classes, counts, strict=True))
+    steps = [epoch.step_ms for epoch in history[len(history) > 2 :]]
+    used = [data.train, data.measured, *([data.test] if tested is not None and data.test is not None else [])]
     return RunSummary(
+        task=task.name,
         model=recipe.name,
         data=data.name,
         seed=recipe.train.seed,
         epochs=len(history),
-        train_images=len(data.train),
-        test_images=last.test_images,
-        skipped_images=(*data.train.skipped, *data.val.skipped),
+        train_images=last.train_images,
+        class_images=class_images,
+        part=part,
+        epoch=epoch,
+        eval_images=eval_images,
+        skipped_images=tuple(line for split in used for line in split.skipped),
         params=cost.params,
         macs=cost.macs,
-        top1_error=last.test_top1_error,
-        top5_error=last.test_top5_error,
-        loss=last.test_loss,
-        best_top1_error=best.test_top1_error,
-        best_epoch=best.epoch,
+        measured=measured,
+        best=best.measured[task.main] if best else None,
+        best_epoch=best.epoch if best else None,
         train_seconds=round(sum(epoch.seconds for epoch in history), 2),
         step_ms=sorted(epoch.step_ms for epoch in history)[len(history) // 2],
+        # The first epoch warms up.
+        step_spread_ms=round((max(steps) - min(steps)) / 2, 3),
         wall_seconds=round(seconds, 2),
+        notes=(
+            *_trial(recipe, last, data),
+            *notes,
+            *(unbalanced(class_images) if task.name == "classification" else ()),
+            *(remarks(class_errors(data.classes, by_class), part) if by_class else ()),
+        ),
     )
 
 
-def _tensorboard(folder: Path) -> Any:
-    try:
-        import tensorboard  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("TensorBoard logs", "tensorboard") from None
-    from lightning.pytorch.loggers import TensorBoardLogger
+def _trial(recipe: Recipe, last: Epoch, data: Data) -> list[str]:
+    """What a limited run used, as lines."""
+    if not recipe.train.limit_batches:
+        return []
+    evaluated = data.measured
+    return [
+        f"a trial with limit_batches={recipe.train.limit_batches}: {last.train_images:,} of {len(data.train):,} "
+        f"training and {last.eval_images:,} of {len(evaluated):,} {PARTS[last.part]} images in an epoch"
+    ]
 
-    return TensorBoardLogger(folder, name="", version="tensorboard")
+
+def check_chooser(recipe: Recipe, data: Data) -> None:
+    """Raise ConfigError where test images would choose the learning rate or the number of epochs."""
+    if data.val is not None:
+        return
+    early = recipe.train.early_stopping
+    for field, is_used, instead in (
+        ("schedule.kind: 'plateau'", recipe.schedule.kind == "plateau", "choose another kind"),
+        (f"train.early_stopping: {early}", early > 0, "choose 0"),
+    ):
+        if is_used:
+            raise ConfigError(
+                f"{field} needs validation images, and {data.name} has none; hold some out with data.val_fraction, or "
+                f"{instead}"
+            )
 
 
 def _trainer(recipe: Recipe, device: torch.device, folder: Path, callbacks: list[Any]) -> pl.Trainer:
@@ -235,8 +378,8 @@ def _trainer(recipe: Recipe, device: torch.device, folder: Path, callbacks: list
         limit_train_batches=t.limit_batches or None,
         limit_val_batches=t.limit_batches or None,
         callbacks=callbacks,
-        plugins=[AtomicIO()],
-        logger=_tensorboard(folder) if t.tensorboard else False,
+        plugins=[AtomicIO(), OneProcess()],
+        logger=logger_of(recipe, folder),
         default_root_dir=folder,
         log_every_n_steps=1,
         num_sanity_val_steps=0,

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from senet.recipes.recipe import OptimRecipe, ScheduleRecipe, TrainRecipe
+from senet.training.trunk import depths
 
 
 def rate(schedule: ScheduleRecipe, epochs: int, steps_per_epoch: int) -> Callable[[int], float]:
@@ -39,8 +40,12 @@ def rate(schedule: ScheduleRecipe, epochs: int, steps_per_epoch: int) -> Callabl
     return factor
 
 
-def sgd(model: nn.Module, optim: OptimRecipe) -> torch.optim.SGD:
-    """Stochastic gradient descent over a network's parameters; the recipe says which of them decay."""
+def make_optimizer(model: nn.Module, optim: OptimRecipe) -> torch.optim.Optimizer:
+    """The optimizer of a network's parameters, in groups of equal learning rate and weight decay.
+
+    The classifier's group is the first. Raises ConfigError for a network whose classifier is not found, where the
+    trunk's learning rate differs.
+    """
     shifts = {id(m.bias) for m in model.modules() if isinstance(m, _BatchNorm)}
 
     def decays(parameter: nn.Parameter) -> bool:
@@ -49,16 +54,21 @@ def sgd(model: nn.Module, optim: OptimRecipe) -> torch.optim.SGD:
         # Weights of convolutions and linear layers are matrices or more; norms and biases are vectors.
         return optim.decay == "all" or parameter.dim() > 1
 
-    decayed = [p for p in model.parameters() if decays(p)]
-    spared = [p for p in model.parameters() if not decays(p)]
-    groups = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
-    return torch.optim.SGD(
-        [g for g in groups if g["params"]],
-        lr=optim.lr,
-        momentum=optim.momentum,
-        nesterov=optim.nesterov,
-        weight_decay=optim.weight_decay,
-    )
+    depth = depths(model) if optim.trunk_lr != 1 or optim.layer_decay != 1 else {}
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        groups.setdefault((depth.get(name, 0), not decays(p)), []).append(p)
+    found = [
+        {
+            "params": parameters,
+            "lr": optim.lr * (optim.trunk_lr if stage else 1) * optim.layer_decay**stage,
+            "weight_decay": 0.0 if is_spared else optim.weight_decay,
+        }
+        for (stage, is_spared), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
+    if optim.kind == "adamw":
+        return torch.optim.AdamW(found, lr=optim.lr, betas=optim.betas)
+    return torch.optim.SGD(found, lr=optim.lr, momentum=optim.momentum, nesterov=optim.nesterov)
 
 
 def per_step(optimizer: torch.optim.Optimizer, schedule: ScheduleRecipe, train: TrainRecipe, steps: int) -> LambdaLR:
@@ -87,9 +97,9 @@ class Plateau:
         )
         self.base = list(scheduler.base_lrs)
 
-    def step(self, test_loss: float) -> None:
+    def step(self, loss: float) -> None:
         """Take in one epoch's validation loss."""
-        self.judge.step(test_loss)
+        self.judge.step(loss)
         self.apply()
 
     def apply(self) -> None:
