@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from senet.analysis.collect import Batches
 from senet.analysis.statistics import Gates
 from senet.diagnosis.discovery import CallNames, Candidate, find, watch_products
+from senet.outputs import logits_of
 from senet.tracing import evaluating
 
-Ablation = Literal["off", "mean", "shuffled"]
+Ablation = Literal["mean", "other", "one"]
 ABLATIONS: tuple[Ablation, ...] = get_args(Ablation)
 
 
@@ -25,10 +26,11 @@ def ablate(model: nn.Module, batches: Batches, gates: Gates, outputs: Sequence[i
 
     Each batch takes 3 (U + 1) forward passes for U units. The replacements:
 
-    - "off": ones, as if the unit did not exist.
-    - "mean": the channel's mean over the images of `gates`, a scale that does not depend on the image.
-    - "shuffled": the gates of another image of the batch, the same image in all units. A single image keeps its own.
+    - "mean": the channel's mean over the images of `gates`, a scale that does not depend on the image. What the error
+      rises by is what the per-image part of gating is worth.
+    - "other": the gates of another image of the batch, the same image in all units. A single image keeps its own.
       Mix the batches: sorted by class, the other image would have the same class.
+    - "one": ones, which also removes a scale that the network was trained with.
 
     Args:
         model: The network.
@@ -47,7 +49,7 @@ def ablate(model: nn.Module, batches: Batches, gates: Gates, outputs: Sequence[i
     >>> model = create_model("se_resnet20", num_classes=2)
     >>> gates = ablate(model, batches, collect_gates(model, batches, ["cat", "dog"]), [0, 1])
     >>> sorted(gates.ablation), len(gates.units[0].ablation)
-    (['mean', 'off', 'shuffled'], 3)
+    (['mean', 'one', 'other'], 3)
     """
     candidates = find(model)
     generator = torch.Generator("cpu").manual_seed(seed)
@@ -75,7 +77,7 @@ def ablate(model: nn.Module, batches: Batches, gates: Gates, outputs: Sequence[i
                 for which in (None, *names):
                     replace_gates = partial(instead, calls=CallNames(), how=how, which=which, donors=donors)
                     with watch_products(model, candidates, replace_gates):
-                        out = model(images)
+                        out = logits_of(model(images))
                     wrong[how, which] += int((out[:, outputs].argmax(1) != targets).sum())
     errors = {key: 100 * n / count for key, n in wrong.items()}
     return replace(
@@ -87,7 +89,7 @@ def ablate(model: nn.Module, batches: Batches, gates: Gates, outputs: Sequence[i
 
 def _replacement(how: Ablation, s: Tensor, mean: Tensor, donors: Tensor) -> Tensor:
     """Return the replacement of gates that were expanded to their feature map."""
-    if how == "off":
+    if how == "one":
         return s.new_ones(1)
     if how == "mean":
         return mean.to(s).reshape(1, -1, *(1,) * (s.dim() - 2))

@@ -14,8 +14,9 @@ from senet.analysis.images import load, mixed, pixels
 from senet.analysis.pictures import thumbnails
 from senet.analysis.plots import draw_all
 from senet.analysis.statistics import Gates
-from senet.data import Data
-from senet.errors import ConfigError
+from senet.data import Part
+from senet.errors import ConfigError, DataError
+from senet.evaluation.classes import match_classes
 from senet.recipes.recipe import DataRecipe
 from senet.runs.gates import write_gates
 from senet.weights.ilsvrc import named
@@ -24,30 +25,30 @@ from senet.weights.ilsvrc import named
 def analyze(
     model: nn.Module,
     outputs: Sequence[str],
-    data: Data,
+    images: Part,
     recipe: DataRecipe,
     folder: Path,
     *,
     device: torch.device,
     chosen: Sequence[int] = (),
     channels: int = 50,
-    images: int = 0,
+    per_class: int = 0,
     ablations: bool = False,
     name: str = "",
     progress: bool = True,
 ) -> tuple[Gates, list[Path]]:
-    """Measure the gates of every unit over the held-out images (section 7.2) and write gates.npz, gates.json, pictures.
+    """Measure the gates of every unit over images (section 7.2) and write gates.npz, gates.json, pictures.
 
     Args:
         model: Any network with units.
         outputs: Names of its outputs.
-        data: The images.
+        images: The images, from `senet.data.open_part`.
         recipe: How they are prepared.
         folder: Made where it is not there. Files of an earlier analysis are replaced.
         device: Where to compute.
         chosen: Numbers of the classes to draw; by default the first four.
         channels: Channels of each unit to draw.
-        images: Of each class; 0 for all.
+        per_class: Number of images of each class; 0 for all.
         ablations: Also measure the error with gates replaced: 3 passes for each unit.
         name: What the network is called.
         progress: Show bars.
@@ -59,28 +60,30 @@ def analyze(
         ConfigError: The network has no units, or ablations are asked for and its outputs are not these classes.
         RunError: A file cannot be written.
     """
-    classes = named(data.classes)
-    known = {word: i for i, word in enumerate(named(outputs))}
-    judged = [known[word] for word in classes] if known.keys() >= set(classes) else None
-    if judged is None and ablations:
-        raise ConfigError("--ablate: needs an error, and the network's outputs are not the classes of these images")
-    # One order for both passes, mixed, since shuffled gates should come from other classes.
-    keys = mixed(data.val, images, recipe.eval_batch_size)
+    classes, split = named(images.classes), images.split
+    try:
+        judged = match_classes(outputs, images.classes, "data.name")
+    except DataError as error:
+        if ablations:
+            raise ConfigError(f"--ablate: needs an error: {error}") from None
+        judged = None
+    # One order for both passes, mixed, since another image's gates should come from other classes.
+    keys = mixed(split, per_class, recipe.eval_batch_size)
     model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     gates = collect_gates(
         model,
-        load(data.val, keys, device, bar="gates" if progress else None),
+        load(split, keys, device, bar="gates" if progress else None),
         classes,
         chosen=chosen,
         sampled=channels,
         outputs=judged,
-        source=data.held_out,
+        source=images.words,
         name=name,
     )
     if judged is not None and ablations:
-        gates = ablate(model, load(data.val, keys, device, bar="ablations" if progress else None), gates, judged)
+        gates = ablate(model, load(split, keys, device, bar="ablations" if progress else None), gates, judged)
     folder.mkdir(parents=True, exist_ok=True)
     gates.save(folder / "gates.npz")
-    write_gates(folder, gates.page(thumbnails(data.val, recipe)))
-    pictures = draw_all(folder, gates, lambda i: pixels(data.val, recipe, i).permute(1, 2, 0).numpy())
+    write_gates(folder, gates.page(thumbnails(split, recipe)))
+    pictures = draw_all(folder, gates, lambda i: pixels(split, recipe, i).permute(1, 2, 0).numpy())
     return gates, pictures

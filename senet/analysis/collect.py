@@ -12,6 +12,7 @@ from senet.analysis.statistics import Gates
 from senet.analysis.streaming import StreamingUnit, linear_cka
 from senet.diagnosis.discovery import CallNames, Candidate, find, per_channel, watch_products
 from senet.errors import ConfigError, DataError
+from senet.outputs import logits_of
 from senet.tracing import evaluating
 
 Batches = Iterable[tuple[Tensor, Tensor, Tensor]]
@@ -91,7 +92,7 @@ def collect_gates(
             ):
                 out = model(images)
             if outputs is not None:
-                wrong += int((out[:, outputs].argmax(1).cpu() != targets.cpu()).sum())
+                wrong += int((logits_of(out)[:, outputs].argmax(1).cpu() != targets.cpu()).sum())
                 scored += len(images)
             if not running:
                 raise ConfigError(

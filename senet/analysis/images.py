@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from senet.data import Split
 from senet.data.images import moments
 from senet.initialization import stream
+from senet.progress import Bar
 from senet.recipes.recipe import DataRecipe
 
 Keys = list[tuple[int, list[int]]]
@@ -44,7 +44,7 @@ def load(
         bar: Label of a progress bar; None for no bar.
     """
     loader = DataLoader(split, sampler=keys, batch_size=None, num_workers=split.workers)  # type: ignore[arg-type]
-    for batch in tqdm(loader, desc=bar, unit="batch", leave=False, disable=True if bar is None else None):
+    for batch in Bar(loader, desc=bar, unit="batch", show=bar is not None):
         yield (*split.prepare(batch, device), batch.indices)
 
 

@@ -12,7 +12,7 @@ from senet.analysis.images import pixels
 from senet.data import Split
 from senet.recipes.recipe import DataRecipe
 
-SIDE = 48
+SIDE = 96
 """Largest width and height of a picture, in pixels."""
 
 MOST_BYTES = 2_500_000
@@ -41,8 +41,8 @@ def thumbnails(split: Split, recipe: DataRecipe, most_bytes: int = MOST_BYTES) -
 
 
 def data_uri(image: Image.Image) -> str:
-    """An image, at most `SIDE` pixels wide and high, as a PNG in a data URI."""
+    """An image, at most `SIDE` pixels wide and high, as a data URI; a small one without loss."""
     image.thumbnail((SIDE, SIDE))
     file = BytesIO()
-    image.save(file, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    image.save(file, "WEBP", lossless=max(image.size) <= SIDE // 2, quality=80)
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()

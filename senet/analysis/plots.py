@@ -1,13 +1,9 @@
-"""Figures of a network's gates as PNG and SVG: Figures 6 and 7 of the paper, and more.
-
-The colours are Okabe and Ito's, which are safe for colour-blind readers.
-"""
+"""Figures of a network's gates as PNG and SVG: Figures 6 and 7 of the paper, and more."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from io import BytesIO
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,36 +11,15 @@ import numpy as np
 
 from senet.analysis.statistics import Gates, UnitGates
 from senet.errors import ConfigError
-from senet.files import write_atomically
+from senet.plotting import COLOURS as PALETTE
+from senet.plotting import FAINT, INK, label, look, new_figure, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-INK, FAINT = "#1d2430", "#c9ced6"
-LOOK: dict[Any, Any] = {
-    "font.size": 8,
-    "axes.titlesize": 9,
-    "axes.titlelocation": "left",
-    "axes.edgecolor": INK,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "legend.frameon": False,
-    "lines.linewidth": 1.2,
-    "lines.solid_capstyle": "round",
-    "image.cmap": "cividis",
-    # Equal gates give equal files.
-    "svg.hashsalt": "senet",
-}
+COLOURS = PALETTE[1:]
+"""Of classes; the first of the palette is grey."""
 
 
 def draw_all(folder: Path, gates: Gates, pixels: Callable[[int], np.ndarray] | None = None) -> list[Path]:
@@ -81,11 +56,9 @@ def draw_all(folder: Path, gates: Gates, pixels: Callable[[int], np.ndarray] | N
 def write(path: Path, figure: Figure) -> Path:
     """Write a figure as `path`.svg and `path`.png (200 dpi) and return the latter; RunError if that fails."""
     with _look():
-        svg, png = BytesIO(), BytesIO()
-        figure.savefig(svg, format="svg", metadata={"Date": None})
-        figure.savefig(png, format="png", dpi=200)
-    write_atomically(path.with_name(f"{path.name}.svg"), lambda file: file.write(svg.getvalue()))
-    write_atomically(path.with_name(f"{path.name}.png"), lambda file: file.write(png.getvalue()))
+        save(figure, path.with_name(f"{path.name}.svg"), metadata={"Date": None})
+        figure.set_layout_engine("none")  # It keeps its layout, which need not be computed twice.
+        save(figure, path.with_name(f"{path.name}.png"), dpi=200)
     return path.with_name(f"{path.name}.png")
 
 
@@ -181,7 +154,7 @@ def similarity(gates: Gates) -> Figure:
     names = [u.label for u in gates.units]
     side = min(7.2, 2.2 + 0.2 * len(names))
     with _look():
-        figure = _figure((side + 0.6, side))
+        figure = new_figure(side + 0.6, side)
         axes = figure.subplots()
         image = axes.imshow(gates.similarity, vmin=0, vmax=1, interpolation="nearest")
         if np.isnan(gates.similarity).any():
@@ -207,13 +180,13 @@ def ablation(gates: Gates) -> Figure:
     errors = [u.ablation for u in gates.units] + [gates.ablation]
     y = np.arange(len(names))[::-1]
     with _look():
-        figure = _figure((5.4, 1.2 + 0.19 * len(names)))
+        figure = new_figure(5.4, 1.2 + 0.19 * len(names))
         axes = figure.subplots()
         own = gates.top1_error
         if own is not None:
             axes.axvline(own, color=INK, linewidth=0.8)
         axes.hlines(y, 0, 1, color=FAINT, linewidth=0.5, transform=axes.get_yaxis_transform(), zorder=0)
-        words = {"off": "all one", "mean": "their mean", "shuffled": "another image's"}
+        words = {"mean": "their mean", "other": "another image's", "one": "one"}
         for (how, word), colour, marker in zip(words.items(), COLOURS, "osD", strict=False):
             x = [e[how] for e in errors]
             axes.scatter(x, y, s=18, color=colour, marker=marker, label=word, linewidth=0, alpha=0.9)
@@ -240,57 +213,52 @@ def strips(u: UnitGates, pixels: Callable[[int], np.ndarray], *, channels: int =
     """
     rows = np.sort(np.argsort(-u.overall_deviation[u.sampled], kind="stable")[:channels])
     images = min(images, u.openers.shape[1])
-    # Columns: channel, images of one end, gap, images of the other end. The first row holds the headings.
-    widths = [1.1] + [1.0] * images + [0.2] + [1.0] * images
-    heights = [0.25] + [1.0] * len(rows)
-    ends = (("closed by", 1, u.closers, u.closer_values), ("opened by", images + 2, u.openers, u.opener_values))
+    # In inches, in one pair of axes: a pair for each image would take matplotlib ten times as long to lay out.
+    margin, name, gap, value, head = 0.1, 0.65, 0.12, 0.16, 0.5
+    cell = (7.2 - 2 * margin - name - gap) / (2 * images)
+    ends = (("closed by", u.closers, u.closer_values), ("opened by", u.openers, u.opener_values))
+    starts = (margin + name, margin + name + images * cell + gap)
     with _look():
-        figure = _figure((7.2, 0.3 + sum(heights) * (0.13 + 7 / sum(widths))))
-        cells = figure.subplots(len(heights), len(widths), squeeze=False, width_ratios=widths, height_ratios=heights)
-        for axes in cells.flat:
-            axes.set_axis_off()
-        for row, r in zip(cells[1:], rows, strict=True):
-            _word(row[0], f"{u.sampled[r]}", ha="left")
-        _word(cells[0, 0], "channel", ha="left", fontweight="bold")
-        for word, start, numbers, values in ends:
-            _word(cells[0, start], word, ha="left", fontweight="bold")
-            for row, r in zip(cells[1:], rows, strict=True):
-                for axes, i, value in zip(row[start:], numbers[r, :images], values[r], strict=False):
+        height = head + len(rows) * (cell + value) + margin
+        figure = new_figure(7.2, height)
+        figure.set_layout_engine("none")
+        axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 7.2), ylim=(height, 0))
+        axes.set_axis_off()
+        axes.text(margin, 0.16, f"{u.label}: the channels that vary most", va="center", fontsize=9)
+        axes.text(margin, 0.38, "channel", va="center", fontweight="bold")
+        for start, (word, numbers, values) in zip(starts, ends, strict=True):
+            axes.text(start, 0.38, word, va="center", fontweight="bold")
+            for row, r in enumerate(rows):
+                top = head + row * (cell + value) + value
+                axes.text(margin, top + cell / 2, f"{u.sampled[r]}", va="center")
+                for column, (i, number) in enumerate(zip(numbers[r, :images], values[r], strict=False)):
                     if i >= 0:
-                        picture = pixels(int(i))
-                        axes.imshow(np.broadcast_to(picture, (*picture.shape[:2], 3)))
-                        axes.set_title(f"{value:.3f}", fontsize=6, pad=1.5, loc="center")
-        figure.suptitle(f"{u.label}: the channels that vary most", x=0.01, ha="left", fontsize=9)
+                        middle = start + (column + 0.5) * cell
+                        _picture(axes, pixels(int(i)), middle, top + cell / 2, 0.94 * cell)
+                        axes.text(middle, top - 0.01, f"{number:.3f}", ha="center", va="bottom", fontsize=6)
     return figure
 
 
-def _word(axes: Axes, word: str, **style: Any) -> None:
-    """Write text outside the layout, so that a long word does not widen its column."""
-    axes.text(0, 0.5, word, transform=axes.transAxes, va="center", **style).set_in_layout(False)
+def _picture(axes: Axes, picture: np.ndarray, x: float, y: float, side: float) -> None:
+    """Draw an image (H, W, 1 or 3) about a centre, its longer side of the given length."""
+    h, w = picture.shape[:2]
+    across, down = side / 2 * w / max(h, w), side / 2 * h / max(h, w)
+    limits = axes.get_xlim(), axes.get_ylim()
+    extent = (x - across, x + across, y + down, y - down)
+    axes.imshow(np.broadcast_to(picture, (h, w, 3)), extent=extent, aspect="auto")
+    axes.set(xlim=limits[0], ylim=limits[1])
 
 
-@contextmanager
-def _look() -> Iterator[None]:
-    from matplotlib import rc_context
-
-    with rc_context(LOOK):
-        yield
-
-
-def _figure(size: tuple[float, float]) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+def _look() -> AbstractContextManager[None]:
+    # Equal gates give equal files.
+    return look(font__size=8, axes__titlesize=9, lines__linewidth=1.2, image__cmap="cividis", svg__hashsalt="senet")
 
 
 def _panels(count: int, *, columns: int = 3, height: float, width: float = 7.2) -> tuple[Figure, list[Axes]]:
     """Create a figure of `count` panels; `height` of a panel and `width` of the figure in inches."""
     columns = min(columns, count)
     rows = -(-count // columns)
-    figure = _figure((width, height * rows + 0.45))
+    figure = new_figure(width, height * rows + 0.45)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in panels[count:]:
         axes.remove()
@@ -325,4 +293,4 @@ def _borders(units: Sequence[UnitGates]) -> list[int]:
 
 
 def _title(name: str) -> str:
-    return name if len(name) <= 24 else f"{name[:23]}…"
+    return label(name if len(name) <= 24 else f"{name[:23]}…")

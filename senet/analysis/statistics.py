@@ -6,7 +6,6 @@ Shapes: U units, K classes, C channels of a unit, S sampled channels, T images k
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,14 +14,12 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from senet.diagnosis.labels import label
 from senet.errors import DataError, unknown
 from senet.files import write_atomically
-from senet.runs.gates import Ends, GateLine, GatesOnPage, UnitOnPage
+from senet.runs.gates import Ends, GateLine, GatesOnPage, Specific, UnitOnPage
 
 FORMAT = 1
-
-STAGE = re.compile(r"(?:^|\.)((?:layer|stage|s)\d+|(?:stages|blocks|features)\.\d+)\.")
-BLOCK = re.compile(r"^(?:block|b)?(\d+)(?=\.|$)")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -48,7 +45,7 @@ class UnitGates:
         opener_values: (S, T) their gates; NaN where there are fewer images.
         closers: (S, T) images with the smallest gates, smallest first.
         closer_values: (S, T) their gates.
-        ablation: Top-1 error in percent with the gates "off", "mean" or "shuffled" (`ablate`); empty if not measured.
+        ablation: Top-1 error in percent with the gates replaced, see `ablate`; empty if not measured.
     """
 
     name: str
@@ -97,28 +94,6 @@ class UnitGates:
 
 ARRAYS = tuple(f.name for f in fields(UnitGates) if f.type == "np.ndarray")
 VALUES = tuple(f.name for f in fields(UnitGates) if f.type != "np.ndarray")
-
-
-def stage_of(name: str) -> str:
-    """Return the part of a module's name that identifies the stage, or "".
-
-    >>> stage_of("features.stage2.block1.se"), stage_of("blocks.4.0.se"), stage_of("gate")
-    ('stage2', 'blocks.4', '')
-    """
-    match = STAGE.search(name)
-    return match[1] if match else ""
-
-
-def label(name: str) -> str:
-    """Return the paper's name of a unit, from that of its module; see `UnitGates.label`."""
-    stage = stage_of(name)
-    block = BLOCK.match(name.partition(f"{stage}.")[2])
-    kind = re.fullmatch(r"(layer|stage)(\d+)", stage)
-    if not block or not kind:
-        return name
-    # torchvision and timm count stages from 1 and blocks from 0, the paper from 2 and from 1.
-    ahead = kind[1] == "layer"
-    return f"SE_{int(kind[2]) + ahead}_{int(block[1]) + ahead}" + "".join(name.partition("#")[1:])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -199,7 +174,7 @@ class Gates:
             raise DataError(f"{path}: not a gates.npz of senet analyze: {error}") from error
 
     def page(
-        self, thumbnail: Callable[[int], str | None] = lambda _: None, *, strip: int = 4, thumbnails: int = 1200
+        self, thumbnail: Callable[[int], str | None] = lambda _: None, *, strip: int = 5, thumbnails: int = 1200
     ) -> GatesOnPage:
         """Return the part that a page shows: sampled channels, chosen classes and "all", with three decimals.
 
@@ -208,8 +183,10 @@ class Gates:
             strip: Number of images at either end of a channel.
             thumbnails: Largest number of different images; those of the drawn units come first.
         """
-        drawn = self.drawn
-        wanted = dict.fromkeys(i for u in sorted(self.units, key=lambda u: u not in drawn) for i in _shown(u, strip))
+        drawn, specific = self.drawn, self.specific(strip)
+        first = () if specific is None else (i for i, _ in specific.openers + specific.closers)
+        rest = (i for u in sorted(self.units, key=lambda u: u not in drawn) for i in _shown(u, strip))
+        wanted = dict.fromkeys([*first, *rest])
         uris = {str(i): uri for i in list(wanted)[:thumbnails] if (uri := thumbnail(i)) is not None}
         return GatesOnPage(
             model=self.model,
@@ -224,6 +201,31 @@ class Gates:
             units=tuple(self._unit_on_page(u, u in drawn, strip) for u in self.units),
             similarity=_plain(self.similarity),
             thumbnails=uris,
+            specific=specific,
+        )
+
+    def specific(self, strip: int) -> Specific | None:
+        """The sampled channel whose gate differs most between classes: by the spread of its class means.
+
+        Not by the share of the variance that is between classes, which is high for a gate that hardly moves.
+        """
+        here = np.flatnonzero(self.per_class)
+        spreads = [(np.ptp(u.mean[here][:, u.sampled], axis=0), u) for u in self.units]
+        spread, u = max(spreads, key=lambda pair: pair[0].max(initial=0))
+        if not spread.max(initial=0) > 0.01:
+            return None
+        s = int(spread.argmax())
+        means = u.mean[here, u.sampled[s]]
+        share = self.per_class[here] / self.per_class.sum()
+        between = float((share * (means - u.overall_mean[u.sampled[s]]) ** 2).sum())
+        order = np.argsort(-means, kind="stable")
+        return Specific(
+            unit=u.label,
+            channel=int(u.sampled[s]),
+            specificity=_plain(between / float(u.overall_deviation[u.sampled[s]]) ** 2),
+            by_class=tuple((self.classes[here[k]], _plain(means[k])) for k in order),
+            openers=_ends(u.openers, u.opener_values, strip)[s],
+            closers=_ends(u.closers, u.closer_values, strip)[s],
         )
 
     def _unit_on_page(self, u: UnitGates, drawn: bool, strip: int) -> UnitOnPage:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from senet.analysis.statistics import UnitGates, stage_of
+from senet.analysis.statistics import UnitGates
+from senet.diagnosis.labels import stage_of
 
 BINS = 64
 LOW, HIGH, NEAR = 0.05, 0.95, 0.05

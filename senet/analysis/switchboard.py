@@ -1,6 +1,7 @@
 """Run any network on one image with some of its units switched off.
 
-A unit that is off has gates of one: its feature map passes unchanged. Units are found as the doctor finds them.
+A unit that is off has other gates than its own: given ones, such as means over images, or ones. Units are found as the
+doctor finds them.
 Shapes: K classes, C channels of a unit's feature map.
 """
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from senet.diagnosis.discovery import CallNames, Candidate, find, per_channel, watch_products
 from senet.errors import ConfigError, unknown
+from senet.outputs import logits_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,11 +97,18 @@ class Switchboard:
             )
 
     @torch.no_grad()
-    def run(self, image: Tensor, off: Collection[str] = ()) -> Result:
-        """Run one image `(1, C, H, W)` with the units of these names off.
+    def run(
+        self, image: Tensor, off: Collection[str] = (), instead: Mapping[str, Tensor | np.ndarray] | None = None
+    ) -> Result:
+        """Run one image with units off; with all on, the logits equal those of `model(image)` to the last bit.
 
-        With all units on, the logits equal those of `model(image)` to the last bit. Raises ConfigError for unknown
-        names.
+        Args:
+            image: (1, C, H, W).
+            off: Names of units.
+            instead: Name of a unit -> (C,) gates that it has when it is off; None for ones.
+
+        Raises:
+            ConfigError: For unknown names.
         """
         for name in off:
             if name not in self.units:
@@ -111,11 +120,15 @@ class Switchboard:
         def switch(unit: Candidate, _u: Tensor, s: Tensor) -> Tensor | None:
             name = calls.name(unit)
             gates[name] = per_channel(s)[0].mean(1).cpu()
-            return s.new_ones(1) if name in off else None
+            if name not in off:
+                return None
+            if instead is None:
+                return s.new_ones(1)
+            return torch.as_tensor(instead[name]).to(s).reshape(1, -1, *(1,) * (s.dim() - 2))
 
         # The threads of a server share the network and its hooks.
         with self._lock, watch_products(self.model, find(self.model), switch):
-            logits = self.model(image.to(like.device, like.dtype))
+            logits = logits_of(self.model(image.to(like.device, like.dtype)))
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 1:
             raise ConfigError("model: does not return logits (1, K) for an image (1, C, H, W)")
         return Result(logits[0].cpu(), gates)

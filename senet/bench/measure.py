@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,11 +12,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from senet.bench.machine import Limits, load, seconds_per_call
 from senet.bench.result import Case, Row, ratio_of, spread
 from senet.errors import ConfigError, RunError, unknown
+from senet.progress import Bar
 
 Answer = Tensor | tuple[Tensor, ...]
 """The result of a timed call."""
@@ -126,7 +125,7 @@ def measure(
     sides = [_Side(subject) for subject in subjects]
     load_before, is_interrupted = load(), False
     try:
-        with tqdm(total=len(sides) + repeats, file=sys.stderr, disable=not progress, leave=False) as bar:
+        with Bar(total=len(sides) + repeats, show=progress) as bar:
             answers: dict[str, _Answer] = {}
             for side in sides:
                 bar.set_description(side.subject.name)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from senet.bench.result import Ratio
-from senet.files import write_atomically
+from senet.plotting import COLOURS, INK, label, look, new_figure, save
 
-COLOURS = ("#d1495b", "#00798c", "#edae49", "#5b6c7d", "#30638e", "#6a4c93")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def plot_cost(path: Path, curves: Mapping[str, Sequence[tuple[float, Ratio]]], *, x: str, y: str, title: str) -> None:
@@ -25,14 +26,16 @@ def plot_cost(path: Path, curves: Mapping[str, Sequence[tuple[float, Ratio]]], *
     Raises:
         RunError: If the file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with look():
+        save(_figure(curves, x=x, y=y, title=title), path)
+
+
+def _figure(curves: Mapping[str, Sequence[tuple[float, Ratio]]], *, x: str, y: str, title: str) -> Figure:
     from matplotlib.ticker import NullFormatter
 
-    figure = Figure(figsize=(7.5, 4.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7.5, 4.4)
     axes = figure.subplots()
-    axes.axhline(1, color="#222222", linewidth=0.8)
+    axes.axhline(1, color=INK, linewidth=0.8)
     places = sorted({place for curve in curves.values() for place, _ in curve})
     for i, (name, curve) in enumerate(curves.items()):
         found = [(place, r.value, r.low, r.high) for place, r in curve if r.value is not None]
@@ -48,8 +51,7 @@ def plot_cost(path: Path, curves: Mapping[str, Sequence[tuple[float, Ratio]]], *
             reach,
             fmt="o-",
             color=COLOURS[i % len(COLOURS)],
-            label=name,
-            linewidth=1.5,
+            label=label(name),
             markersize=4,
             elinewidth=1,
             capsize=2.5,
@@ -60,11 +62,8 @@ def plot_cost(path: Path, curves: Mapping[str, Sequence[tuple[float, Ratio]]], *
     axes.minorticks_off()
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    axes.set_title(title, fontsize=10)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title)
+    axes.grid()
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False)
-    image = BytesIO()
-    figure.savefig(image, format="png", dpi=130)
-    write_atomically(path, lambda file: file.write(image.getvalue()))
+        axes.legend()
+    return figure

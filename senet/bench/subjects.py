@@ -14,6 +14,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from senet.models.net import Net, ResidualNet
+from senet.models.other import OtherNet
 from senet.models.registry import get_net
 from senet.units.config import SEConfig
 
@@ -67,7 +68,13 @@ QUIET = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """One case. Its fields are the command's options; `what` is "inference" or "training"."""
+    """One case. Its fields are the command's options.
+
+    Attributes:
+        what: "inference" or "training".
+        model: The network's name, or the checkpoint that has it.
+        table: The network of a checkpoint; None: that of this name.
+    """
 
     what: str
     model: str
@@ -78,6 +85,22 @@ class Plan:
     modes: tuple[str, ...]
     against: tuple[str, ...]
     function: str
+    table: Net | None = None
+
+    @property
+    def net(self) -> Net:
+        """The network, with its units."""
+        return self.table or get_net(self.model)
+
+    @property
+    def own(self) -> str:
+        """Whose the network is: "senet", "timm", "torchvision", or "file"."""
+        return (self.net.library or "file") if isinstance(self.net, OtherNet) else "senet"
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """With units and without; of a network of others into which none are inserted, the network alone."""
+        return ("network",) if self.net.se is None else KINDS
 
     @property
     def dtype(self) -> torch.dtype:
@@ -102,9 +125,9 @@ class Side(NamedTuple):
 
 def sides(plan: Plan) -> Iterator[Side]:
     """Ours first; our eager ones always, since the others are checked against them."""
-    for kind in reversed(KINDS):
-        for treatment in treatments(plan, "senet"):
-            yield Side("senet", kind, treatment)
+    for kind in reversed(plan.kinds):
+        for treatment in treatments(plan, plan.own):
+            yield Side(plan.own, kind, treatment)
     for library in plan.against:
         for kind in reversed(KINDS):
             if OTHERS[plan.model][library][KINDS.index(kind)]:
@@ -114,9 +137,9 @@ def sides(plan: Plan) -> Iterator[Side]:
 
 def treatments(plan: Plan, library: str) -> tuple[str, ...]:
     """What is done to a library's networks, in the modes asked for; fused or with kernels where there are kernels."""
-    table = (TREATMENTS if library == "senet" else OTHERS_TREATMENTS)[plan.what]
+    table = (TREATMENTS if library == plan.own else OTHERS_TREATMENTS)[plan.what]
     found = [t for mode in plan.modes for t in table[mode] if _has_kernels(plan, t)]
-    return tuple(dict.fromkeys(["eager", *found] if library == "senet" else found))
+    return tuple(dict.fromkeys(["eager", *found] if library == plan.own else found))
 
 
 def _has_kernels(plan: Plan, treatment: str) -> bool:
@@ -124,30 +147,32 @@ def _has_kernels(plan: Plan, treatment: str) -> bool:
 
     if "kernels" in treatment:
         return plan.device.type == "cuda"
-    return "fused" not in treatment or dispatch.block_epilogue(plan.device, plan.dtype) in ("triton", "c")
+    is_ours = plan.own == "senet"
+    return "fused" not in treatment or (is_ours and dispatch.block_epilogue(plan.device, plan.dtype) in ("triton", "c"))
 
 
 def ratios(plan: Plan) -> list[tuple[str, str]]:
     """SE over plain in each treatment; ours as fast as it goes over the others, and over torchvision's plain one."""
     there = list(sides(plan))
     pairs = [(s, s._replace(kind="plain")) for s in there if s.kind == "SE"]
-    best = [s for s in there if s.library == "senet" and s.kind == "SE" and s.treatment != "eager"]
+    best = [s for s in there if s.library == plan.own and s.kind == "SE" and s.treatment != "eager"]
     rivals = [s for s in there if (s.library, s.kind) in (("timm", "SE"), ("torchvision", "plain"))]
-    rivals += [s for s in there if s == Side("senet", "plain", "compiled")]
+    rivals = [s for s in rivals if s.library != plan.own]
+    rivals += [s for s in there if s == Side(plan.own, "plain", "compiled")]
     pairs += [(ours, other) for ours in best for other in rivals]
     return [(top.name, bottom.name) for top, bottom in pairs]
 
 
 def net_of(plan: Plan, kind: str) -> Net:
     """Our table; with --function same as timm and torchvision build it, where they do."""
-    net = get_net(plan.model)
+    net = plan.net
     if plan.function == "same" and plan.model in OTHERS:
         assert isinstance(net, ResidualNet)
         assert isinstance(net.se, SEConfig)
         net = replace(net, pool="pad", se=replace(net.se, round_to=8))
         if net.stages[0].block == "bottleneck":
             net = replace(net, stride_on="3x3")
-    return replace(net, image_size=plan.size, se=net.se if kind == "SE" else None)
+    return replace(net, image_size=plan.size, se=None if kind == "plain" else net.se)
 
 
 def subjects(plan: Plan) -> list[Subject]:
@@ -165,27 +190,27 @@ def subjects(plan: Plan) -> list[Subject]:
         for block in model.modules():
             if hasattr(block, "epilogue"):
                 nn.init.constant_(block.norm.weight, QUIET)  # type: ignore[union-attr]
-        settle_norms_(model, _images(plan, 4, model.net.in_channels))
+        settle_norms_(model, _images(plan, 4, plan.net.in_channels))
         return model
 
     def make(side: Side) -> Callable[[], Answer]:
-        model = copy.deepcopy(reference(side.kind)) if side.library == "senet" else other(plan, side, reference)
-        images = _images(plan, plan.batch, reference(side.kind).net.in_channels)
+        model = copy.deepcopy(reference(side.kind)) if side.library == plan.own else other(plan, side, reference)
+        images = _images(plan, plan.batch, plan.net.in_channels)
         return (inference if plan.what == "inference" else training)(plan, side.treatment, model, images)
 
     def exact(kind: str) -> Tensor:
         model = copy.deepcopy(reference(kind)).eval().to(plan.device, torch.float64)
         with torch.inference_mode():
-            return model(_images(plan, plan.batch, model.net.in_channels).to(plan.device, torch.float64))
+            return model(_images(plan, plan.batch, plan.net.in_channels).to(plan.device, torch.float64))
 
     is_same = plan.function == "same"
-    counted = {kind: tuple(layers(plan, net_of(plan, kind))) for kind in KINDS}
+    counted = {kind: tuple(layers(plan, net_of(plan, kind))) for kind in plan.kinds}
     found = []
     for side in sides(plan):
-        own = side.library == "senet" or is_same
-        first = Side("senet" if own else side.library, side.kind, "eager")
+        own = side.library == plan.own or is_same
+        first = Side(plan.own if own else side.library, side.kind, "eager")
         # Logits in float32; the others have room enough.
-        is_judge = side.library == "senet" and side == first and (plan.what, plan.precision) == ("inference", "fp32")
+        is_judge = side.library == plan.own and side == first and (plan.what, plan.precision) == ("inference", "fp32")
         found.append(
             Subject(
                 name=side.name,
@@ -259,7 +284,7 @@ def training(plan: Plan, treatment: str, model: nn.Module, images: Tensor) -> Ca
 
     model = model.train().to(plan.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = images.to(plan.device, memory_format=torch.channels_last)
-    targets = torch.arange(len(images), device=plan.device) % 10
+    targets = torch.arange(len(images), device=plan.device) % min(10, plan.net.num_classes)
     if treatment.startswith("fused"):
         from senet.kernels import fuse_
 

@@ -27,7 +27,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from senet.errors import ConfigError
 from senet.insert import InsertedUnit
-from senet.tracing import evaluating
+from senet.outputs import reason, tensors
+from senet.tracing import Example, arguments, evaluating
 from senet.units.unit import Unit
 
 NAME = re.compile(
@@ -69,6 +70,9 @@ class Candidate:
         lost: Whether the loss depends on none of its parameters.
         instead: What happens to its gates if they multiply nothing.
         mixes: Whether a change of the first image changes its output for the others.
+        effect: How much the loss depends on the size of the channels of its output, relative to its dependence on
+            the elements: zero before an instance norm, and about 1 for gradients of random sign.
+        undone: Whether the network's output does not depend on the size of these channels.
     """
 
     name: str
@@ -96,6 +100,8 @@ class Candidate:
     lost: bool = False
     instead: str | None = None
     mixes: bool = False
+    effect: float = 1.0
+    undone: bool = False
 
     def measure(self, u: Tensor, s: Tensor) -> None:
         """Record a product of a feature map `u` and gates `s`, both (N, C, *)."""
@@ -260,17 +266,19 @@ class Watch(TorchDispatchMode):
         self.gates: dict[int, tuple[Candidate, Tensor]] = {}
         self.fixed = {_memory(t) for t in (*model.parameters(), *model.buffers())}
 
-    def run(self, images: Tensor) -> None:
+    def run(self, images: Example) -> None:
         """Run forward and backward, then drop the candidates that are not units."""
-        self.count = len(images)
+        self.count = len(tensors(images)[0])
+        args, kwargs = arguments(images)
         try:
             with self.hooks(), self:
-                out = self.model(images)
+                out = self.model(*args, **kwargs)
         except Exception as error:
             units = [s for s in self.inside if s.unit or s.named or s.squashes]
             if not units and self.stopped is None:
-                raise ConfigError(f"batch: the network does not run on {tuple(images.shape)}: {error}") from error
-            self.stopped = self.stopped or (units[-1], str(error).splitlines()[0])
+                shapes = ", ".join(str(tuple(t.shape)) for t in tensors(images))
+                raise ConfigError(f"batch: the network does not run on {shapes}: {reason(error)}") from error
+            self.stopped = self.stopped or (units[-1], reason(error))
         else:
             self.backward(out)
         self.candidates = [s for s in self.candidates if self.is_unit(s)]
@@ -283,7 +291,7 @@ class Watch(TorchDispatchMode):
     def backward(self, out: Any) -> None:
         """Record which parameters get a gradient from a loss on the outputs."""
         params = [p for p in self.model.parameters() if p.requires_grad]
-        losses = [_loss(t) for t in tree_leaves(out) if isinstance(t, Tensor) and t.requires_grad]
+        losses = [_loss(t) for t in tensors(out) if t.requires_grad]
         if not params or not losses:
             return
         grads = torch.autograd.grad(torch.stack(losses).sum(), params, allow_unused=True)
@@ -292,6 +300,31 @@ class Watch(TorchDispatchMode):
             s.reached = {name for name, p in s.params.items() if met.get(id(p))}
             learning = [id(p) for p in s.params.values() if p.requires_grad]
             s.lost = bool(learning) and met.keys().isdisjoint(learning)
+
+    def find_undone(self, images: Example) -> None:
+        """Run the network again for each unit whose gates seem to have no effect, with its channels scaled."""
+        for s in self.candidates:
+            if s.effect < 0.3:
+                plain, by_channel, by_element = (self.scaled(images, s, dims) for dims in (0, 2, None))
+                s.undone = _distance(plain, by_channel) < 0.05 * _distance(plain, by_element)
+
+    @torch.no_grad()
+    def scaled(self, images: Example, s: Candidate, dims: int | None) -> list[Tensor]:
+        """Return the network's outputs with a unit's output times random factors, equal behind the first `dims`."""
+
+        def scale(_site: nn.Module, _args: object, out: Tensor) -> Tensor:
+            shape = [d if dims is None or i < dims else 1 for i, d in enumerate(out.shape)]
+            factors = torch.rand(shape, generator=torch.Generator("cpu").manual_seed(0), dtype=torch.float32) + 0.5
+            return out * factors.to(out)
+
+        torch.default_generator.manual_seed(0)
+        args, kwargs = tree_map_only(Tensor, Tensor.clone, arguments(images))
+        handle = s.sites[0].register_forward_hook(scale) if dims != 0 else None
+        try:
+            return tensors(self.model(*args, **kwargs))
+        finally:
+            if handle is not None:
+                handle.remove()
 
     @contextmanager
     def hooks(self) -> Iterator[None]:
@@ -340,7 +373,7 @@ class Watch(TorchDispatchMode):
         result = next((t for t in tree_leaves(out) if isinstance(t, Tensor)), None)
         s.tracked = result is not None and result.requires_grad
         if result is not None and s.tracked:
-            result.register_hook(partial(_came_back, s))
+            result.register_hook(partial(_came_back, s, result.detach()))
 
     def hidden(self, s: Candidate, layer: nn.Module, args: Any) -> None:
         """Hook: the second layer is called; its input is the hidden activation."""
@@ -416,12 +449,20 @@ def _differ(a: Tensor, b: Tensor) -> bool:
     return bool((a - b).abs().amax() > 1e-3 * a.abs().amax())
 
 
+def _distance(a: list[Tensor], b: list[Tensor]) -> float:
+    return sum(float((x - y).float().abs().sum()) for x, y in zip(a, b, strict=True) if x.is_floating_point())
+
+
 def _memory(t: Tensor) -> int:
     return t.untyped_storage().data_ptr()
 
 
-def _came_back(s: Candidate, grad: Tensor) -> None:
+def _came_back(s: Candidate, y: Tensor, grad: Tensor) -> None:
     s.back = bool(s.back) or bool(grad.any())
+    if s.back and grad.dim() > 2 and len(s.sites) == 1:
+        # The derivative by the logarithm of a channel's size.
+        product = (grad.float() * y.float()).reshape(*grad.shape[:2], -1)
+        s.effect = float(product.sum(2).abs().sum() / product.abs().sum().clamp_min(1e-30)) * product.shape[2] ** 0.5
 
 
 def _loss(out: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_map_only
 
 from senet.diagnosis.discovery import Candidate, Watch, ends, find
 from senet.diagnosis.judge import Judge, saturated, some
@@ -16,11 +17,12 @@ from senet.diagnosis.report import Report, UnitRow
 from senet.errors import ConfigError
 from senet.models.net import Net
 from senet.models.network import FeatureExtractor, Network
-from senet.tracing import untouched
+from senet.outputs import describe, tensors
+from senet.tracing import Example, untouched
 from senet.units.unit import Unit
 
 
-def doctor(model: nn.Module, batch: Tensor | None = None) -> Report:
+def doctor(model: nn.Module, batch: Example | None = None) -> Report:
     """Find faults in the attention units of a network, by one forward and one backward pass in its current mode.
 
     The network may be one of ours, with or without `insert_`, or any other. Kinds of fault:
@@ -33,6 +35,8 @@ def doctor(model: nn.Module, batch: Tensor | None = None) -> Report:
       and its configuration does not ask for that.
     - `half-overflow`: half precision cannot hold its feature map or the sum of a channel over space, or a gate is not
       finite.
+    - `undone`: a norm behind it divides each channel of an image by its own size, as instance norm does, so that the
+      gates change nothing.
     - `saturated`: 99 % of the gates are within 1e-3 of an end of their range.
     - `constant`: the gates are equal for all images although the squeezed values are not.
     - `no-gradient`: a classification loss gives one of its parameters no gradient.
@@ -44,7 +48,8 @@ def doctor(model: nn.Module, batch: Tensor | None = None) -> Report:
 
     Args:
         model: The network.
-        batch: Images (N, C, H, W), N of 2 or more. None: 4 images of noise, of the size the network was designed for.
+        batch: Images (N, C, H, W), N of 2 or more; a tuple or mapping of tensors for a network that takes several
+            arguments. None: 4 images of noise, of the size the network was designed for.
 
     Returns:
         The faults, one row per unit, and notes; `print(report)` shows a table.
@@ -64,16 +69,24 @@ def doctor(model: nn.Module, batch: Tensor | None = None) -> Report:
     )
     if like.is_meta:
         raise ConfigError("model: its weights are on the meta device, and doctor runs the network; give it weights")
-    images = (_noise(model) if batch is None else _checked(batch)).to(like.device, like.dtype)
-    said = f"{len(images)} images{' of noise' if batch is None else ''}, {' x '.join(map(str, images.shape[1:]))}"
+    is_noise = batch is None
+    if batch is None:
+        batch, said = _noise(model), " of noise"
+    else:
+        batch, said = _checked(batch), ""
+    images = tree_map_only(Tensor, lambda t: t.to(like if t.is_floating_point() else like.device), batch)
+    sizes = [" x ".join(map(str, t.shape[1:])) for t in tensors(images)]
+    said = f"{len(tensors(images)[0])} images{said}, {' and '.join(sizes)}"
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
-    is_new = all(not m.num_batches_tracked for m in norms)
+    is_new = all(map(_is_untrained, norms))
     with _undisturbed(model, like.device):
         watch = Watch(model, find(model))
         if watch.candidates:
-            watch.run(images.clone())
+            watch.run(tree_map_only(Tensor, Tensor.clone, images))
+            if not watch.stopped:
+                watch.find_undone(images)
     is_frozen = not any(p.requires_grad for p in model.parameters())
-    judge = Judge(watch, is_noise=batch is None, is_new=is_new, is_frozen=is_frozen)
+    judge = Judge(watch, is_noise=is_noise, is_new=is_new, is_frozen=is_frozen)
     for s in watch.candidates:
         judge.look(s)
     if not watch.candidates:
@@ -84,7 +97,7 @@ def doctor(model: nn.Module, batch: Tensor | None = None) -> Report:
         )
     else:
         try:
-            judge.findings += misplaced(model, watch.candidates, images[:1])
+            judge.findings += misplaced(model, watch.candidates, tree_map_only(Tensor, lambda t: t[:1], images))
         except ConfigError as error:
             judge.note(f"positions in residual blocks were not checked: {error}")
     for name, count, missing in _missing(model):
@@ -97,11 +110,20 @@ def doctor(model: nn.Module, batch: Tensor | None = None) -> Report:
     return Report(units=rows, findings=tuple(judge.findings), notes=judge.lines(), batch=said)
 
 
-def _checked(batch: Tensor) -> Tensor:
-    if batch.dim() < 3 or len(batch) < 2 or not batch.is_floating_point():
-        what = f"{tuple(batch.shape)} of {str(batch.dtype).removeprefix('torch.')}"
-        raise ConfigError(f"batch: {what}; expected: float images (N, C, H, W), N of 2 or more")
-    if not batch.isfinite().all():
+def _is_untrained(norm: _BatchNorm) -> bool:
+    """Whether the statistics are the initial ones. A counter of 0 is not enough: converted weights lack the counter."""
+    if norm.running_mean is None or norm.running_var is None:
+        return True
+    return not norm.num_batches_tracked and not norm.running_mean.any() and bool((norm.running_var == 1).all())
+
+
+def _checked(batch: Example) -> Example:
+    expected = "expected: float images (N, C, H, W), N of 2 or more, or a tuple or mapping of tensors with equal N"
+    found = tensors(batch)
+    is_image = bool(found) and found[0].dim() > 2 and found[0].is_floating_point()
+    if not is_image or any(t.dim() < 1 or len(t) < 2 or len(t) != len(found[0]) for t in found):
+        raise ConfigError(f"batch: {describe(batch)}; {expected}")
+    if not all(t.isfinite().all() for t in found):
         raise ConfigError("batch: has values that are infinite or NaN; expected: finite values")
     return batch
 

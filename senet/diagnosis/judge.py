@@ -78,6 +78,9 @@ class Judge:
             self.fault("half-overflow", s, overflow)
         elif not s.largest:
             self.note("its feature map is zero, as after a norm with scale zero", s.name)
+        elif s.undone:
+            fix = "move it behind the norm and its activation"
+            self.fault("undone", s, f"a norm behind it divides each channel by its size, which undoes its gates; {fix}")
         else:
             self.gates(s, s.gate)
 

@@ -8,20 +8,20 @@ from torch import Tensor, nn
 from senet.diagnosis.discovery import Candidate
 from senet.diagnosis.report import Finding
 from senet.models.network import FeatureExtractor, Network
-from senet.tracing import Sum, Trace, trace
+from senet.tracing import Example, Sum, Trace, trace
 from senet.units.unit import Unit
 
 LINEAR = ("add", "sub", "mul", "div", "clone", "_to_copy")
 """Elementwise operations that are linear."""
 
 
-def misplaced(model: nn.Module, candidates: list[Candidate], image: Tensor) -> list[Finding]:
+def misplaced(model: nn.Module, candidates: list[Candidate], image: Example) -> list[Finding]:
     """List units that gate a residual block's shortcut, sum or input although their configuration does not say so.
 
     Args:
         model: The network.
         candidates: Its units.
-        image: (1, C, H, W).
+        image: One image (1, C, H, W), or what else the network takes.
 
     Raises:
         ConfigError: If the network does not run on the image in evaluation mode.

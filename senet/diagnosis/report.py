@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from senet.diagnosis.labels import label
+
 Kind = Literal[
     "never-run",
     "not-applied",
@@ -12,6 +14,7 @@ Kind = Literal[
     "mixes-images",
     "wrong-branch",
     "half-overflow",
+    "undone",
     "saturated",
     "constant",
     "no-gradient",
@@ -84,11 +87,23 @@ class Report:
         return not self.findings
 
     def __str__(self) -> str:
-        verdict = _count(len(self.findings), "fault") if self.findings else "no fault"
-        lines = [f"{_count(len(self.units), 'unit')}, {verdict}, on {self.batch}"]
-        lines += [f"{f.kind}: {f.unit}: {f.message}" for f in self.findings]
+        lines = [self.verdict]
+        lines += [f"{f.kind}: {_named(f.unit)}: {f.message}" for f in self.findings]
         lines += [f"note: {note}" for note in self.notes]
-        return "\n".join([*(_table(self.units) if self.units else ()), *lines])
+        return "\n".join([*lines, *(["", *_table(self.units)] if self.units else ())])
+
+    @property
+    def verdict(self) -> str:
+        """One line: how many units have faults, and on which images."""
+        ill = len({f.unit for f in self.findings})
+        some = f"{ill} of {_count(len(self.units), 'unit')} {'have' if ill > 1 else 'has'} a fault"
+        healthy = f"{_count(len(self.units), 'unit')}, no fault"
+        return f"{some if ill else healthy}, on {self.batch}"
+
+
+def _named(unit: str) -> str:
+    """A unit as the pages call it, with its module where that is another name."""
+    return unit if label(unit) == unit else f"{label(unit)} ({unit})"
 
 
 def _count(n: int, what: str) -> str:
@@ -96,7 +111,7 @@ def _count(n: int, what: str) -> str:
 
 
 def _table(units: tuple[UnitRow, ...]) -> list[str]:
-    """Format the rows as aligned columns under a header line, with an empty line at the end."""
+    """Format the rows as aligned columns under a header line."""
     head = (
         "unit",
         "kind",
@@ -113,14 +128,14 @@ def _table(units: tuple[UnitRow, ...]) -> list[str]:
     for r in units:
         gates = [_cell(value, ".3f") for value in (r.mean_gate, r.over_images, r.over_channels)]
         parts = [_cell(value, ".0%") for value in (r.saturated, r.alive)]
-        rows.append((r.name, r.kind, _cell(r.channels, ""), _cell(r.hidden, ""), str(r.runs), *gates, *parts))
+        rows.append((label(r.name), r.kind, _cell(r.channels, ""), _cell(r.hidden, ""), str(r.runs), *gates, *parts))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     words = [
         [cell.rjust(w) if i > 1 else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
         for row in rows
     ]
     lines = ["  ".join(row).rstrip() for row in words]
-    return [lines[0], "-" * max(map(len, lines)), *lines[1:], ""]
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
 def _cell(value: float | None, form: str) -> str:

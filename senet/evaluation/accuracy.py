@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from senet.counting import Tally
 from senet.data import Split
 from senet.errors import ConfigError, DataError
 from senet.evaluation.calibration import calibration, tempered
 from senet.evaluation.crops import Viewed, Views
-from senet.runs.evaluation import ClassErrors, Evaluation
+from senet.outputs import logits_of
+from senet.progress import Bar
+from senet.runs.evaluation import Evaluation, class_errors
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,7 @@ def run(
     views: Views | None = None,
     batch_size: int = 256,
     device: str | torch.device = "cpu",
+    outputs: Sequence[int] | None = None,
     progress: bool = False,
     meter: Meter | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -136,7 +138,7 @@ def run(
     keys = source.order(batch_size)
     batches = DataLoader(source, sampler=keys, batch_size=None, num_workers=split.workers)
     largest = int(split.targets.max()) if len(split) else 0
-    for batch in tqdm(batches, desc="evaluating", unit="batch", leave=False, disable=None if progress else True):
+    for batch in Bar(batches, desc="evaluating", unit="batch", show=progress):
         if viewed is not None:
             viewed.check(batch)
             images, targets = None, split.targets[batch.indices].to(device)
@@ -145,7 +147,9 @@ def run(
         if not len(targets):
             continue
         with meter.batch(len(targets)):
-            logits = viewed.answer(model, batch, batch_size, device) if viewed is not None else model(images)
+            logits = viewed.answer(model, batch, batch_size, device) if viewed is not None else logits_of(model(images))
+        if outputs is not None:
+            logits = logits[:, list(outputs)]
         if largest >= logits.shape[1]:
             raise DataError(f"the images have a class {largest} and the network has {logits.shape[1]} outputs")
         yield logits.float(), targets
@@ -169,6 +173,7 @@ def evaluate(
     classes: Sequence[str] = (),
     batch_size: int = 256,
     device: str | torch.device = "cpu",
+    outputs: Sequence[int] | None = None,
     progress: bool = False,
     meter: Meter | None = None,
 ) -> Evaluation:
@@ -178,10 +183,11 @@ def evaluate(
         model: The network.
         split: The images.
         views: Several views of each image, whose answers are averaged; None: the single crop.
-        details: Whether to measure errors per class, confusion and calibration too, which keeps all logits.
-        classes: Names of the outputs, for the details; (): their indices.
+        details: Whether to measure confusion and calibration too, which keeps all logits.
+        classes: Names of the outputs; (): their indices.
         batch_size: Views in one forward pass.
         device: Where to compute.
+        outputs: Indices of the network's outputs that count; None for all.
         progress: Whether to show a progress bar.
         meter: Measures speed and memory.
 
@@ -190,57 +196,47 @@ def evaluate(
         ConfigError: If `classes` has another length than the outputs.
     """
     tally, kept = Tally(), []
-    for logits, targets in run(
-        model, split, views=views, batch_size=batch_size, device=device, progress=progress, meter=meter
-    ):
+    options = {"views": views, "batch_size": batch_size, "device": device, "outputs": outputs}
+    for logits, targets in run(model, split, progress=progress, meter=meter, **options):  # type: ignore[arg-type]
         tally.add(logits, targets)
         if details:
             kept.append((logits.cpu(), targets.cpu()))
     if not tally.count:
         raise DataError(f"none of the {len(split):,} images can be read")
-    found = Evaluation(**tally.read(), skipped_images=tuple(split.skipped))
+    found = _evaluation(tally, classes, split.skipped)
     if not details:
         return found
     logits, targets = (torch.cat(parts) for parts in zip(*kept, strict=True))
-    return _with_details(found, logits, targets, classes)
+    return _with_details(found, logits, targets)
 
 
 def measure(answers: Answers, *, details: bool = False, classes: Sequence[str] = ()) -> Evaluation:
     """Return what `evaluate` does, from logits that are already computed."""
     tally = Tally()
     tally.add(answers.logits, answers.targets)
-    found = Evaluation(**tally.read(), skipped_images=answers.skipped)
-    return _with_details(found, answers.logits, answers.targets, classes) if details else found
+    found = _evaluation(tally, classes, answers.skipped)
+    return _with_details(found, answers.logits, answers.targets) if details else found
 
 
-def _with_details(found: Evaluation, logits: Tensor, targets: Tensor, classes: Sequence[str]) -> Evaluation:
-    """Add errors per class, confusion and calibration: logits `(n, K)`, targets `(n,)`.
+def _evaluation(tally: Tally, classes: Sequence[str], skipped: Sequence[str]) -> Evaluation:
+    rows = tally.read_classes()
+    if classes and len(classes) != len(rows):
+        raise ConfigError(f"classes: {len(classes)} names for {len(rows)} outputs")
+    per_class = class_errors(classes or [str(k) for k in range(len(rows))], rows)
+    return Evaluation(**tally.read(), skipped_images=tuple(skipped), per_class=per_class)
+
+
+def _with_details(found: Evaluation, logits: Tensor, targets: Tensor) -> Evaluation:
+    """Add confusion and calibration: logits `(n, K)`, targets `(n,)`.
 
     An answer with a NaN is an error of its class, but is neither in the confusion nor in the calibration.
     """
     k = logits.shape[1]
-    if classes and len(classes) != k:
-        raise ConfigError(f"classes: {len(classes)} names for {k} outputs")
     is_answer = ~logits.isnan().any(1)
-    best = logits.topk(min(5, k), dim=1).indices
-    hits = (best == targets[:, None]) & is_answer[:, None]
-    confusion = torch.bincount((targets * k + best[:, 0])[is_answer], minlength=k * k).view(k, k)
-    count, top1, top5 = (
-        torch.zeros(k, dtype=torch.float32, device="cpu").index_add_(0, targets, v.float()).tolist()
-        for v in (torch.ones_like(hits[:, 0]), hits[:, 0], hits.any(1))
-    )
     logits, targets = logits[is_answer], targets[is_answer]
+    confusion = torch.bincount(targets * k + logits.argmax(1), minlength=k * k).view(k, k)
     return replace(
         found,
-        per_class=tuple(
-            ClassErrors(
-                name=name,
-                images=int(n),
-                top1_error=100 * (n - a) / n if n else None,
-                top5_error=100 * (n - b) / n if n else None,
-            )
-            for name, n, a, b in zip(classes or map(str, range(k)), count, top1, top5, strict=True)
-        ),
         confusion=tuple(map(tuple, confusion.tolist())),
         calibration=calibration(logits, targets) if len(targets) else None,
         tempered=tempered(logits, targets) if len(targets) > 1 else None,
@@ -251,6 +247,6 @@ def _with_details(found: Evaluation, logits: Tensor, targets: Tensor, classes: S
 def predict(model: nn.Module, images: Tensor, top: int = 5) -> list[list[tuple[int, float]]]:
     """Return the `top` classes of each image with their probabilities, most likely first: (N, C, S, S) -> N lists."""
     device = next(model.parameters()).device
-    p = model.eval()(images.to(device)).softmax(1)
+    p = logits_of(model.eval()(images.to(device))).softmax(1)
     best = p.topk(min(top, p.shape[1]), dim=1)
     return [list(zip(i.tolist(), v.tolist(), strict=True)) for v, i in zip(best.values, best.indices, strict=True)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
@@ -23,7 +23,7 @@ from senet.evaluation.accuracy import Answers
 from senet.evaluation.crops import Views
 from senet.files import write_atomically
 
-VERSION = 1
+VERSION = 2
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -35,13 +35,28 @@ def weights_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def about(model: nn.Module, images: str, views: Views | None, device: str | torch.device) -> dict[str, Any]:
-    """Return all that the logits of a network depend on. `images` is the split's `fingerprint()`."""
+def about(
+    model: nn.Module,
+    images: str,
+    views: Views | None,
+    device: str | torch.device,
+    outputs: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """Return all that the logits of a network depend on.
+
+    Args:
+        model: The network.
+        images: The split's `fingerprint()`, which depends on the part and on the numbers of the classes.
+        views: Of each image.
+        device: Where it computes.
+        outputs: Indices of the outputs that are kept; None for all.
+    """
     return {
         "version": VERSION,
         "weights": weights_digest(model),
         "images": images,
         "views": asdict(views) if views else None,
+        "outputs": None if outputs is None else list(outputs),
         # The last bits differ between these.
         "device": torch.device(device).type,
         "torch": torch.__version__,

@@ -15,6 +15,8 @@ from torch.utils.data import Dataset
 
 from senet.data import Split, normalise
 from senet.errors import ConfigError, DataError, unknown
+from senet.outputs import logits_of
+from senet.recipes.recipe import MOST_PIXELS
 
 CROPS = (1, 10, 12)
 
@@ -54,8 +56,8 @@ class Views:
             raise ConfigError(f"flip: has no effect with crops={self.crops}, which include the mirrors")
         if self.whole and self.crops > 1:
             raise ConfigError(f"whole: excludes crops={self.crops}")
-        if min(self.scales, default=1) < 1 or len(set(self.scales)) < len(self.scales):
-            raise ConfigError(f"scales: {self.scales!r}; expected: different numbers of pixels, 1 or more")
+        if not all(1 <= side <= MOST_PIXELS for side in self.scales) or len(set(self.scales)) < len(self.scales):
+            raise ConfigError(f"scales: {self.scales!r}; expected: different numbers of pixels, 1 to {MOST_PIXELS:,}")
 
     @property
     def count(self) -> int:
@@ -202,7 +204,7 @@ class Viewed(Dataset[Batch]):
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
         for group in batch.groups:
             for picture, row, column in zip(*(t.split(batch_size) for t in group), strict=True):
-                parts.append((model(self._normalise(picture.to(device))).float(), row, column))
+                parts.append((logits_of(model(self._normalise(picture.to(device)))).float(), row, column))
         first = parts[0][0]
         logits = first.new_empty(len(batch.indices), self.views.count, first.shape[1])
         for found, row, column in parts:
