@@ -22,6 +22,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.sums: Tensor | None = None
+        self.by_class: Tensor | None = None
         self.count = 0
 
     @torch.no_grad()
@@ -34,7 +35,15 @@ class Tally:
         hits = (best == targets[:, None]) & ~logits.isnan().any(1, keepdim=True)
         sums = torch.stack([loss.double(), hits[:, :1].sum().double(), hits.sum().double()])
         self.sums = sums if self.sums is None else self.sums + sums
+        rows = torch.stack([torch.ones_like(targets), hits[:, 0].long(), hits.any(1).long()], 1)
+        if self.by_class is None:
+            self.by_class = rows.new_zeros(logits.shape[1], 3)
+        self.by_class.index_add_(0, targets, rows)
         self.count += len(targets)
+
+    def read_classes(self) -> list[tuple[int, int, int]]:
+        """Return for each class the number of its images, of right first answers, and of those right among five."""
+        return [] if self.by_class is None else [(n, a, b) for n, a, b in self.by_class.tolist()]
 
     def read(self) -> dict[str, Any]:
         """Return `loss` (mean, nats), `top1_error`, `top5_error` (percent) and `images`; NaN without images."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
 from senet.config import check_concrete
 from senet.errors import ConfigError, unknown
+from senet.models.detector import DetectorNet
 from senet.models.net import Net, with_fields
+from senet.models.other import OtherNet
 from senet.models.registry import get_net
 
 if TYPE_CHECKING:
@@ -60,7 +63,10 @@ def create_model(
     """Create a network in training mode, with freshly drawn weights or those of a file.
 
     Args:
-        model: A name of `list_models()`, an alias such as "seresnet50", or a `Net`.
+        model: A name of `list_models()`, an alias such as "seresnet50", or a `Net`; a detector over any of them,
+            "fasterrcnn_se_resnet50_fpn", which returns torchvision's class; or a network that is not ours,
+            "timm:NAME", "torchvision:NAME", which returns the library's own module. A suffix puts a unit into it:
+            "timm:resnet18+se", "resnet50+eca:kernel=5".
         weights: What `load_weights_` reads: a file or folder, "timm:seresnet50.a1_in1k", "hf:owner/name", or tensors
             by name. The table changes to the network that they were trained as, and a report of the loading is
             printed. With `num_classes` the file's classifier may have other classes; it is then skipped.
@@ -101,6 +107,11 @@ def create_model(
             raise ConfigError(f"{name}: has no effect with features_only=True, which has no classifier")
     if allow and weights is None:
         raise ConfigError(f"allow: {allow!r} has no effect without weights")
+    if isinstance(net, DetectorNet):
+        without = {"allow": allow, "features_only": features_only, "weights": weights is not None}
+        return _create_detector(net, seed, device, fused, without)
+    if isinstance(net, OtherNet):
+        return _create_other(net, weights, seed, device, fused, {"allow": allow, "features_only": features_only})
     is_meta = torch.device(device).type == "meta"
     if is_meta and weights is not None:
         raise ConfigError("weights: have no effect with device='meta', which holds none")
@@ -134,3 +145,49 @@ def create_model(
     module.preprocessing = whole.preprocessing
     module.load_state_dict({name: t for name, t in whole.state_dict().items() if name in wanted}, assign=True)
     return module
+
+
+def _create_other(
+    net: OtherNet,
+    weights: str | Path | Mapping[str, Tensor] | None,
+    seed: int,
+    device: str | torch.device,
+    fused: bool,
+    without_effect: Mapping[str, object],
+) -> Network:
+    """Build a network that is not ours, of its library's class: any `nn.Module`, although the type says `Network`."""
+    from senet.foreign_models import build
+    from senet.kernels.fuse import fuse_
+
+    for name, value in without_effect.items():
+        if value:
+            raise ConfigError(f"{name}: has no effect on {net.source}, a network that is not ours")
+    module, report = build(net, seed=seed, weights=weights)
+    if report is not None:
+        print(report)
+    if fused:
+        fuse_(module)
+    return module.to(device)  # type: ignore[return-value]
+
+
+def _create_detector(
+    net: DetectorNet, seed: int, device: str | torch.device, fused: bool, without_effect: Mapping[str, object]
+) -> Network:
+    """Build a detector, of torchvision's class, although the type says `Network`."""
+
+    from senet.detection.build import build_detector
+    from senet.detection.trunk import OtherFeatures
+    from senet.foreign_models import build, without_classifier_
+    from senet.kernels.fuse import fuse_
+
+    for name, value in without_effect.items():
+        if value:
+            raise ConfigError(f"{name}: has no effect on a detector; its weights: senet.training.weights")
+    if isinstance(net.trunk, OtherNet):
+        network, _ = build(replace(net.whole_trunk, num_classes=1), seed=seed)  # type: ignore[arg-type]
+        trunk: torch.nn.Module = OtherFeatures(without_classifier_(network), net.trunk.source, net.in_channels)
+    else:
+        trunk = create_model(net.whole_trunk, seed=seed, features_only=True)
+    if fused:
+        fuse_(trunk)
+    return build_detector(net, trunk, seed).to(device)  # type: ignore[return-value]

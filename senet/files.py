@@ -79,8 +79,8 @@ def _flush_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_atomically` for text in UTF-8."""
-    write_atomically(path, lambda file: file.write(text.encode()))
+    """`write_atomically` for text in UTF-8; what UTF-8 cannot hold, from a name that is not UTF-8, as "\\udcff"."""
+    write_atomically(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 def new_folder(path: Path) -> Path:

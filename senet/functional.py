@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -30,11 +31,12 @@ def zero_gate_(layer: nn.Module, gate: str) -> float:
     return float(GATES[gate](torch.zeros((), dtype=torch.float32, device="cpu")))
 
 
-def _check_map(u: Tensor) -> None:
+def _check_space(u: Tensor) -> None:
     if u.dim() < 3:
-        raise ValueError(f"u: a map (N, C, *) has at least one spatial dimension; this one is {tuple(u.shape)}")
+        raise ValueError(f"u: a feature map (N, C, *) has at least one spatial dimension; this one is {tuple(u.shape)}")
 
 
+@torch.fx.wrap
 def squeeze(u: Tensor, how: str = "avg") -> Tensor:
     """Eq. 2, F_sq: each channel's mean over space, or its maximum (Table 11). `(N, C, *) -> (N, C)`.
 
@@ -43,7 +45,7 @@ def squeeze(u: Tensor, how: str = "avg") -> Tensor:
     >>> squeeze(torch.tensor([[[1.0, 2.0, 6.0]]]))
     tensor([[3.]])
     """
-    _check_map(u)
+    _check_space(u)
     space = tuple(range(2, u.dim()))
     return u.mean(space) if how == "avg" else u.amax(space)
 
@@ -55,13 +57,14 @@ def excitation(
     return GATES[gate](F.linear(torch.relu(F.linear(z, w1, b1)), w2, b2))
 
 
+@torch.fx.wrap
 def scale(u: Tensor, s: Tensor) -> Tensor:
     """Eq. 4, F_scale: each channel times its gate `s` (N, C), or each element its own, `(N, C, *)`. Shape of `u`."""
     return u * s.reshape(s.shape + (1,) * (u.dim() - s.dim()))
 
 
 class Gates(Protocol):
-    """What makes gates from a map: a unit."""
+    """What makes gates from a feature map: a unit."""
 
     def gate(self, u: Tensor) -> Tensor:
         """`(N, C, *) -> (N, C)` or `(N, C, *)`."""
@@ -69,13 +72,14 @@ class Gates(Protocol):
 
 
 def recalibrate(u: Tensor, unit: Gates) -> Tensor:
-    """Eqs. 2 to 4: a map times the gates that the unit makes from it. Same shape.
+    """Eqs. 2 to 4: a feature map times the gates that the unit makes from it. Same shape.
 
     Units call it by an attribute, `Unit.recalibrate`, and kernels replace that one.
     """
     return scale(u, unit.gate(u))
 
 
+@torch.fx.wrap
 def excitation_map(
     u: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, gate: str = "sigmoid"
 ) -> Tensor:
@@ -83,7 +87,7 @@ def excitation_map(
 
     Raises ValueError for a tensor without space, `(N, C)`.
     """
-    _check_map(u)
+    _check_space(u)
     conv = (F.conv1d, F.conv2d, F.conv3d)[u.dim() - 3]
     ones = (1,) * (u.dim() - 2)
     hidden = torch.relu(conv(u, w1.reshape(w1.shape + ones), b1))

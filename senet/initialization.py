@@ -13,6 +13,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from senet.errors import ConfigError
+
 
 def number(*key: object) -> int:
     """A whole number below 2^63 for a key, the same on every machine: the seed of what the key names."""
@@ -23,6 +25,12 @@ def number(*key: object) -> int:
 def stream(*key: object) -> torch.Generator:
     """The random stream of a key, the same on every machine: `stream(seed, "stem.conv.weight")`."""
     return torch.Generator("cpu").manual_seed(number(*key))
+
+
+def check_not_inference(model: nn.Module, call: str) -> None:
+    """Raise ConfigError if new parameters would be inference tensors, which never train, in a network that can."""
+    if torch.is_inference_mode_enabled() and not all(p.is_inference() for p in model.parameters()):
+        raise ConfigError(f"{call}: in torch.inference_mode(), where new parameters never train; call it outside")
 
 
 @torch.no_grad()

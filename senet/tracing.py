@@ -6,24 +6,27 @@ for any Python code.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from math import prod
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from senet.errors import ConfigError
+from senet.outputs import describe, reason, tensors
 
 CONVOLUTIONS = {"convolution", "_convolution", "deform_conv2d"}
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "mkldnn_linear"}
 PERMUTES = {"permute", "transpose", "detach", "alias"}
 VIEWS = {"view", "_unsafe_view", "_reshape_alias", "reshape"}
+STATISTICS = {"mean", "sum", "var", "var_mean", "std", "std_mean", "linalg_vector_norm", "norm", "amax", "amin", "max"}
 # Elementwise operations without torch's tag `pointwise`.
 POINTWISE = {"hardswish", "hardswish_", "_prelu_kernel", "rrelu", "log_sigmoid_forward", "_to_copy"}
 
@@ -41,6 +44,8 @@ class Node:
         layer: Whether it is a convolution or a matrix product with weights.
         pointwise: Whether the operation is elementwise.
         axis: Dimension of the channels; None if the layers before it do not determine it.
+        statistics: Which statistics of its input it computes, as norms do: "channel" if each channel of an image has
+            its own, as in instance norm; else "other". None: no statistics, as in batch norm in evaluation.
     """
 
     op: str
@@ -51,6 +56,7 @@ class Node:
     layer: bool = False
     pointwise: bool = False
     axis: int | None = None
+    statistics: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +121,7 @@ class Trace:
 
     Attributes:
         nodes: Every tensor that depends on the example, in the order of computation.
-        outputs: Numbers of the nodes that the network returned, in any nesting of tuples, lists and dicts.
+        outputs: Numbers of the nodes that the network returned, in any nesting of containers and objects.
         calls: Name of each module that ran, as in `model.named_modules()` -> its calls, in the order of return.
         sums: The residual sums: sums of two nodes of one shape with at least three dimensions. If one was made from the
             other, the other is the shortcut. Otherwise both come from a common node, and the shortcut is the one with
@@ -173,6 +179,27 @@ class Trace:
         """Return the nodes of a sum's branch that are not ancestors of its shortcut."""
         return frozenset(_bits(self._past[s.branch] & ~self._past[s.shortcut]))
 
+    def step(self, node: int) -> list[int] | None:
+        """Return the nodes of the next operation on a feature map, however it is written: a norm, an activation.
+
+        That is all that was made from this node alone, without layers, up to a node of its shape through which
+        everything passes: `x * sigmoid(x)` is one step. None if there is no such node, as before a sum or a layer.
+        """
+        inside, pending = {node}, set(self._consumers[node])
+        while pending:
+            n = min(pending)
+            pending.remove(n)
+            here = self.nodes[n]
+            if here.layer or not inside.issuperset(here.inputs):
+                return None
+            inside.add(n)
+            if not pending and here.shape == self.nodes[node].shape and here.axis in (1, None):
+                return sorted(inside - {node})
+            if n in self.outputs:
+                return None
+            pending.update(self._consumers[n])
+        return None
+
     def _residual(self, out: int) -> Sum | None:
         node = self.nodes[out]
         if node.op not in ("add", "add_") or len(node.inputs) != 2 or len(node.shape) < 3:
@@ -182,8 +209,10 @@ class Trace:
             return None
         only_a, only_b = self._past[a] & ~self._past[b], self._past[b] & ~self._past[a]
         if not only_a or not only_b:
-            # A branch without weights is an activation written by hand, x + 0.04 x^3.
-            if not any(self.nodes[n].weights for n in _bits(only_a | only_b)):
+            # An activation written by hand, x + 0.04 x^3, or a norm, such as GRN: no layers, and one piece of code.
+            branch_nodes = [self.nodes[n] for n in _bits(only_a | only_b)]
+            is_one_module = all(n.module == node.module for n in branch_nodes)
+            if not any(n.layer or (n.weights and not is_one_module) for n in branch_nodes):
                 return None
             branch, shortcut = (a, b) if only_a else (b, a)
         else:
@@ -205,24 +234,36 @@ class Trace:
         return depth
 
 
+def arguments(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return an input as positional and named arguments of the network's call."""
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    return (example if isinstance(example, tuple) else (example,)), {}
+
+
 def check_model(model: object) -> None:
     """Raise ConfigError for anything but a module in Python: hooks do not work in scripted ones."""
     if not isinstance(model, nn.Module):
-        raise ConfigError(f"model: {model!r}; expected: a torch.nn.Module")
+        raise ConfigError(f"model: {describe(model)}; expected: a torch.nn.Module")
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise ConfigError(f"model: {name!r} is scripted; expected: a module without torch.jit")
 
 
-def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> Trace:
+Example: TypeAlias = "Tensor | tuple[Any, ...] | Mapping[str, Any]"
+"""The input of a network: one tensor, a tuple of arguments, or a mapping of named arguments."""
+
+
+def trace(model: nn.Module, example: Example | None = None) -> Trace:
     """Run a network once in evaluation mode without gradients and record what it computes.
 
     Modes, buffers, the example and the random state are unchanged afterwards. On the meta device nothing is computed.
 
     Args:
         model: The network.
-        example: Its input, a tensor or a tuple of arguments. None: zeros `(1, C, size, size)` for the C channels of
-            its first convolution; size is the `image_size` of a network of ours, else 224 (32 in 3-D).
+        example: Its input: a tensor, a tuple of arguments, or a mapping of named arguments. None: zeros `(1, C, size,
+            size)` for the C channels of its first convolution; size is the `image_size` of a network of ours, else 224
+            (32 in 3-D).
 
     Raises:
         ConfigError: If the network fails on the example, no example is given and there is no convolution, or the
@@ -233,7 +274,7 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> 
     (['example', 'convolution', 'relu'], (1, 8, 6, 6))
     """
     check_model(model)
-    args, taken = _example(model) if example is None else (example if isinstance(example, tuple) else (example,), "")
+    example, taken = _example(model) if example is None else (example, "")
     recorder = _Recorder()
     with untouched(model), evaluating(model):
         handles = []
@@ -243,18 +284,18 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> 
             handles.append(module.register_forward_hook(after))
         try:
             # Networks may write to what they are given.
-            args = tree_map_only(Tensor, Tensor.clone, args)
-            for t in _tensors(args):
+            args, kwargs = tree_map_only(Tensor, Tensor.clone, arguments(example))
+            for t in tensors((args, kwargs)):
                 recorder.add(t, Node("example", (), tuple(t.shape), axis=1 if t.dim() > 2 else None))
             with recorder:
-                out = model(*args)
+                out = model(*args, **kwargs)
         except Exception as error:
-            shapes = ", ".join(str(tuple(t.shape)) for t in _tensors(args))
-            raise ConfigError(f"example: the network does not run on {shapes}{taken}: {error}") from error
+            shapes = ", ".join(str(tuple(t.shape)) for t in tensors(example)) or describe(example)
+            raise ConfigError(f"example: the network does not run on {shapes}{taken}: {reason(error)}") from error
         finally:
             for handle in handles:
                 handle.remove()
-    return Trace(recorder, (n for t in _tensors(out) if (n := recorder.of(t)) is not None))
+    return Trace(recorder, (n for t in tensors(out) if (n := recorder.of(t)) is not None))
 
 
 @contextmanager
@@ -323,7 +364,7 @@ class _Recorder(TorchDispatchMode):
 
     def enter(self, name: str, _module: nn.Module, args: Any, kwargs: Any) -> None:
         """Hook: a module is called."""
-        self.running.append(Call(name, tuple(n for t in _tensors((args, kwargs)) if (n := self.of(t)) is not None)))
+        self.running.append(Call(name, tuple(n for t in tensors((args, kwargs)) if (n := self.of(t)) is not None)))
 
     def leave(self, name: str, _module: nn.Module, _args: Any, out: Any) -> None:
         """Hook: a module returns."""
@@ -336,7 +377,7 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        read = list(_tensors((args, kwargs)))
+        read = list(tensors((args, kwargs)))
         inputs = tuple(n for t in read if (n := self.of(t)) is not None)
         out = func(*args, **kwargs)
         if not inputs:
@@ -346,9 +387,10 @@ class _Recorder(TorchDispatchMode):
         layer = weights and op in CONVOLUTIONS | PRODUCTS
         pointwise = torch.Tag.pointwise in func.tags or op in POINTWISE
         written = {id(t): t for t in _written(func, args, kwargs)}
-        for t in ({id(t): t for t in _tensors(out)} | written).values():
+        for t in ({id(t): t for t in tensors(out)} | written).values():
             axis = self.axis(op, args, inputs, tuple(t.shape), layer)
-            n = self.add(t, Node(op, inputs, tuple(t.shape), self.module, weights, layer, pointwise, axis))
+            of = None if pointwise else self.statistics(op, args, inputs, tuple(t.shape))
+            n = self.add(t, Node(op, inputs, tuple(t.shape), self.module, weights, layer, pointwise, axis, of))
             if id(t) in written:
                 self.written[t.untyped_storage()._cdata] = n
             if op == "cat" and len(inputs) > 1 and t.dim() > 2 and args[1:] in ((1,), (1 - t.dim(),)):
@@ -377,16 +419,26 @@ class _Recorder(TorchDispatchMode):
             return len(shape) - 1 if axis == dims - 1 and source.shape[-1:] == shape[-1:] else None
         return axis if len(shape) == dims else None
 
-
-def _tensors(tree: Any) -> Iterator[Tensor]:
-    return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+    def statistics(self, op: str, args: Any, inputs: tuple[int, ...], shape: tuple[int, ...]) -> str | None:
+        """Return `Node.statistics` of an operation that is not elementwise."""
+        if "batch_norm" in op:
+            # Its only boolean says whether it uses statistics of the input; instance norm makes one image of all.
+            is_own = any(arg is True for arg in args)
+            return None if not is_own else "channel" if shape[0] == 1 else "other"
+        if op == "native_group_norm":
+            return "channel" if args[4] == args[6] else "other"
+        if op in STATISTICS:
+            x = self.nodes[inputs[0]]
+            is_own = x.axis is not None and x.axis > 0 and prod(shape) == x.shape[0] * x.shape[x.axis]
+            return "channel" if is_own else "other"
+        return "other" if "_norm" in op else None
 
 
 def _written(func: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:
     """Yield the tensors that an operation writes to."""
     for i, arg in enumerate(func._schema.arguments):
         if arg.alias_info is not None and arg.alias_info.is_write:
-            yield from _tensors(args[i] if i < len(args) else kwargs.get(arg.name))
+            yield from tensors(args[i] if i < len(args) else kwargs.get(arg.name))
 
 
 def _bits(numbers: int) -> Iterator[int]:
@@ -396,7 +448,7 @@ def _bits(numbers: int) -> Iterator[int]:
         numbers ^= low
 
 
-def _example(model: nn.Module) -> tuple[tuple[Tensor], str]:
+def _example(model: nn.Module) -> tuple[Tensor, str]:
     """Return zeros for the first convolution, and words for where the shape comes from."""
     name, first = next(((name, m) for name, m in model.named_modules() if isinstance(m, _ConvNd)), ("", None))
     if first is None:
@@ -406,4 +458,4 @@ def _example(model: nn.Module) -> tuple[tuple[Tensor], str]:
     weight, space = first.weight, first.weight.dim() - 2
     size = getattr(getattr(model, "net", None), "image_size", 224 if space < 3 else 32)
     zeros = torch.zeros(1, first.in_channels, *[size] * space, dtype=weight.dtype, device=weight.device)
-    return (zeros,), f" (the {first.in_channels} channels of the first convolution, {name!r})"
+    return zeros, f" (the {first.in_channels} channels of the first convolution, {name!r})"

@@ -213,10 +213,8 @@ def _signed(value: float, digits: int) -> str:
 
 
 def _bar(p: float, side: str) -> str:
-    return (
-        f'<td class="se-p"><span class="se-number">{_percent(p)}</span>'
-        f'<i class="se-bar se-bar-{side}" style="width:{100 * p:.1f}%"></i></td>'
-    )
+    bar = f'<i class="se-bar se-bar-{side}" style="width:{100 * p:.1f}%"></i>' if p >= 0.0005 else ""
+    return f'<td class="se-p"><span class="se-number">{_percent(p)}</span>{bar}</td>'
 
 
 def _range(*values: np.ndarray) -> tuple[float, float]:

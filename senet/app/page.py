@@ -5,13 +5,18 @@ It is served on this machine and loads nothing from others. It shows any network
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from senet.analysis.switchboard import Averages, Result, Switchboard
@@ -33,6 +38,9 @@ NAME_EXAMPLES = """() => document.querySelectorAll("#examples button").forEach(
 )"""
 """Gradio gives its example images no accessible names."""
 
+MEAN, OTHER, ONE = "its mean gates", "another image's gates", "gates of one"
+"""What a unit that is off has."""
+
 KEPT_S = 3600
 """An uploaded image is deleted after this many seconds."""
 
@@ -49,7 +57,8 @@ class PageContent:
         title: Name of the network.
         about: One line on where it comes from.
         averages: Mean gates over a data set, or None.
-        examples: Images to choose from.
+        examples: Images to choose from; the page opens on the first.
+        measure: Measures the averages, for a button; None where there are no images.
     """
 
     board: Switchboard
@@ -60,6 +69,7 @@ class PageContent:
     about: str = ""
     averages: Averages | None = None
     examples: Sequence[Path] = ()
+    measure: Callable[[], Averages] | None = None
 
 
 def check_extra() -> None:
@@ -68,6 +78,17 @@ def check_extra() -> None:
         raise MissingExtraError("Pages of the app", "app")
 
 
+@contextmanager
+def _without_proxies() -> Iterator[None]:
+    """Inside, no proxy: gradio asks its own server whether it is up, which no proxy can."""
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.lower().endswith("_proxy")}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+@_without_proxies()
 def build(content: PageContent) -> gr.Blocks:
     """Build the page; `serve` shows it.
 
@@ -84,18 +105,33 @@ def build(content: PageContent) -> gr.Blocks:
     if averages is not None:
         averages.check(board.units, len(classes))
 
+    seen = list(_seen(content))
+    held = {"averages": averages}
+
+    def instead(how: str, own: Result) -> Mapping[str, Any] | None:
+        """The gates of units that are off."""
+        if how == MEAN and held["averages"] is not None:
+            return held["averages"].overall
+        if how == MEAN:
+            return {name: torch.stack([gates[name] for gates in seen]).mean(0) for name in names}
+        if how == OTHER:
+            # An example that is not this image.
+            return next((g for g in seen if any(not torch.equal(g[n], own.gates[n]) for n in names)), seen[0])
+        return None
+
     # Choosing another unit should not run the network again.
     @lru_cache(maxsize=16)
-    def run(path: str, off: tuple[str, ...]) -> Result:
-        return board.run(content.prepare(path), off)
+    def run(path: str, off: tuple[str, ...], how: str) -> Result:
+        return board.run(content.prepare(path), off, instead(how, run(path, (), "")) if off else None)
 
-    def show(image: dict[str, Any] | None, off: list[str], chosen: str) -> tuple[str, str, str, str]:
+    def show(image: dict[str, Any] | None, off: list[str], how: str, chosen: str) -> tuple[str, str, str, str]:
         """Return the answer, the line beside the switches, and the drawings of all units and of one."""
+        averages = held["averages"]
         if image is None:
             return draw.nothing(), "", "", ""
         path, ordered = image["path"], tuple(name for name in names if name in off)
         try:
-            view = View(run(path, ()), run(path, ordered), ordered)
+            view = View(run(path, (), ""), run(path, ordered, how if off else ""), ordered)
         except SenetError as error:
             return draw.failed(str(error).replace(path, Path(path).name)), "", "", ""
         return (
@@ -104,6 +140,12 @@ def build(content: PageContent) -> gr.Blocks:
             draw.depth(view, chosen, labels, averages),
             draw.gates(view, chosen, classes, labels, averages),
         )
+
+    def measure() -> Any:
+        assert content.measure is not None
+        held["averages"] = content.measure()
+        run.cache_clear()
+        return gr.Button(visible=False)
 
     def point_at(event: gr.EventData) -> str:
         return names[event.number - 1]
@@ -125,6 +167,7 @@ def build(content: PageContent) -> gr.Blocks:
                     buttons=[],
                     elem_id="image",
                     alt_text="The image that the prediction is about",
+                    value=str(content.examples[0]) if content.examples else None,
                 )
                 if content.examples:
                     files = [[str(path)] for path in content.examples]
@@ -132,27 +175,37 @@ def build(content: PageContent) -> gr.Blocks:
                     page.load(None, js=NAME_EXAMPLES)
             with gr.Column(scale=3, min_width=300):
                 answer = gr.HTML(draw.nothing(), elem_id="answer", apply_default_css=False)
-        gr.HTML(_heading(2, "Switches", "A unit that is off has gates of one: its feature map does not change."))
+        about = (
+            "At their mean over images, gates are a constant scale: what changes is what gating this image is worth."
+        )
+        gr.HTML(_heading(2, "Switches", about))
+        ways = [MEAN, *([OTHER] if len(seen) > 1 else []), ONE] if seen or averages else [ONE]
+        how = gr.Radio(ways, value=ways[0], label="A unit that is off has", elem_id="how")
         off = gr.CheckboxGroup(choices, value=[], label="Units that are off", elem_id="off")
         with gr.Row(elem_id="buttons"):
             all_off = gr.Button("All off", size="sm", scale=0, min_width=90)
             all_on = gr.Button("All on", size="sm", scale=0, min_width=90)
             verdict = gr.HTML("", elem_id="verdict", apply_default_css=False)
-        compared = "This image and the averages of the predicted class and of all images."
-        gr.HTML(_heading(2, "Gates", compared if averages else "This image. Averages: run senet analyze first."))
-        unit = gr.Dropdown(choices, value=names[-1], label="Unit", elem_id="unit", min_width=200)
+        gr.HTML(_heading(2, "Gates", "This image, and the averages of the predicted class and of all images."))
+        button = gr.Button(
+            "Measure class averages", size="sm", visible=averages is None and content.measure is not None
+        )
+        unit = gr.Dropdown(
+            choices, value=_liveliest(names, averages, seen), label="Unit", elem_id="unit", min_width=200
+        )
         depth = gr.HTML(elem_id="units", js_on_load=CHOOSE, apply_default_css=False)
         gates = gr.HTML(elem_id="gates", apply_default_css=False)
 
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        for changed in (image.change, off.change, unit.change):
+        # The network runs for one visitor at a time.
+        network: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 1}
+        measured = button.click(measure, None, button, **network, api_visibility="private")
+        for changed in (page.load, image.change, off.change, how.change, unit.change, measured.then):
             changed(
                 show,
-                [image, off, unit],
+                [image, off, how, unit],
                 [answer, verdict, depth, gates],
-                # The network runs for one visitor at a time.
-                concurrency_id="network",
-                concurrency_limit=1,
+                **network,
                 trigger_mode="always_last",
                 # `prepare` reads the file and explains what is wrong with it.
                 preprocess=False,
@@ -164,6 +217,7 @@ def build(content: PageContent) -> gr.Blocks:
     return page
 
 
+@_without_proxies()
 def serve(page: gr.Blocks, *, host: str = "127.0.0.1", port: int | None = None, browser: bool = False) -> str:
     """Serve a page in a thread of its own and return its address; `page.close()` ends it.
 
@@ -177,6 +231,8 @@ def serve(page: gr.Blocks, *, host: str = "127.0.0.1", port: int | None = None, 
         RunError: If the port is taken or the address is not one of this machine.
     """
     try:
+        # Gradio would wait for ever for a server at an address that is not one of this machine.
+        socket.create_server((host, port or 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
         _, address, _ = page.launch(
             server_name=host,
             server_port=port,
@@ -222,6 +278,22 @@ def _theme() -> Any:
         checkbox_background_color_selected="*primary_700",
         checkbox_background_color_selected_dark="*primary_600",
     )
+
+
+def _seen(content: PageContent) -> Iterator[Mapping[str, Tensor]]:
+    """The gates of each example that can be read; the page says why another cannot, when it is chosen."""
+    for path in content.examples:
+        with suppress(SenetError):
+            yield content.board.run(content.prepare(str(path))).gates
+
+
+def _liveliest(names: Sequence[str], averages: Averages | None, seen: Sequence[Mapping[str, Tensor]]) -> str:
+    """The unit whose gates differ most: between classes, else between the examples, else the last."""
+    if averages is not None:
+        return max(names, key=lambda name: float(np.nanstd(averages.of_class[name], axis=0).mean()))
+    if len(seen) > 1:
+        return max(names, key=lambda name: float(torch.stack([gates[name] for gates in seen]).std(0).mean()))
+    return names[-1]
 
 
 def _heading(level: int, title: str, below: str) -> str:

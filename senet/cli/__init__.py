@@ -5,11 +5,14 @@ A command reads its whole line before it imports torch, so help and mistakes ans
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import sys
+import traceback
 from importlib import import_module
 
+from senet.cli.output import styled
 from senet.errors import TRAIN_LIBRARIES, MissingExtraError, SenetError, unknown
 
 COMMANDS = {
@@ -46,18 +49,33 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command and return the exit status.
 
     Returns:
-        0 if done; 2 after an error, printed as one line; 130 after Ctrl-C; 128 plus its number after another signal;
-        141 if the reader of standard output closed it, as in `senet models | head`.
+        0 if done; 1 if one of several runs or timings failed, or the doctor found a fault; 2 after an error, printed as
+        one line; 70 after a fault of senet's own; 130 after Ctrl-C; 128 plus its number after another signal; 141 if
+        the reader of standard output closed it, as in `senet models | head`.
     """
+    if sys.stdout is None:
+        # Closed by who started us; print would write nothing, and libraries would fail.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name may hold what the terminal's encoding cannot.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
             return _run(sys.argv[1:] if argv is None else argv)
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        # Python flushes standard output once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 141
+    except OSError as error:
+        _discard_output()
+        print(f"senet: error: cannot write to standard output: {error.strerror}", file=sys.stderr)
+        return 2
+
+
+def _discard_output() -> None:
+    """Send standard output nowhere: Python flushes it once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(argv: list[str]) -> int:
@@ -76,7 +94,7 @@ def _run(argv: list[str]) -> int:
         return _run_command(name, rest)
     except SenetError as error:
         if not (signum := getattr(error, "signum", 0)):
-            print(f"senet {name}: error: {error}", file=sys.stderr)
+            print(f"senet {name}: {styled('error', 'red', sys.stderr)}: {error}", file=sys.stderr)
             return 2
         resume = shlex.join(["senet", name, "--resume", str(error.folder)])  # type: ignore[attr-defined]
         print(f"senet: {error}. Resume with: {resume}", file=sys.stderr)
@@ -84,6 +102,37 @@ def _run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("senet: stopped", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if os.environ.get("SENET_TRACEBACK"):
+            raise
+        if reason := _machine(error):
+            print(f"senet {name}: {styled('error', 'red', sys.stderr)}: {reason}", file=sys.stderr)
+            return 2
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        print(
+            f"senet {name}: unexpected {type(error).__name__}: {_line(error)} ({place.filename}:{place.lineno}); "
+            "SENET_TRACEBACK=1 shows the traceback; please report it",
+            file=sys.stderr,
+        )
+        return 70
+
+
+def _machine(error: Exception) -> str:
+    """What the machine refused, in a line: a file, or memory; "" for other errors."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    # torch's errors, told by their names so that torch is not imported for a wrong command line.
+    no_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if no_memory or "DefaultCPUAllocator" in str(error):
+        return "not enough memory; smaller batches or images need less"
+    return ""
+
+
+def _line(error: Exception) -> str:
+    """The message of an error, on one line."""
+    return " ".join(str(error).split())
 
 
 def _run_command(name: str, argv: list[str]) -> int:

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from senet.cli.checkpoint import add_checkpoint, add_classes, is_untrained, open_checkpoint
 from senet.cli.output import table
-from senet.cli.parse import Parser, data_fields, with_data
+from senet.cli.parse import Parser, data_fields, read_list, with_data
+from senet.cli.views import add_part
 from senet.errors import ConfigError, RunError, unknown
 from senet.files import free_name
-from senet.foreign_models import is_foreign, load_foreign
-from senet.recipes.recipe import DataRecipe, Recipe
-from senet.recipes.registry import recipe_for
+from senet.runs.evaluation import wrong
+from senet.runs.gates import worth
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from senet.analysis.statistics import Gates, UnitGates
 
-DESCRIPTION = """Measure the gates of every unit over the held-out images of a data set, in one pass (section 7.2).
+DESCRIPTION = """Measure the gates of every unit over the images of a data set, in one pass (section 7.2).
 
 The network is a checkpoint of ours, timm:NAME or torchvision:NAME; those two are drawn at random without --pretrained,
 and need --data. Writes a folder: gates.npz; as PNG and SVG the paper's Figures 6 and 7, specificity, entropy and
@@ -31,12 +29,17 @@ saturation by depth, similarity of units, and the images that open and close cha
 def run(argv: list[str]) -> int:
     """The command."""
     parser = Parser("analyze", "CHECKPOINT", DESCRIPTION, base=data_fields)
-    parser.word("CHECKPOINT", help="a run folder, a .safetensors of senet, timm:NAME or torchvision:NAME")
-    parser.option("classes", default="", metavar="A,B,...", help="classes to draw; by default the first four")
+    add_checkpoint(parser)
+    add_part(parser)
+    add_classes(parser)
+    parser.option(
+        "draw",
+        metavar="A,B,...",
+        help="classes to draw, by default the first four; quote a name with a comma: '\"tench, Tinca tinca\",pug'",
+    )
     parser.option("channels", type=int, default=50, help="channels of each unit to draw, evenly spread")
     parser.option("images", type=int, default=0, help="images of each class; 0 for all")
     parser.switch("ablate", help="also the error with gates replaced: 3 passes for each unit")
-    parser.switch("pretrained", help="the weights that timm or torchvision released")
     parser.option("out", default="", metavar="FOLDER", help="by default RUN/analysis, else analysis/NAME")
     parser.option("device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute")
     parser.switch("json", help="print JSON")
@@ -44,79 +47,63 @@ def run(argv: list[str]) -> int:
     for name, least in (("channels", 1), ("images", 0)):
         if found[name] < least:
             raise ConfigError(f"--{name}: {found[name]} is too small; expected: {least} or more")
-    other = is_foreign(found["CHECKPOINT"], found["pretrained"])
+    other = is_untrained(found)
     if other and "data.name" not in found.named:
         raise ConfigError(f"--data: {found['CHECKPOINT']} has no data of its own; name a data set or an image folder")
 
-    model, recipe, outputs = _foreign(found["CHECKPOINT"], found["pretrained"]) if other else _own(found["CHECKPOINT"])
-    recipe = with_data(recipe, found)
+    checkpoint = open_checkpoint(found)
+    recipe = with_data(checkpoint.recipe, found)
 
     from senet.analysis.analyze import analyze
-    from senet.data import open_data
+    from senet.data import open_part
     from senet.device import pick_device
     from senet.report.folder import write_page
     from senet.weights.ilsvrc import named
 
     device = pick_device(found["device"], field="--device")
-    data = open_data(recipe.data, recipe.train.seed, progress=True)
+    part = open_part(recipe.data, found["part"], trained_on=checkpoint.trained_on, progress=not found["json"])
     folder = _folder(found["out"], found["CHECKPOINT"], recipe.name)
     gates, pictures = analyze(
-        model,
-        outputs,
-        data,
+        checkpoint.model,
+        checkpoint.classes,
+        part,
         recipe.data,
         folder,
         device=device,
-        chosen=_chosen(found["classes"], named(data.classes), data.classes),
+        chosen=_chosen(found["draw"], named(part.classes), part.classes),
         channels=found["channels"],
-        images=found["images"],
+        per_class=found["images"],
         ablations=found["ablate"],
         name=recipe.name + (" (random weights)" if other and not found["pretrained"] else ""),
         progress=not found["json"],
     )
     report = write_page(folder)
     if found["json"]:
-        print(json.dumps(_values(gates) | {"gates": str(folder / "gates.npz"), "report": str(report)}, indent=2))
+        files = {"gates": str(folder / "gates.npz"), "report": str(report)}
+        print(json.dumps(_values(gates) | {"notes": part.notes} | files, indent=2))
     else:
-        _print(gates, folder)
+        _print(gates, folder, len(checkpoint.classes), part.notes)
         print(f"pictures  {', '.join(p.name for p in pictures)}\nreport    {report}")
     return 0
 
 
-def _own(checkpoint: str) -> tuple[nn.Module, Recipe, Sequence[str]]:
-    """The network of a checkpoint, its recipe, and the classes of its outputs."""
-    from senet.runs.checkpoint import load
-
-    loaded = load(Path(checkpoint).expanduser())
-    return loaded.model, loaded.recipe, loaded.classes
-
-
-def _foreign(source: str, pretrained: bool) -> tuple[nn.Module, Recipe, Sequence[str]]:
-    """A network of another library; of the recipe only the data counts."""
-    found = load_foreign(source, pretrained=pretrained)
-    data = DataRecipe().with_preprocessing(found.preprocessing)
-    return found.model, replace(recipe_for("digits"), name=found.name, data=data), found.classes
-
-
 def _chosen(wanted: str, words: Sequence[str], names: Sequence[str]) -> list[int]:
     """Numbers of the classes that a line names, in words or as the data set does, whatever the capitals."""
+    known = [{word.lower(), name.lower()} for word, name in zip(words, names, strict=True)]
+    # A single class needs no quotes, whatever is in its name.
+    alone = any(wanted.lower() in both for both in known)
+    typed = [wanted] if alone else read_list(wanted)
     found = []
-    for word in filter(None, (w.strip() for w in wanted.split(","))):
-        number = next(
-            (i for i, both in enumerate(zip(words, names, strict=True)) if word.lower() in _lower(both)), None
-        )
+    for word in typed:
+        number = next((i for i, both in enumerate(known) if word.lower() in both), None)
         if number is None:
             some = [*words[:12], "..."] if len(words) > 12 else words
-            near = unknown("--classes", word, words, kind="classes")
-            raise near if len(words) <= 12 else unknown("--classes", word, some, kind=f"{len(words):,} classes")
+            near = unknown("--draw", word, words, kind="classes")
+            raise near if len(words) <= 12 else unknown("--draw", word, some, kind=f"{len(words):,} classes")
         if number in found:
-            raise ConfigError(f"--classes: {word!r} is there twice")
+            raise ConfigError(f"--draw: {word!r} is there twice")
         found.append(number)
     return found
-
-
-def _lower(words: Sequence[str]) -> list[str]:
-    return [word.lower() for word in words]
 
 
 def _folder(out: str, checkpoint: str, name: str) -> Path:
@@ -165,9 +152,12 @@ def _values(gates: Gates) -> dict[str, Any]:
     }
 
 
-def _print(gates: Gates, folder: Path) -> None:
-    error = "" if gates.top1_error is None else f", top-1 error {gates.top1_error:.2f} %"
-    print(f"{gates.source}\n{gates.model}: {gates.images:,} images{error}\n")
+def _print(gates: Gates, folder: Path, outputs: int, notes: Sequence[str]) -> None:
+    error = "" if gates.top1_error is None else f", top-1 error {wrong(gates.top1_error, gates.images)}"
+    if error and len(gates.classes) < outputs:
+        error += f" among their {len(gates.classes):,} of the network's {outputs:,} classes"
+    print(f"{gates.source}\n{gates.model}: {gates.images:,} images{error}")
+    print("".join(f"note: {note}\n" for note in notes))
     hows = list(gates.ablation)
     rows: list[tuple[str, ...]] = [
         ("unit", "channels", "mean gate", "< 0.05", "> 0.95", "near 1", "specificity", "entropy, bits", *hows)
@@ -182,5 +172,6 @@ def _print(gates: Gates, folder: Path) -> None:
         rows.append(("all units", *[""] * 7, *(f"{gates.ablation[how]:.2f} %" for how in hows)))
     print(table(rows))
     if hows:
-        print("off, mean, shuffled: top-1 error with a unit's gates one, their mean, another image's")
+        print("mean, other, one: top-1 error with a unit's gates at their mean, another image's, one")
+        print(worth(gates.top1_error, gates.ablation, gates.images))
     print(f"\ngates     {folder}/gates.npz")

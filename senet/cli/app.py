@@ -11,18 +11,20 @@ from tempfile import TemporaryDirectory
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
+from senet.cli.checkpoint import add_checkpoint, is_untrained, open_checkpoint
 from senet.cli.parse import Parser
 from senet.errors import ConfigError, DataError
-from senet.foreign_models import is_foreign, load_foreign
 from senet.recipes.recipe import DataRecipe
+from senet.runs.gates import worth
 
 if TYPE_CHECKING:
     from senet.analysis.switchboard import Averages
+    from senet.runs.checkpoint import Checkpoint
 
 DESCRIPTION = """Serve a page: drop an image, see the prediction and each unit's gates, switch units off.
 
 The page is for this machine alone, asks no other, and forgets the images. Ctrl-C ends it. The gates are shown beside
-the class averages that `senet analyze` wrote: --gates, or gates.npz in the run's folder.
+class averages: those that `senet analyze` wrote (--gates, or gates.npz in the run's folder), or measured by a button.
 
 CHECKPOINT may also be another library's network, timm:NAME or torchvision:NAME, with --pretrained weights; without,
 they are random. Needs the extra: pip install 'senet[app]'"""
@@ -35,18 +37,14 @@ EXAMPLES = 10
 def run(argv: list[str]) -> int:
     """Run the command."""
     parser = Parser("app", "CHECKPOINT", DESCRIPTION)
-    parser.word("CHECKPOINT", help="a run folder, a .safetensors of senet, a last.ckpt, or LIBRARY:NAME")
+    add_checkpoint(parser)
     parser.option("gates", default="", help="averages to compare with, a gates.npz of senet analyze")
     parser.option("examples", default="", help="folder of images to pick from")
-    parser.switch("pretrained", help="download the weights of another library's network")
     parser.device()
     parser.option("host", default=HERE[0], help="address to serve at; 0.0.0.0 is for everyone on the network")
-    parser.option("port", type=int, default=0, low=0, help="port; 0: the first free one from 7860")
+    parser.option("port", type=int, default=0, low=0, high=65_535, help="port; 0: the first free one from 7860")
     parser.switch("browser", help="open the page in the browser")
     found = parser.read(argv)
-    if found["port"] > 65535:
-        raise ConfigError(f"--port: {found['port']} is too large; expected: 0 to 65535")
-    other = is_foreign(found["CHECKPOINT"], found["pretrained"])
 
     from senet.app.page import PageContent, build, check_extra, serve
 
@@ -54,27 +52,24 @@ def run(argv: list[str]) -> int:
 
     import torch
 
-    from senet.analysis.statistics import label
     from senet.analysis.switchboard import Switchboard
     from senet.data import load_image, normalise
     from senet.device import pick_device
-    from senet.runs.checkpoint import load
+    from senet.diagnosis.labels import label
     from senet.weights.ilsvrc import named
 
     device = pick_device(found["device"], field="--device")
-    if other:
-        foreign = load_foreign(found["CHECKPOINT"], pretrained=found["pretrained"])
-        library, _, title = foreign.name.partition(":")
-        model, classes, folder = foreign.model, named(foreign.classes), None
-        recipe = DataRecipe(name=foreign.name, in_memory="no").with_preprocessing(foreign.preprocessing)
-        about = f"From {library}, with {'pretrained' if foreign.pretrained else 'random'} weights"
+    checkpoint = open_checkpoint(found)
+    model, recipe, classes, title = checkpoint.model, checkpoint.recipe.data, checkpoint.classes, checkpoint.recipe.name
+    if is_untrained(found):
+        library, _, title = title.partition(":")
+        about, folder = f"From {library}, with {'released' if found['pretrained'] else 'random'} weights", None
+        classes = named(classes)
     else:
         path = Path(found["CHECKPOINT"]).expanduser()
-        checkpoint = load(path)
-        model, recipe, classes = checkpoint.model, checkpoint.recipe.data, checkpoint.classes
         error = next((v for k, v in checkpoint.measurements.items() if k.endswith("top1_error")), None)
         about = f"Trained on {Path(recipe.name).name}" + ("" if error is None else f", top-1 error {error:.2f} %")
-        title, folder = checkpoint.recipe.name, path if path.is_dir() else path.parent
+        folder = path if path.is_dir() else path.parent
     board = Switchboard(
         model.to(device),
         torch.zeros(1, recipe.channels, recipe.image_size, recipe.image_size, dtype=torch.float32, device="cpu"),
@@ -93,6 +88,7 @@ def run(argv: list[str]) -> int:
             about=about,
             averages=averages,
             examples=examples(found["examples"], recipe, Path(temporary)),
+            measure=None if is_untrained(found) else lambda: measured(checkpoint),
         )
         page = build(content)
         if found["host"] not in HERE:
@@ -147,7 +143,23 @@ def averages_of(file: str, folder: Path | None, classes: Sequence[str]) -> tuple
     if named(gates.classes) != named(classes):
         raise ConfigError(f"--gates: {path} has {len(gates.classes)} classes that are not the network's")
     averages = Averages({u.name: u.mean for u in gates.units}, {u.name: u.overall_mean for u in gates.units})
-    return averages, f"averages over {gates.images:,} images"
+    gain = worth(gates.top1_error, gates.ablation, gates.images)
+    return averages, f"averages over {gates.images:,} images" + (f". {gain.removesuffix('.')}" if gain else "")
+
+
+def measured(checkpoint: Checkpoint) -> Averages:
+    """Measure the class averages over the checkpoint's own images."""
+    from senet.analysis.collect import collect_gates
+    from senet.analysis.images import load, mixed
+    from senet.analysis.switchboard import Averages
+    from senet.data import open_part
+
+    recipe = checkpoint.recipe.data
+    part = open_part(recipe, trained_on=checkpoint.trained_on)
+    device = next(checkpoint.model.parameters()).device
+    batches = load(part.split, mixed(part.split, 0, recipe.eval_batch_size), device)
+    gates = collect_gates(checkpoint.model, batches, part.classes)
+    return Averages({u.name: u.mean for u in gates.units}, {u.name: u.overall_mean for u in gates.units})
 
 
 def examples(folder: str, recipe: DataRecipe, temporary: Path) -> list[Path]:
@@ -157,10 +169,10 @@ def examples(folder: str, recipe: DataRecipe, temporary: Path) -> list[Path]:
         DataError: The folder has no images.
     """
     from senet.data import open_data
-    from senet.data.images import EXTENSIONS
+    from senet.data.folders import list_images
 
     if not folder and recipe.name == "digits":
-        val: Any = open_data(recipe, 0).val
+        val: Any = open_data(recipe, 0).measured
         paths = [temporary / f"{digit}.png" for digit in range(10)]
         for digit, path in enumerate(paths):
             val.whole(int((val.targets == digit).nonzero()[0])).save(path)
@@ -169,7 +181,7 @@ def examples(folder: str, recipe: DataRecipe, temporary: Path) -> list[Path]:
     if not folder and not held_out:
         return []
     where = Path(folder).expanduser() if folder else held_out[0]
-    files = sorted(path for path in where.rglob("*") if path.suffix.lower() in EXTENSIONS)
+    files = [Path(file) for file in list_images(where)[0]]
     if not files:
         raise DataError(f"{where}: no images in this folder")
     count = min(EXAMPLES, len(files))

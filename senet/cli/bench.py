@@ -12,11 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet.bench.subjects import OTHERS, TREATMENTS, Plan, Side, ratios, subjects, treatments
+from senet.cli.checkpoint import add_code, use_code
 from senet.cli.output import print_json
-from senet.cli.parse import Parser
+from senet.cli.parse import Parser, read_list
 from senet.config import to_dict
 from senet.errors import ConfigError, unknown
+from senet.foreign_models import allow_named_code
+from senet.models.net import Net
+from senet.models.other import OtherNet, is_other
 from senet.models.registry import canonical_name, get_net
+from senet.recipes.recipe import MOST_PIXELS
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +35,8 @@ in rounds whose order is shuffled; before that their answers are compared, and a
 status 1 where a side could not be measured: its row says why. Ctrl-C keeps what was measured."""
 
 EXAMPLES = (
-    "senet bench inference --models se_resnet20 --modes eager",
+    "senet bench inference se_resnet20 --modes eager",
+    "senet bench inference se_resnet18 timm:resnet18+se",
     "senet bench inference --sweep resolution --plot cost.png",
     "senet bench training --device cuda --precision bf16 --batch 32,256",
 )
@@ -38,21 +44,23 @@ EXAMPLES = (
 SWEEPS = {
     "resolution": ("size", "64,96,128,160,192,224,256,288"),
     "batch": ("batch", "1,2,4,8,16,32"),
-    "depth": ("models", "se_resnet50,se_resnet101,se_resnet152"),
+    "depth": ("models", ["se_resnet50", "se_resnet101", "se_resnet152"]),
 }
-"""Value of --sweep -> the option that it sets, and its default values."""
+"""Value of --sweep -> what it varies, and the default values."""
 
 AXES = {
     "models": ("model", "layers"),
     "batch": ("batch", "images in a batch"),
     "size": ("size", "pixels a side"),
 }
-"""Option that varies -> field of a `Plan`, and label of the axis."""
+"""What varies -> field of a `Plan`, and label of the axis."""
 
 LIBRARIES = ("timm", "torchvision")
 PRECISIONS = ("fp32", "bf16", "fp16")
 MODES = ("eager", "compiled")
 FUNCTIONS = ("same", "paper")
+MODEL = """a network with units, timed beside its twin; timm:NAME, torchvision:NAME or FILE.py:FUNCTION, with +se or
+alone; or a checkpoint, whose network is timed; without one: se_resnet50"""
 FUNCTION_HELP = """same: our networks with stride, pooling and widths as in the other libraries, and one set of weights
 for all; paper: ours as released, the others as they are, which do other work"""
 
@@ -120,9 +128,10 @@ def run(argv: list[str]) -> int:
 
 def _read(argv: list[str]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """Read the options, and the networks, batch sizes and image sizes whose combinations are measured."""
-    parser = Parser("bench", "inference|training", DESCRIPTION, examples=EXAMPLES)
+    parser = Parser("bench", "inference|training [MODEL...]", DESCRIPTION, examples=EXAMPLES)
     parser.word("WHAT", count="?", help=f"what is timed: {' or '.join(TREATMENTS)}")
-    parser.option("models", default="se_resnet50", metavar="NAMES", help="networks with units, each beside its twin")
+    parser.word("MODEL", count="*", help=MODEL)
+    add_code(parser)
     parser.option("batch", default="1,8", metavar="SIZES", help="images in a batch")
     parser.option("size", default="", metavar="PIXELS", help="of a side; by default the network's own")
     parser.option("sweep", choices=tuple(SWEEPS), help="vary this at batch 1")
@@ -130,10 +139,10 @@ def _read(argv: list[str]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     parser.option("against", default="", metavar="NAMES", help="timm, torchvision, none; by default what is installed")
     parser.option("function", default="same", choices=FUNCTIONS, help=FUNCTION_HELP)
     parser.device()
-    parser.option("threads", type=int, default=0, low=0, help="CPU threads; 0: torch's default")
+    parser.option("threads", type=int, default=0, low=0, high=1024, help="CPU threads; 0: torch's default")
     parser.option("precision", default="fp32", choices=PRECISIONS, help="data type")
-    parser.option("repeats", type=int, default=30, low=1, help="rounds")
-    parser.option("min_ms", type=float, default=20.0, low=0, metavar="MS", help="shortest sample, in milliseconds")
+    parser.option("repeats", type=int, default=30, low=1, high=1_000_000, help="rounds")
+    parser.option("min_ms", type=float, default=20.0, low=0, high=60_000, metavar="MS", help="shortest sample, in ms")
     parser.option("out", default="", metavar="FILE.json", help="write all that was measured, after each case")
     parser.option("plot", default="", metavar="FILE.png", help="draw SE's cost against what is swept")
     parser.json()
@@ -141,20 +150,28 @@ def _read(argv: list[str]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     found = line.values
     if found["WHAT"] not in TREATMENTS:
         raise unknown("bench", found["WHAT"], TREATMENTS, kind="what can be timed")
+    words = found["MODEL"]
     if found["sweep"]:
         option, many = SWEEPS[found["sweep"]]
         found["batch"] = found["batch"] if "batch" in line.given else "1"
-        found[option] = found[option] if option in line.given else many
+        if option == "models":
+            words = words or many
+        elif option not in line.given:
+            found[option] = many
     if found["WHAT"] == "training" and found["precision"] == "fp16":
         raise ConfigError("--precision: 'fp16' needs a loss scaler, which is not timed here; expected: fp32, bf16")
     for name in ("out", "plot"):
         # Before hours of measuring.
         if not (folder := Path(found[name]).expanduser().parent).is_dir():
             raise ConfigError(f"--{name}: {folder} is not a folder")
-    models = [canonical_name(name) for name in _words(found, "models")]
-    for name in models:
-        if get_net(name).se is None:
-            raise ConfigError(f"--models: {name!r} has no attention units; expected: a network with units")
+    use_code(line)
+    tables = dict(_network(word) for word in words or ["se_resnet50"])
+    for name, net in tables.items():
+        if net.se is None and not isinstance(net, OtherNet):
+            raise ConfigError(f"model: {name!r} has no attention units; expected: a network with units")
+    models, found["tables"] = list(tables), tables
+    if found["plot"] and any(net.se is None for net in tables.values()):
+        raise ConfigError("--plot: draws the cost of units, and a network has no inserted ones; name it with +se")
     found["modes"] = _words(found, "modes", MODES)
     found["against"] = _libraries(found, models)
     values: dict[str, list[Any]] = {
@@ -167,9 +184,25 @@ def _read(argv: list[str]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     return found, values
 
 
+def _network(word: str) -> tuple[str, Net]:
+    """The name and table of a network, which may be that of a checkpoint."""
+    path = Path(word).expanduser()
+    if path.exists() and not is_other(word):
+        from senet.runs.checkpoint import find
+        from senet.weights import files
+
+        about = files.read(find(path)).header
+        if about is None:
+            raise ConfigError(f"model: {word} is no checkpoint of senet; expected: one, or the name of a network")
+        return word, about.model
+    allow_named_code(word)
+    name = canonical_name(word)
+    return name, get_net(name)
+
+
 def _words(found: dict[str, Any], name: str, expected: Iterable[str] = ()) -> tuple[str, ...]:
     """Return the names of a list; ConfigError for an empty list and for names that are not expected."""
-    words = tuple(dict.fromkeys(word.strip() for word in found[name].split(",") if word.strip()))
+    words = tuple(dict.fromkeys(read_list(found[name])))
     if not words:
         raise ConfigError(f"--{name}: {found[name]!r} is an empty list")
     for word in words:
@@ -181,8 +214,8 @@ def _words(found: dict[str, Any], name: str, expected: Iterable[str] = ()) -> tu
 def _numbers(found: dict[str, Any], name: str) -> list[int]:
     words = _words(found, name)
     for word in words:
-        if not word.isdecimal() or int(word) < 1:
-            raise ConfigError(f"--{name}: {word!r} is not a whole number of 1 or more")
+        if not word.isdecimal() or not 1 <= int(word) <= MOST_PIXELS:
+            raise ConfigError(f"--{name}: {word!r} is not a whole number of 1 to {MOST_PIXELS:,}")
     return [int(word) for word in words]
 
 
@@ -207,8 +240,9 @@ def _plans(found: dict[str, Any], values: dict[str, list[Any]], device: torch.de
             what=found["WHAT"],
             model=model,
             batch=batch,
-            size=size or get_net(model).image_size,
+            size=size or found["tables"][model].image_size,
             device=device,
+            table=found["tables"][model],
             **{name: found[name] for name in ("precision", "modes", "against", "function")},
         )
         for model, batch, size in product(*values.values())
@@ -224,7 +258,7 @@ def _plot(path: Path, bench: Bench, plans: list[Plan], option: str) -> None:
     for plan, case in zip(plans, bench.cases, strict=False):
         value = getattr(plan, field)
         place = value if option != "models" else int(re.findall(r"\d+", value)[0])
-        for library in ("senet", *(name for name in plan.against if OTHERS[plan.model][name][0])):
+        for library in (plan.own, *(name for name in plan.against if OTHERS[plan.model][name][0])):
             for treatment in treatments(plan, library):
                 se, plain = (Side(library, kind, treatment).name for kind in ("SE", "plain"))
                 curves.setdefault(f"{library} {treatment}", []).append((place, case.ratio(se, plain)))

@@ -10,7 +10,7 @@ from senet.cli.parse import Line, Parser, leaves
 from senet.cli.training_options import COMMON, check_resume, chosen_recipe, network_options, run_options
 from senet.config import override
 from senet.errors import ConfigError
-from senet.experiments.experiment import comparison
+from senet.experiments.experiment import comparison, file_name
 from senet.recipes.effects import check_effects
 from senet.recipes.recipe import Recipe
 from senet.recipes.registry import labelled
@@ -40,11 +40,10 @@ def run(argv: list[str]) -> int:
     run_options(parser)
     line = parser.read(argv)
     if "resume" in line.given:
-        folder, seeds, jobs = check_resume(line)
-        return training.resume(folder, as_json=line["json"], seeds=seeds, jobs=jobs)
+        return training.resume(**check_resume(line))
     check_effects(line.config, line.named)
-    recipes = [_with_changes(base, line) for base in _bases(line)]
-    names = "-".join(r.name for r in recipes)
+    recipes = _started([_with_changes(base, line) for base in _bases(line)], line)
+    names = "-".join(file_name(r.name) for r in recipes)
     folder = training.folder_for(line["out"], f"compare-{names}-{line.config.data.label}")
     command = shlex.join(["senet", "compare", *argv])
     experiment = comparison(recipes, line["seeds"], budget=line["budget"], commands=(command,))
@@ -56,6 +55,12 @@ def _bases(line: Line) -> list[Recipe]:
     first, *others = [chosen_recipe(line, word) for word in line.words or [""]]
     # One recipe trains all: otherwise each network would have its own.
     return [first, *(replace(first, name=o.name, model=o.model) for o in others)]
+
+
+def _started(recipes: list[Recipe], line: Line) -> list[Recipe]:
+    """The recipes with what their weights decide; the images of all are prepared as the first network's weights say."""
+    first, *others = [training.started(recipe, line) for recipe in recipes]
+    return [first, *(replace(other, data=first.data) for other in others)]
 
 
 def _shown(line: Line) -> Recipe | None:

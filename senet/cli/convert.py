@@ -22,6 +22,8 @@ LIBRARIES = (
     "moskomule",
     "mmpretrain",
     "pytorchcv",
+    "akamaster",
+    "chenyaofo",
     "caffe",
 )
 """The libraries whose names weights can have."""
@@ -31,7 +33,7 @@ ENDINGS = {"senet": (".safetensors",), "caffe": (".caffemodel",)}
 
 USUAL = (".safetensors", ".pth", ".pt")
 
-UNKNOWN_FIELDS = {"pool": ("ceil", "pad"), "stride_on": ("1x1", "3x3")}
+UNKNOWN_FIELDS = {"pool": ("ceil", "pad"), "stride_on": ("1x1", "3x3"), "shortcut": ("zero_pad", "zero_pad_both")}
 """Fields of the network's table that some files do not tell, and their values."""
 
 COUNTED = ("loaded", "renamed", "reshaped", "permuted", "missing", "unused")
@@ -39,9 +41,10 @@ COUNTED = ("loaded", "renamed", "reshaped", "permuted", "missing", "unused")
 
 DESCRIPTION = """Convert weights between libraries: every tensor, or none and the reason.
 
-SOURCE is a file (.safetensors, .pth, .bin, .ckpt, .caffemodel), a folder, or a repository of the Hugging Face Hub such
-as timm:seresnet50.a1_in1k or hf:owner/name, optionally with @revision and #sha256=... The network and the naming
-convention are found from the names and shapes. A checkpoint of senet also states the preprocessing and the classes
+SOURCE is a file of PyTorch, safetensors, NumPy (.npz) or Caffe, whatever its ending; a folder; or a repository of the
+Hugging Face Hub such as timm:seresnet50.a1_in1k or hf:owner/name, optionally with @revision and #sha256=... Of several
+networks in a file, averaged weights are taken; FILE#KEY takes those at a key. The network and the naming convention are
+found from the names and shapes. A checkpoint of senet also states the preprocessing and the classes
 (those of ILSVRC if there are 1,000), so senet evaluate and senet predict take it."""
 
 EXAMPLES = (
@@ -66,6 +69,9 @@ def run(argv: list[str]) -> int:
     parser.option("model", metavar="NAME", help="the network, see: senet models; by default detected")
     for field, values in UNKNOWN_FIELDS.items():
         parser.option(field, choices=values, help="for files that do not tell")
+    parser.option(
+        "allow", metavar="NAMES", help="tensors that may be missing or unused, with commas: neck,features.*.se"
+    )
     parser.option("out", metavar="FILE", help="file to write; by default NETWORK-LIBRARY and an ending")
     parser.switch("force", help="overwrite an existing file")
     parser.switch("table", help="also print a line per tensor")
@@ -85,7 +91,10 @@ def run(argv: list[str]) -> int:
     from senet.weights.identify import read_network
 
     source = files.read(found["SOURCE"])
-    name, model, report = read_network(source, name=name, convention=found["from"] or None, fields=fields, quiet=True)
+    allow = tuple(found["allow"].split(",")) if found["allow"] else ()
+    name, model, report = read_network(
+        source, name=name, convention=found["from"] or None, fields=fields, allow=allow, quiet=True
+    )
     if asked := [field for field in report.unknown_fields if field not in fields]:
         say = " ".join(f"--{field.replace('_', '-')} {'|'.join(UNKNOWN_FIELDS[field])}" for field in asked)
         raise CheckpointError(f"{source.name}: does not tell {' and '.join(asked)} of {name}; add {say}")

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 
+from senet.cli.checkpoint import add_checkpoint, is_untrained, open_checkpoint
 from senet.cli.output import print_json
 from senet.cli.parse import Parser, data_fields, with_data
-from senet.errors import ConfigError
+from senet.cli.views import add_part
+from senet.errors import ConfigError, DataError
 
 DESCRIPTION = """Find units that never run, are misplaced, have saturated gates, get no gradient, or overflow.
 
-Noise shows most faults; saturated gates need real images: --data. The exit status is 1 if there are faults. For any
-other network, use senet.doctor(model) in Python."""
+On images of the run's own data, or of --data; noise, where there are none, shows most faults but saturated gates. The
+exit status is 1 if there are faults. For any other network, use senet.doctor(model) in Python."""
 
 EXAMPLES = (
     "senet doctor runs/pair-digits/runs/se_resnet20-seed0",
-    "senet doctor runs/pair-digits/runs/se_resnet20-seed0 --data digits",
+    "senet doctor timm:seresnet50 --pretrained --data photos",
     "senet doctor net.safetensors --data photos --json",
 )
 
@@ -27,37 +28,49 @@ IMAGES = 16
 def run(argv: list[str]) -> int:
     """Run the command."""
     parser = Parser("doctor", "CHECKPOINT", DESCRIPTION, base=data_fields, examples=EXAMPLES, common=("data.name",))
-    parser.checkpoint()
+    add_checkpoint(parser)
+    add_part(parser)
     parser.device()
     parser.json()
     line = parser.read(argv)
-    if line.named and "data.name" not in line.named:
-        raise ConfigError(f"--{line.named[0]}: has no effect on noise; choose images with --data")
+    is_noise = is_untrained(line) and "data.name" not in line.named
+    if is_noise and (given := [*line.named, *(["part"] if line["part"] else [])]):
+        raise ConfigError(f"--{given[0]}: has no effect on noise; choose images with --data")
 
     import torch
 
     from senet.device import pick_device
     from senet.diagnosis.doctor import doctor
-    from senet.runs.checkpoint import load
 
-    checkpoint = load(Path(line["CHECKPOINT"]).expanduser())
+    checkpoint = open_checkpoint(line)
     recipe = with_data(checkpoint.recipe, line)
     device = pick_device(line["device"], field="--device")
-    images, source = None, "noise; real images show more: --data"
-    if line.named:
-        from senet.data import open_data
+    images, source, part = None, "noise", None
+    notes: tuple[str, ...] = ("noise; real images show more: --data",) if is_noise else ()
+    if not is_noise:
+        try:
+            from senet.data import open_part
 
-        data = open_data(recipe.data, recipe.train.seed, progress=True)
-        some = (
-            torch.linspace(0, len(data.val) - 1, min(IMAGES, len(data.val)), dtype=torch.float32, device="cpu")
-            .long()
-            .tolist()
-        )
-        images, _ = data.val.prepare(data.val[(0, some)], device)
-        source = f"{len(some)} of {data.held_out}"
+            part = open_part(recipe.data, line["part"], trained_on=checkpoint.trained_on, progress=not line["json"])
+        except DataError as error:
+            if line.named or line["part"]:
+                raise
+            notes = (f"noise, for its own images are not here: {error}",)
+        except ModuleNotFoundError:
+            if line.named or line["part"]:
+                raise
+            notes = ("noise; its own images need an extra: pip install 'senet[train]'",)
+    if part is not None:
+        n = len(part.split)
+        some = torch.linspace(0, n - 1, min(IMAGES, n), dtype=torch.float32, device="cpu").long().tolist()
+        images, _ = part.split.prepare(part.split[(0, some)], device)
+        source, notes = f"{len(some)} of {part.words}", part.notes
     report = doctor(checkpoint.model.to(device), images)
     if line["json"]:
         print_json({"model": checkpoint.recipe.name, "images": source, "healthy": report.healthy, **asdict(report)})
     else:
-        print(f"{checkpoint.recipe.name} on {source}\n\n{report}")
+        verdict, *rest = str(report).splitlines()
+        said = [f"note: {note}" for note in notes]
+        on = f"{report.verdict.rpartition(', on ')[0]}, on {source}" if part is not None else verdict
+        print(f"{checkpoint.recipe.name}: {on}", *said, *rest, sep="\n")
     return 0 if report.healthy else 1

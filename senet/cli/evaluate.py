@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from senet.cli.output import print_json
-from senet.cli.parse import Parser, data_fields, with_data
-from senet.cli.views import add_views, check_in_memory, read_scales, read_views
+from senet.cli.checkpoint import add_checkpoint, add_classes, open_checkpoint
+from senet.cli.output import print_json, table
+from senet.cli.parse import Line, Parser, data_fields, with_data
+from senet.cli.views import add_among, add_part, add_views, check_in_memory, read_scales, read_views
+from senet.errors import ConfigError
 
 if TYPE_CHECKING:
+    import torch
+
     from senet.evaluation.crops import Views
-    from senet.recipes.recipe import DataRecipe
+    from senet.recipes.recipe import DataRecipe, Recipe
+    from senet.runs.checkpoint import Checkpoint
     from senet.runs.evaluation import Evaluation
 
-DESCRIPTION = """Measure a checkpoint's top-1 and top-5 error on the held-out images of a data set.
+DESCRIPTION = """Measure a checkpoint's top-1 and top-5 error on a data set; a detector's average precision.
+
+It takes all images of a folder of class folders, and of a folder in parts those of --part. Of the images that the run
+was trained on it takes those that were held out. Classes are matched by name, in any order; the images may have some of
+them only.
 
 By default it measures a single crop of the images that the network was trained for, prepared as in training; fields of
 the data recipe can be set. --crops, --flip and --scales average over several views of an image. The paper's crop of 320
@@ -23,6 +31,7 @@ pixels is --image-size 320 --resize 320."""
 
 EXAMPLES = (
     "senet evaluate runs/pair-digits/runs/se_resnet20-seed0",
+    "senet evaluate runs/se_resnet20-photos --data other_photos --part test",
     "senet evaluate net.safetensors --data imagenet --crops 10",
     "senet evaluate net.safetensors --data imagenet --image-size 320 --resize 320 --details",
 )
@@ -35,9 +44,12 @@ WORST = 5
 def run(argv: list[str]) -> int:
     """Run the command."""
     parser = Parser("evaluate", "CHECKPOINT", DESCRIPTION, base=data_fields, examples=EXAMPLES, common=COMMON)
-    parser.checkpoint()
+    add_checkpoint(parser)
+    add_part(parser)
+    add_among(parser)
+    add_classes(parser)
     add_views(parser)
-    parser.switch("details", help="also errors by class, confusions and calibration")
+    parser.switch("details", help="also worst classes, confusions and calibration")
     parser.device()
     parser.json()
     line = parser.read(argv)
@@ -46,39 +58,95 @@ def run(argv: list[str]) -> int:
     from senet.device import pick_device
     from senet.evaluation.accuracy import Meter, evaluate
     from senet.evaluation.images import open_images, recipe_for_views
-    from senet.models.describe import describe
-    from senet.runs.checkpoint import load
+    from senet.foreign_models import describe_network
+    from senet.runs.evaluation import remarks
 
-    checkpoint = load(Path(line["CHECKPOINT"]).expanduser())
+    checkpoint = open_checkpoint(line, detectors=True)
     recipe = with_data(checkpoint.recipe, line)
+    device = pick_device(line["device"], field="--device")
+    if recipe.task.name == "detection":
+        return _detector(checkpoint, recipe, line, device)
     views = read_views(line)
     check_in_memory(line, recipe.data, views)
-    device = pick_device(line["device"], field="--device")
-    data = open_images(recipe_for_views(recipe.data, views), recipe.train.seed, checkpoint.classes)
+    images = open_images(
+        recipe_for_views(recipe.data, views),
+        checkpoint,
+        part=line["part"],
+        among=line["among"],
+        progress=not line["json"],
+    )
     meter = Meter()
     measured = evaluate(
         checkpoint.model,
-        data.val,
+        images.split,
         views=views,
         details=line["details"],
-        classes=data.classes,
+        classes=images.classes,
+        outputs=images.outputs,
         batch_size=recipe.data.eval_batch_size,
         device=device,
         progress=not line["json"],
         meter=meter,
     )
-    cost = describe(checkpoint.recipe.model, recipe.data.image_size)
+    cost = describe_network(checkpoint.recipe.model, recipe.data.image_size)
     spent = {"device": device.type, **asdict(meter.read()), "params": cost.params, "macs": cost.macs}
+    measured = replace(measured, part=images.part.name)
+    notes = [*images.notes, *remarks(measured.per_class, measured.part)]
     if line["json"]:
-        about = {"model": checkpoint.recipe.name, "data": data.name, "views": asdict(views) if views else None}
+        about = {"model": checkpoint.recipe.name, "data": recipe.data.label, "images_are": images.part.words}
+        about |= {"among": line["among"], "notes": notes, "views": asdict(views) if views else None}
         print_json({**about, **asdict(measured), "cost": spent})
         return 0
-    print(data.held_out)
+    print(images.part.words)
     print(f"{checkpoint.recipe.name}{f' ({views})' if views else ''}: {measured}")
+    print("".join(f"note: {note}\n" for note in notes), end="")
     print(_spent(spent, recipe.data, views))
     if line["details"]:
         print(_details(measured))
     return 0
+
+
+def _detector(checkpoint: Checkpoint, recipe: Recipe, line: Line, device: torch.device) -> int:
+    """Measure a detector and print what came out."""
+    from senet.data import open_part
+    from senet.evaluation.objects import evaluate_detector
+    from senet.foreign_models import describe_network
+    from senet.recipes.task import DETECTION
+
+    for name in ("among", "crops", "flip", "scales", "average"):
+        if name in line.given:
+            raise ConfigError(f"--{name}: has no effect on a detector")
+    part = open_part(recipe.data, line["part"], trained_on=checkpoint.trained_on)
+    size, show = recipe.data.eval_batch_size, not line["json"]
+    measured, rate = evaluate_detector(
+        checkpoint.model, part, checkpoint.classes, batch_size=size, device=device, progress=show
+    )
+    cost = describe_network(checkpoint.recipe.model, recipe.data.image_size)
+    if line["json"]:
+        about = {"model": checkpoint.recipe.name, "data": recipe.data.label, "images_are": part.words}
+        spent = {"device": device.type, "images_per_second": rate, "params": cost.params, "macs": cost.macs}
+        print_json({**about, "notes": part.notes, **asdict(measured), "cost": spent})
+        return 0
+    print(part.words, *(f"note: {note}" for note in part.notes), sep="\n")
+    print(f"{checkpoint.recipe.name}: {measured.images:,} images, {measured.objects:,} objects\n")
+    rows = [("figure", "%"), *((words, _figure(measured.measured[m])) for m, words in DETECTION.measures.items())]
+    for count, recall in zip((1, 10, 100), measured.recall, strict=True):
+        rows.append((f"recall of {count} detection{'s' if count > 1 else ''} an image", _figure(recall)))
+    print(table(rows))
+    if line["details"]:
+        named = sorted((c for c in measured.per_class if c.objects), key=lambda c: -(c.ap or 0))
+        found = [(c.name, _figure(c.ap), _figure(c.ap50), f"{c.objects:,}") for c in named]
+        print("\n" + table([("class", "AP, %", "AP50, %", "objects"), *found]))
+    height, width = cost.image_size
+    print(
+        f"\n{rate:,.1f} images/s on {device.type}, without decoding; {cost.params:,} parameters, "
+        f"{cost.macs / 1e9:,.1f} G multiply-adds for {height} x {width} pixels"
+    )
+    return 0
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _spent(spent: dict[str, Any], recipe: DataRecipe, views: Views | None) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from senet.cli.checkpoint import add_checkpoint, open_checkpoint
 from senet.cli.output import print_json
 from senet.cli.parse import Line, Parser, data_fields, with_data
 from senet.errors import ConfigError, RunError, unknown
@@ -16,6 +17,7 @@ from senet.errors import ConfigError, RunError, unknown
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from senet.data import Split
     from senet.recipes.recipe import Recipe
     from senet.runs.checkpoint import Checkpoint
 
@@ -30,7 +32,8 @@ DESCRIPTION = """Write a trained network as one file that runs without senet, an
 
 OUT.onnx runs in ONNX Runtime, OpenVINO, TensorRT; OUT.pt2 where torch is, by torch.export.load. Batch norms are
 folded, squeezes moved before the expansion. The file states its preprocessing and its classes. --int8 writes ONNX in 8
-bits: half of the images chosen with --data calibrate it, the other half compare it with float."""
+bits for ONNX Runtime: training images of the run, or of --data, calibrate it; as many others compare it with float.
+TensorRT does not take the 8-bit file, whose zero points are not 0: give it the file in float, and let it calibrate."""
 
 EXAMPLES = (
     "senet export runs/pair-digits/runs/se_resnet20-seed0 digits.onnx",
@@ -43,7 +46,7 @@ COMMON = ("data.name", "data.root")
 def run(argv: list[str]) -> int:
     """Run the command."""
     parser = Parser("export", "CHECKPOINT OUT", DESCRIPTION, base=data_fields, examples=EXAMPLES, common=COMMON)
-    parser.checkpoint()
+    add_checkpoint(parser)
     parser.word("OUT", help=f"the new file; its ending is its format: {', '.join(ENDINGS)}")
     parser.option("size", type=int, default=0, low=0, help="height and width in pixels; 0: the recipe's")
     parser.switch("any_size", help="leave height and width open")
@@ -54,8 +57,8 @@ def run(argv: list[str]) -> int:
         help="any: rewrite for every runtime; machine: for ONNX Runtime on CPUs like this one; no: as is",
     )
     parser.option("batch", type=int, default=0, low=0, help="batch size, with --optimize machine; 0: 1")
-    parser.option("opset", type=int, default=0, help="ONNX opset; 0: the default")
-    parser.switch("int8", help="write ONNX in 8 bits")
+    parser.option("opset", type=int, default=0, help="ONNX opset, 18 to 23; 0: 20; torch exports no lower one")
+    parser.switch("int8", help="write ONNX in 8 bits, for ONNX Runtime")
     parser.option("images", type=int, default=0, low=0, help="with --int8: number of calibration images; 0: 128")
     parser.option("gates", choices=GATES, help="with --int8: dynamic leaves the units in float, static quantises them")
     parser.switch("force", help="overwrite an existing file")
@@ -63,11 +66,9 @@ def run(argv: list[str]) -> int:
     line = parser.read(argv)
     out = check(line)
 
-    from senet.runs.checkpoint import load
-
-    checkpoint = load(Path(line["CHECKPOINT"]).expanduser())
+    checkpoint = open_checkpoint(line)
     recipe = sized(with_data(checkpoint.recipe, line), line["size"])
-    checkpoint.model.preprocessing = recipe.data.preprocessing
+    checkpoint.model.preprocessing = recipe.data.preprocessing  # type: ignore[assignment]
     told: dict[str, Any] = {"model": recipe.name, "out": str(out)}
     told |= write_int8(checkpoint, recipe, out, line) if line["int8"] else write(checkpoint, recipe, out, line)
     told["bytes"] = out.stat().st_size
@@ -84,7 +85,8 @@ def run(argv: list[str]) -> int:
         near = told["agreement"]
         print(
             f"8 bits, {told['gates']} gates, beside {told['float_bytes'] / 1e6:.1f} MB in float: cosine of the logits "
-            f"{near['cosine']:.4f}, same class for {100 * near['top1']:.1f} % of {near['images']:,} images"
+            f"{near['cosine']:.4f}, same class for {100 * near['top1']:.1f} % of {near['images']:,} images\n"
+            f"calibrated on {told['calibrated_on']}; compared on {told['compared_on']}"
         )
     return 0
 
@@ -158,23 +160,25 @@ def write_int8(checkpoint: Checkpoint, recipe: Recipe, out: Path, line: Line) ->
     """Export in float to a temporary file, quantise it, compare the two, and return what to print."""
     import torch
 
-    from senet.data import open_data
+    from senet.data import open_data, open_part
     from senet.deploy.int8 import agreement, quantize_onnx
 
     gates: Any = line["gates"] or "dynamic"
-    split = open_data(recipe.data, recipe.train.seed, progress=True).val
-    # Images are sorted by class, so neighbours go to calibration and comparison in turn.
-    wanted = min(2 * (line["images"] or 128), len(split))
-    some = torch.linspace(0, len(split) - 1, wanted, dtype=torch.float32, device="cpu").long().tolist()
-    parts = some[::2], some[1::2]
+    train = open_part(recipe.data, "train", progress=True)
+    others = open_data(recipe.data, recipe.train.seed, progress=True)
+    wanted = line["images"] or 128
 
-    def images(part: list[int]) -> Iterator[Tensor]:
-        for i in range(0, len(part), 32):
-            yield split.prepare(split[(0, part[i : i + 32])], torch.device("cpu"))[0]
+    def images(split: Split) -> Iterator[Tensor]:
+        # Images are sorted by class.
+        some = torch.linspace(0, len(split) - 1, min(wanted, len(split)), dtype=torch.float64, device="cpu").long()
+        for few in some.split(32):
+            yield split.prepare(split[(0, few.tolist())], torch.device("cpu"))[0]
 
     with TemporaryDirectory() as folder:
         whole = Path(folder) / "float.onnx"
         told = write(checkpoint, recipe, whole, line)
-        quantize_onnx(whole, out, images(parts[0]), gates=gates)
-        near = agreement(whole, out, images(parts[1]))
-        return told | {"gates": gates, "float_bytes": whole.stat().st_size, "agreement": asdict(near)}
+        quantize_onnx(whole, out, images(train.split), gates=gates)
+        near = agreement(whole, out, images(others.measured))
+        used = {"calibrated_on": (train.split, train.words), "compared_on": (others.measured, others.held_out)}
+        about = {what: f"{min(wanted, len(split)):,} of {words}" for what, (split, words) in used.items()}
+        return told | about | {"gates": gates, "float_bytes": whole.stat().st_size, "agreement": asdict(near)}

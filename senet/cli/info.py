@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
+from senet.cli.checkpoint import add_code, use_code
 from senet.cli.output import print_json, table
 from senet.cli.parse import Line, ModelOnly, Parser
 from senet.errors import ConfigError
@@ -17,10 +18,9 @@ DESCRIPTION = """Print parameters, multiply-adds, the units' share, and a table 
 Multiply-adds are those of convolutions and fully connected layers, the SE units' included. Fields of the network can
 be set: --se.reduction 8, --stride-on 3x3, --num-classes 10, --se eca.
 
-faster_rcnn_fpn_NETWORK is a Faster R-CNN with a feature pyramid on that backbone (Table 7): 81 classes, 800 x 1344
-pixels and 1000 boxes. A run folder or a checkpoint means the network that was trained."""
-
-DETECTOR = "faster_rcnn_fpn_"
+fasterrcnn_NETWORK_fpn is a Faster R-CNN with a feature pyramid on that network (Table 7), and so are
+maskrcnn_NETWORK_fpn and retinanet_NETWORK_fpn: 80 classes, 800 x 1344 pixels, 1000 boxes. A run folder or a checkpoint
+means the network that was trained."""
 
 EXAMPLES = (
     "senet info se_resnet50",
@@ -36,25 +36,18 @@ def run(argv: list[str]) -> int:
     parser = Parser("info", "MODEL", DESCRIPTION, base=_shown, examples=EXAMPLES, common=COMMON)
     parser.word("MODEL", help="a name, see: senet models; a run folder, a checkpoint")
     parser.option("se", metavar="UNIT", help="attention unit: se, no_squeeze, eca, shared or none")
+    add_code(parser)
     parser.json()
     line = parser.read(argv)
     net = line.config.model
-    is_detector, name, plain = _subject(line["MODEL"])
+    name, plain = _subject(line["MODEL"])
     name += f"+{line['se']}" if line.base.model != plain else ""
     if "model.se_at" in line.named and net.se is None:
         raise ConfigError("--se-at: has no effect, the network has no attention unit; choose one with --se")
-    for path in ("model.image_size", "model.dropout"):
-        if is_detector and path in line.named:
-            raise ConfigError(f"--{path}: has no effect on a detector")
 
-    if is_detector:
-        from senet.detection.costs import describe_detector
+    from senet.foreign_models import describe_network
 
-        cost = describe_detector(net, num_classes=net.num_classes)
-    else:
-        from senet.models.describe import describe
-
-        cost = describe(net)
+    cost = describe_network(net)
     if line["json"]:
         values = asdict(cost) | {
             "model": name,
@@ -101,22 +94,20 @@ def run(argv: list[str]) -> int:
 
 def _shown(line: Line) -> ModelOnly:
     """Return the network whose fields can be set."""
-    _, _, net = _subject(line.values.get("MODEL") or "se_resnet50")
+    use_code(line)
+    _, net = _subject(line.values.get("MODEL") or "se_resnet50")
     return ModelOnly(with_unit(net, line["se"]))
 
 
-def _subject(word: str) -> tuple[bool, str, Net]:
-    """Return whether it is a detector, its name, and the network of that name, run folder or checkpoint."""
-    if word.lower().startswith(DETECTOR):
-        name = canonical_name(word[len(DETECTOR) :])
-        return True, f"{DETECTOR}{name}", replace(get_net(name), num_classes=81)
+def _subject(word: str) -> tuple[str, Net]:
+    """Return the name and the network of that name, run folder or checkpoint."""
     try:
         name = canonical_name(word)
-        return False, name, get_net(name)
+        return name, get_net(name)
     except ConfigError:
         if not Path(word).expanduser().exists() and "/" not in word:
             raise
     from senet.runs.checkpoint import load
 
     recipe = load(Path(word).expanduser()).recipe
-    return False, recipe.name, recipe.model
+    return recipe.name, recipe.model

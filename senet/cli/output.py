@@ -3,28 +3,51 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from typing import Any
+from shutil import get_terminal_size
+from typing import Any, Literal
 
 
 def table(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
     """Return rows of text as aligned columns, with a line below the first row.
 
+    On a terminal that is narrower, the words of the head are stacked, and then the first column is cut.
+
     Args:
         rows: cells, row by row; the first row is the head.
         left: indices of the columns that are aligned to the left; the others are aligned to the right.
     """
+    (*head,), *body = rows
+    room = get_terminal_size().columns if sys.stdout.isatty() else math.inf
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    if sum(widths) + 2 * (len(widths) - 1) > room:
+        longest = [max(map(len, (*name.split(), *cells))) for name, *cells in zip(head, *body, strict=True)]
+        over = sum(longest) + 2 * (len(longest) - 1) - room
+        widths = [max(min(12, longest[0]), longest[0] - int(max(over, 0))), *longest[1:]]
+    stacked = [textwrap.wrap(name, width) or [""] for name, width in zip(head, widths, strict=True)]
+    tall = max(map(len, stacked))
+    heads = zip(*([""] * (tall - len(words)) + words for words in stacked), strict=True)
     lines = []
-    for row in rows:
+    for row in (*heads, *body):
+        cut = [cell if len(cell) <= w else f"{cell[: w - 1]}…" for cell, w in zip(row, widths, strict=True)]
         cells = [
-            cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(cut, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
-    lines.insert(1, "-" * max(map(len, lines)))
-    return "\n".join(lines)
+    rule = "-" * max(map(len, lines))
+    return "\n".join([*(styled(line, "bold") for line in lines[:tall]), styled(rule, "faint"), *lines[tall:]])
+
+
+def styled(text: str, style: Literal["bold", "faint", "red", "green"], stream: Any = None) -> str:
+    """The text in a style on a terminal; as it is elsewhere, or where NO_COLOR is set (https://no-color.org)."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not (stream or sys.stdout).isatty()
+    code = {"bold": 1, "faint": 2, "red": 31, "green": 32}[style]
+    return text if plain or not text else f"\033[{code}m{text}\033[0m"
 
 
 def print_json(values: Any) -> None:

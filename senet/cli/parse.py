@@ -6,7 +6,9 @@ A field is set by its path, `--optim.lr 0.05`, or by the end of its path where o
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import math
 import shutil
 import textwrap
 from collections.abc import Callable, Sequence
@@ -18,7 +20,6 @@ import senet.units.config  # noqa: F401  (so that the fields of every unit are k
 from senet.config import UnitConfig, field_docs, field_types, no_field, override
 from senet.errors import ConfigError, unknown
 from senet.models.net import Net
-from senet.models.registry import nets
 from senet.recipes.effects import check_effects
 from senet.recipes.recipe import DataRecipe, Recipe
 from senet.recipes.registry import get_recipe
@@ -27,6 +28,9 @@ SECTIONS = ("model", "data", "optim", "schedule", "train")
 
 FROM_THE_IMAGES = ("model.num_classes", "model.in_channels", "model.image_size")
 """Fields of a recipe's network that the data set decides."""
+
+OF_THE_DETECTOR = tuple(f"trunk.{name}" for name in ("num_classes", "in_channels", "image_size", "dropout", "se"))
+"""Fields of a detector's trunk that the detector decides."""
 
 ONLY_FOR_TRAINING = tuple(
     f"data.{name}"
@@ -64,6 +68,7 @@ class Option:
         metavar: how help calls the value.
         choices: the values that it can have; empty for any.
         low: smallest number that it can be; None for any.
+        high: largest number that it can be.
         rare: listed by `--help all` only.
     """
 
@@ -74,6 +79,7 @@ class Option:
     metavar: str = ""
     choices: tuple[str, ...] = ()
     low: float | None = None
+    high: float = math.inf
     rare: bool = False
 
     @property
@@ -96,6 +102,8 @@ class Option:
             raise unknown(self.flag, value, self.choices)
         if self.low is not None and not value >= self.low:
             raise ConfigError(f"{self.flag}: {text} is too small; expected: {self.low:g} or more")
+        if self.type is not str and value > self.high:
+            raise ConfigError(f"{self.flag}: {text} is too large; expected: at most {self.high:g}")
         return value
 
 
@@ -132,7 +140,7 @@ class Line:
 
     def beside(self, *allowed: str) -> list[str]:
         """The words, and the options but these, as they were typed."""
-        options = [name for name in self.given if name not in allowed] + [name for name, _ in self.fields]
+        options = [name for name in (*self.given, *(name for name, _ in self.fields)) if name not in allowed]
         return [*self.words, *(f"--{name.replace('_', '-')}" for name in options)]
 
 
@@ -174,10 +182,6 @@ class Parser:
     def switch(self, name: str, help: str, **how: Any) -> None:
         """An option without a value."""
         self.options[name] = Option(name, help, type=bool, default=False, **how)
-
-    def checkpoint(self) -> None:
-        """The word CHECKPOINT: a network that senet trained or converted."""
-        self.word("CHECKPOINT", help="a run folder, a .safetensors of senet, or a last.ckpt")
 
     def device(self, help: str = "device that computes; auto: a GPU if there is one") -> None:
         """The option --device."""
@@ -336,7 +340,7 @@ def is_flag(name: str) -> bool:
 def field_kinds() -> dict[str, Any]:
     """Name of every field of any recipe, network or unit -> its type."""
     parts = [hint for hint in field_types(Recipe).values() if dataclasses.is_dataclass(hint)]
-    classes = dict.fromkeys([*parts, *UnitConfig.kinds.values(), *map(type, nets().values())])
+    classes = dict.fromkeys([*parts, *UnitConfig.kinds.values(), *Net.known().values()])
     return {name: hint for cls in classes for name, hint in field_types(cls).items()}  # type: ignore[arg-type]
 
 
@@ -352,7 +356,8 @@ def leaves(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
     hidden = (
         FROM_THE_IMAGES if isinstance(config, Recipe) else ONLY_FOR_TRAINING if isinstance(config, DataOnly) else ()
     )
-    return [(p, h) for p, h in out if not p.startswith("model.stem.") and p not in hidden]
+    hidden += tuple(f"model.{name}" for name in OF_THE_DETECTOR)
+    return [(p, h) for p, h in out if ".stem." not in p and p not in hidden]
 
 
 def _is_table(hint: Any) -> bool:
@@ -420,6 +425,16 @@ def _columns(rows: Sequence[tuple[str, str, str]], width: int) -> str:
     return "\n".join(lines)
 
 
+def read_list(text: str) -> list[str]:
+    """The names of an option's text, separated by commas; one that has a comma is in double quotes, as in CSV.
+
+    >>> read_list('cat, "salt, pepper"')
+    ['cat', 'salt, pepper']
+    """
+    (names,) = csv.reader([" ".join(text.splitlines())], skipinitialspace=True) if text.strip() else ([],)
+    return [name.strip() for name in names if name.strip()]
+
+
 def data_fields(line: Line) -> DataOnly:
     """The fields of the images that a command measures on, with the defaults of the digits."""
     return DataOnly(get_recipe("digits").data)
@@ -433,6 +448,9 @@ def with_data(recipe: Recipe, line: Line) -> Recipe:
     """
     new = override(recipe, *line.assignments)
     check_effects(new, line.named)
-    if new.data.channels != recipe.data.channels:
-        raise ConfigError(f"data.mean: {new.data.channels} channels, and this network takes {recipe.data.channels}")
+    if new.data.channels != (channels := recipe.data.channels):
+        raise ConfigError(
+            f"data.mean: {new.data.mean!r} is for images of {new.data.channels} channels, and this network takes "
+            f"{channels}; expected: {channels} number{'s' * (channels > 1)}, and as many for data.std"
+        )
     return new

@@ -12,7 +12,7 @@ DESCRIPTION = """Write FOLDER/report.html: what was trained or measured there, t
 
 FOLDER is one that senet train, compare, reproduce or analyze wrote. The report is one file that works offline and
 loads nothing. The report of a run shows its gates once senet analyze has measured them. With --details it also shows
-the errors of each class, the confusions and the calibration of best.safetensors, measured on the run's own data and
+the errors of each class, the confusions and the calibration of the weights that it kept, measured on its own data and
 kept in evaluation.json."""
 
 
@@ -20,20 +20,22 @@ def run(argv: list[str]) -> int:
     """The command."""
     parser = Parser("report", "FOLDER", DESCRIPTION)
     parser.word("FOLDER", help="a folder of senet train, compare, reproduce or analyze")
-    parser.switch("details", help="evaluate best.safetensors: classes, confusions, calibration")
+    parser.switch("details", help="evaluate the weights that the run kept: classes, confusions, calibration")
+    parser.option("data", default="", metavar="FOLDER", help="with --details: where the run's images are now")
     parser.option("device", default="auto", choices=("auto", "cpu", "cuda"), help="where --details computes")
     parser.switch("json", help="print JSON")
     found = parser.read(argv)
     folder = Path(found["FOLDER"]).expanduser()
     if not folder.is_dir():
         raise RunError(f"{folder}: no such folder")
-    if found["device"] != "auto" and not found["details"]:
-        raise ConfigError("--device: has no effect without --details")
+    for name, default in (("device", "auto"), ("data", "")):
+        if found[name] != default and not found["details"]:
+            raise ConfigError(f"--{name}: has no effect without --details")
 
     if found["details"]:
         from senet.report.details import measure_details
 
-        measure_details(folder, device=found["device"], progress=not found["json"])
+        measure_details(folder, images=found["data"], device=found["device"], progress=not found["json"])
     from senet.report.folder import write_page
 
     path = write_page(folder)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from senet.cli import training
 from senet.cli.output import table
-from senet.cli.parse import Line, Parser, value_at
+from senet.cli.parse import Line, Parser, read_list, value_at
 from senet.cli.training_options import COMMON, check_resume, run_options
 from senet.config import override
 from senet.errors import ConfigError
@@ -18,6 +18,7 @@ from senet.experiments.experiment import Experiment, counted_seeds
 from senet.paper.registry import GROUPS, get_targets, targets
 from senet.recipes.effects import check_effects
 from senet.recipes.recipe import DataRecipe, OptimRecipe, Recipe, ScheduleRecipe, TrainRecipe
+from senet.recipes.registry import from_scratch
 from senet.recipes.scaling import scaled
 
 DESCRIPTION = """Run a table or figure of the paper: all its rows as fair twins, over several seeds, beside the paper's
@@ -54,8 +55,7 @@ def run(argv: list[str]) -> int:
     parser = _parser()
     line = parser.read(argv)
     if "resume" in line.given:
-        folder, seeds, jobs = check_resume(line)
-        return training.resume(folder, as_json=line["json"], seeds=seeds, jobs=jobs)
+        return training.resume(**check_resume(line))
     if not line.words:
         print(_listing())
         return 0
@@ -67,6 +67,7 @@ def run(argv: list[str]) -> int:
     experiments = []
     for experiment in _on_data(line):
         ours = with_network(changed(experiment, lambda recipe: _changed(recipe, line, notes)), line["network"])
+        ours = changed(ours, lambda recipe: training.started(recipe, line))
         lines = differs(originals[ours.name], ours)
         experiments.append(replace(ours, seeds=seeds_now, differs=lines, budget=line["budget"], commands=(command,)))
     data = line.config.data
@@ -99,7 +100,7 @@ def _protocol(line: Line) -> Protocol | None:
 def _on_data(line: Line) -> list[Experiment]:
     """The rows of the targets that the line names, or of a first one for help, on its images."""
     data, size = line.field("data", "data.name", "name") or "", line.field("image_size", "data.image_size") or ""
-    rows = [name.strip() for name in line["rows"].split(",") if name.strip()]
+    rows = read_list(line["rows"])
     pixels = int(size) if size.isdigit() else 0
     wanted = get_targets(tuple(line.words) or ("table4",))
     return [on_data(with_rows(target, rows), data, pixels) for target in wanted]
@@ -124,7 +125,7 @@ def _changed(recipe: Recipe, line: Line, notes: dict[str, None]) -> Recipe:
     recipe = shortened(recipe, named.get("train.epochs", recipe.train.epochs))
     recipe = override(recipe, *line.assignments)
     check_effects(recipe, line.named)
-    return recipe
+    return replace(recipe, model=from_scratch(recipe.model, recipe.train.weights))
 
 
 def _listing() -> str:

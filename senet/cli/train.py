@@ -10,7 +10,7 @@ from senet.cli import training
 from senet.cli.parse import Line, Parser
 from senet.cli.training_options import COMMON, check_resume, chosen_recipe, network_options, run_options
 from senet.errors import ConfigError
-from senet.experiments.experiment import comparison
+from senet.experiments.experiment import comparison, file_name
 from senet.models.registry import plain_twin
 from senet.recipes.effects import check_effects
 from senet.recipes.recipe import Recipe
@@ -26,7 +26,7 @@ set, by its path or by the end of it: --optim.lr 0.05 or --lr 0.05. `--data X` i
 
 EXAMPLES = (
     "senet train                                      # SE-ResNet-20 and its plain twin on digits",
-    "senet train se_resnet18 --data photos --epochs 20",
+    "senet train timm:resnet18+se --data photos --weights pretrained",
     "senet train --resume runs/pair-digits",
 )
 
@@ -34,22 +34,25 @@ EXAMPLES = (
 def run(argv: list[str]) -> int:
     """The command."""
     parser = Parser("train", "[MODEL]", DESCRIPTION, base=_base, examples=EXAMPLES, common=COMMON)
-    parser.word("MODEL", help="name of the network, see: senet models", count="*")
+    parser.word(
+        "MODEL",
+        help="a network (senet models), timm:NAME, torchvision:NAME, FILE.py:FUNCTION; +se inserts units",
+        count="*",
+    )
     network_options(parser)
     parser.option("seeds", type=int, default=1, metavar="N", help="number of seeds of a pair, from train.seed up")
     run_options(parser)
     parser.option("config", metavar="FILE", help="a recipe.yaml of another run, instead of --recipe", rare=True)
     line = parser.read(argv)
     if "resume" in line.given:
-        folder, seeds, jobs = check_resume(line)
-        return training.resume(folder, as_json=line["json"], seeds=seeds, jobs=jobs)
-    recipe = line.config
-    check_effects(recipe, line.named)
+        return training.resume(**check_resume(line))
+    check_effects(line.config, line.named)
+    recipe = training.started(line.config, line)
     notes = []
     if {"data.batch_size", "train.accumulate"} & {*line.named} and "optim.lr" not in line.named:
         notes = training.rate_note(line.base, recipe)
     is_pair = not line.words and not line["config"]
-    folder = training.folder_for(line["out"], f"{'pair' if is_pair else recipe.name}-{recipe.data.label}")
+    folder = training.folder_for(line["out"], f"{'pair' if is_pair else file_name(recipe.name)}-{recipe.data.label}")
     if not is_pair:
         for name in ("jobs", "seeds"):
             if name in line.given:

@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from senet.cli.output import print_json, progress, table
+from senet.cli.output import print_json, progress, styled, table
 from senet.cli.parse import Line
 from senet.config import override, to_dict
-from senet.errors import ConfigError, DataError
-from senet.experiments.change import shortened
-from senet.experiments.experiment import TOP1, Experiment, Row
+from senet.errors import ConfigError, DataError, SenetError
+from senet.experiments.change import changed, shortened
+from senet.experiments.experiment import BUILT_IN, Experiment, Row
 from senet.files import free_name
-from senet.recipes.recipe import Recipe
+from senet.foreign_models import code_option
+from senet.progress import span
+from senet.recipes.recipe import PARTS, Recipe
 from senet.recipes.scaling import scaled
-from senet.runs.folder import PLAN
+from senet.recipes.task import TASKS
+from senet.runs.evaluation import class_counts
+from senet.runs.folder import BEST, FINAL, PAGE, PLAN, RUNS
 from senet.runs.recipe_file import read_recipe
 
 if TYPE_CHECKING:
-    from senet.experiments.result import Result
+    from senet.experiments.result import Difference, Result
     from senet.runs.summary import RunSummary
 
 
 def folder_for(out: str, name: str) -> Path:
     """The folder that was asked for, or a free one in runs/."""
     return Path(out).expanduser() if out else free_name(Path("runs"), name)
+
+
+def started(recipe: Recipe, line: Line) -> Recipe:
+    """The recipe with what its weights decide: the network's function and the preparation of images."""
+    if not recipe.train.weights:
+        return recipe
+    from senet.training.weights import with_weights
+
+    return with_weights(recipe, line.named)
 
 
 def train_one(recipe: Recipe, folder: Path, line: Line, *, notes: Sequence[str] = ()) -> int:
@@ -37,6 +53,7 @@ def train_one(recipe: Recipe, folder: Path, line: Line, *, notes: Sequence[str] 
         line: The command line, with the options of `run_options`.
         notes: Lines to print before.
     """
+    recipe = placed(recipe)
     if line["plan"] or line["budget"]:
         alone = Experiment(
             name=recipe.name,
@@ -58,13 +75,18 @@ def train_one(recipe: Recipe, folder: Path, line: Line, *, notes: Sequence[str] 
 def _train_one(recipe: Recipe, folder: Path, *, as_json: bool, resumed: bool = False) -> int:
     from senet.experiments.queue import open_images
     from senet.report.folder import write_page
-    from senet.training.run import train
+    from senet.training.run import device_of, train
 
     with progress(as_json):
-        announce(recipe.name, recipe)
         data = open_images(recipe.data, recipe.train.seed)
-        print(data.source)
+        device_of(recipe)
+        announce(recipe.name, recipe)
+        parts = [f"{len(split):,} {PARTS[name]}" for name, split in data.parts.items()]
+        numbers = data.train.targets.bincount(minlength=len(data.classes)).tolist()
+        counts = class_counts(dict(zip(data.classes, numbers, strict=True)))
+        print(f"{data.source}: {', '.join(parts)}; training images: {counts}", *data.notes, sep="\n")
         summary = train(recipe, data, folder, resume=resumed).summary
+        details_of([folder])
         report = write_page(folder)
         if not as_json:
             print_summary(summary, folder)
@@ -93,6 +115,12 @@ def train_experiments(
     Returns:
         The exit status: 1 where a run failed.
     """
+    experiments = [changed(experiment, placed) for experiment in experiments]
+    if not line["plan"]:
+        # Before the time of a step is measured.
+        from senet.training.launch import check_one_process
+
+        check_one_process()
     with progress(line["json"]):
         experiments = planned(experiments, folder, line, notes=notes)
     from senet.experiments.plan import added_to
@@ -110,12 +138,24 @@ def train_experiments(
     return _print_results(results, folder, as_json=line["json"])
 
 
-def resume(folder: Path, *, as_json: bool, seeds: int = 0, jobs: int = 0) -> int:
+def placed(recipe: Recipe) -> Recipe:
+    """The recipe with whole paths, so that its images and weights are found from any folder."""
+    if os.path.exists(weights := os.path.abspath(os.path.expanduser(recipe.train.weights))) and recipe.train.weights:
+        recipe = replace(recipe, train=replace(recipe.train, weights=weights))
+    d = recipe.data
+    if d.name in BUILT_IN:
+        return replace(recipe, data=replace(d, root=os.path.abspath(os.path.expanduser(d.root))))
+    folder = os.path.abspath(os.path.expanduser(d.name))
+    return replace(recipe, data=replace(d, name=folder)) if os.path.isdir(folder) else recipe
+
+
+def resume(folder: Path, *, as_json: bool, images: str = "", seeds: int = 0, jobs: int = 0) -> int:
     """Continue the run or the experiments in a folder.
 
     Args:
         folder: What `--resume` names.
         as_json: Print JSON.
+        images: Folder that the images are in now; "" where they are still where they were.
         seeds: Number of seeds from now on; 0 for those of the plan.
         jobs: Runs side by side; 0 for as many as before.
 
@@ -124,17 +164,18 @@ def resume(folder: Path, *, as_json: bool, seeds: int = 0, jobs: int = 0) -> int
         RunError: It is neither the folder of a run nor of an experiment, or its run is finished.
     """
     from senet.experiments.plan import read_plan
-    from senet.experiments.runner import resume, with_seeds
+    from senet.experiments.runner import moved, resume, with_seeds
     from senet.runs.folder import RECIPE
 
     if (folder / RECIPE).is_file():
         for name, value in (("seeds", seeds), ("jobs", jobs)):
             if value:
                 raise ConfigError(f"--{name}: has no effect, {folder} is the folder of one run")
-        return _train_one(read_recipe(folder), folder, as_json=as_json, resumed=True)
+        recipe = read_recipe(folder)
+        return _train_one(moved(recipe, images) if images else recipe, folder, as_json=as_json, resumed=True)
     with progress(as_json):
         say = counting(folder, with_seeds(read_plan(folder), seeds).experiments)
-        results = resume(folder, seeds=seeds, jobs=jobs, announce=announce, say=say)
+        results = resume(folder, images=images, seeds=seeds, jobs=jobs, announce=announce, say=say)
     return _print_results(results, folder, as_json=as_json)
 
 
@@ -145,6 +186,7 @@ def _print_results(results: Sequence[Result], folder: Path, *, as_json: bool) ->
         for result in results:
             if (gates := folder / f"{result.name}-gates").is_dir():
                 write_page(gates)
+        write_run_pages(results, folder)
         report = write_page(folder)
     if as_json:
         found = [to_dict(result) for result in results]
@@ -153,14 +195,44 @@ def _print_results(results: Sequence[Result], folder: Path, *, as_json: bool) ->
         for result in results:
             print_result(result, folder)
         last = next((name for name in reversed(results[-1].rows[-1].runs)), "")
+        code = code_option(results[-1].rows[-1].name)
         print(
             f"\nreport    {report}\n"
             f"tables    {folder}/{results[0].name}.md, .png\n"
-            f"evaluate  senet evaluate {folder}/runs/{last}\n"
-            f"predict   senet predict {folder}/runs/{last} IMAGE...\n"
+            f"evaluate  senet evaluate {folder}/runs/{last}{code}\n"
+            f"predict   senet predict {folder}/runs/{last} IMAGE...{code}\n"
             f"again     senet train --resume {folder}   (more seeds: --seeds {len(results[0].seeds) + 1})"
         )
     return 1 if any(result.failed for result in results) else 0
+
+
+def write_run_pages(results: Sequence[Result], folder: Path) -> None:
+    """Write the page of each finished run that has none yet; with details, of the first seed of each row."""
+    from senet.report.folder import write_page
+    from senet.runs.summary import read_summary
+
+    rows = [row for result in results for row in result.rows]
+    names = dict.fromkeys(name for row in rows for name in row.runs)
+    new = [
+        name
+        for name in names
+        if not (folder / RUNS / name / PAGE).is_file() and read_summary(folder / RUNS / name) is not None
+    ]
+    first = {row.runs[0] for row in rows if row.runs}
+    details_of([folder / RUNS / name for name in new if name in first])
+    for name in new:
+        write_page(folder / RUNS / name)
+
+
+def details_of(folders: Sequence[Path]) -> None:
+    """Measure what the pages of runs show beside curves; where that fails, the pages lack it and a line says why."""
+    from senet.report.details import measure_details
+
+    for folder in folders:
+        try:
+            measure_details(folder, device=read_recipe(folder).train.device, progress=True)
+        except SenetError as error:
+            print(f"no mistakes and gates on the page of {folder.name}: {error}")
 
 
 def planned(
@@ -168,7 +240,7 @@ def planned(
 ) -> list[Experiment]:
     """Print what is to be trained, then how long it takes; with a budget, choose the epochs.
 
-    The rows are printed before torch is imported.
+    With --plan, the rows are printed before torch is imported.
 
     Args:
         experiments: What is trained.
@@ -181,7 +253,6 @@ def planned(
         DataError: The images are absent, and it is not the plan alone that is asked for.
     """
     from senet.experiments.budget import as_before, read_span, within
-    from senet.experiments.plan import Plan, read_plan
 
     if line["budget"] and "train.epochs" in line.named:
         raise ConfigError("--budget: chooses the epochs; --epochs beside it would have no effect")
@@ -192,6 +263,15 @@ def planned(
         shorter = shortened(recipe, epochs)
         return override(shorter, *(text for text in line.assignments if not text.startswith("model.")))
 
+    from senet.experiments.plan import Plan, read_plan
+
+    clock, jobs = None, line["jobs"] or 0
+    if not line["plan"]:
+        # What would stop the runs is said before what they are.
+        from senet.experiments.estimate import EpochClock
+
+        jobs = jobs or default_jobs()
+        clock = EpochClock([recipe for e in experiments for recipe in e.trained.values()], jobs)
     for experiment in experiments:
         print_plan(experiment, " at most" if budget else "")
     runs = Plan(experiments=tuple(experiments)).runs
@@ -206,11 +286,11 @@ def planned(
 
     from senet.experiments.estimate import EpochClock, time_left
 
-    jobs = line["jobs"] or default_jobs()
+    jobs = jobs or default_jobs()
     try:
-        clock = EpochClock([recipe for e in experiments for recipe in e.trained.values()], jobs)
+        clock = clock or EpochClock([recipe for e in experiments for recipe in e.trained.values()], jobs)
     except DataError as error:
-        if budget or not line["plan"]:
+        if budget:
             raise
         print(f"no estimate: {error}")
         return list(experiments)
@@ -219,7 +299,8 @@ def planned(
     if line["budget"]:
         for name, recipe in Plan(experiments=tuple(experiments)).runs.items():
             print(f"  {name}: {epochs(recipe.train.epochs)}")
-    print("\n".join(time_left(experiments, folder, clock)), flush=True)
+    said = dict.fromkeys(line for counts in clock.counts.values() for line in (*counts.said, counts.words))
+    print("\n".join([*said, *time_left(experiments, folder, clock)]), flush=True)
     return list(experiments)
 
 
@@ -233,10 +314,16 @@ def counting(folder: Path, experiments: Sequence[Experiment]) -> Callable[[str, 
     if finished == len(runs):
         print(f"{folder}: finished already; nothing to train")
 
+    began, before = time.monotonic(), finished
+
     def say(name: str, outcome: str) -> None:
         nonlocal finished
         finished += outcome == "done"
-        print(f"[{finished} of {len(runs)}] {name}: {outcome}", flush=True)
+        left = ""
+        if before < finished < len(runs):
+            each = (time.monotonic() - began) / (finished - before)
+            left = f"; about {span(each * (len(runs) - finished))} left for the others"
+        print(f"[{finished} of {len(runs)}] {name}: {outcome}{left}", flush=True)
 
     return say
 
@@ -249,7 +336,9 @@ def default_jobs() -> int:
 
 
 def rate_note(base: Recipe, recipe: Recipe) -> list[str]:
-    """What the learning rate would be in proportion to another batch, as lines; it is not changed unasked."""
+    """What SGD's learning rate would be in proportion to another batch, as lines; it is not changed unasked."""
+    if recipe.optim.kind != "sgd":
+        return []
     wanted = scaled(base, recipe.data.batch_size, recipe.train.accumulate)[0].optim.lr
     if wanted == recipe.optim.lr:
         return []
@@ -296,32 +385,48 @@ def _print_differs(lines: Sequence[str]) -> None:
 
 def print_summary(summary: RunSummary, folder: Path) -> None:
     """Print one run's result, and what can be done with it."""
-    best = f"best {summary.best_top1_error:.2f} % in epoch {summary.best_epoch}"
+    s, kept = summary, FINAL if summary.best_epoch is None else BEST
+    code = code_option(s.model)
+    task = TASKS[s.task]
+    best = "test images choose no epoch, so the last is kept"
+    if s.best_epoch and s.best is not None:
+        best = f"{'highest' if task.higher else 'lowest'} validation {task.word} {s.best:.2f} % in epoch {s.best_epoch}"
+    figure = s.measured[task.main]
+    shown = f"{task.word} {figure:.2f} %" if figure is not None else f"no {task.word}: nothing is annotated"
+    things = "objects" if s.task == "detection" else "images"
+    when = f"after {epochs(s.epochs)}" if s.epoch == s.epochs else f"with the weights of epoch {s.epoch} of {s.epochs}"
     print(
-        f"\n{summary.model}: test error {summary.top1_error:.2f} % after {epochs(summary.epochs)}, {best} "
-        f"({summary.test_images:,} images)\n"
-        f"report      {folder}/report.html   (with classes and calibration: senet report {folder} --details)\n"
-        f"checkpoint  {folder}/best.safetensors\n"
-        f"evaluate    senet evaluate {folder}\n"
-        f"predict     senet predict {folder} IMAGE..."
+        f"\n{s.model}: {PARTS[s.part]} {shown} {when} ({s.eval_images:,} images); {best}\n"
+        f"classes     {class_counts(s.class_images, things.removesuffix('s'))}\n"
+        + "".join(f"note        {note}\n" for note in s.notes)
+        + f"report      {folder}/report.html\n"
+        f"checkpoint  {folder}/{kept}\n"
+        f"evaluate    senet evaluate {folder}{code}\n"
+        f"predict     senet predict {folder} IMAGE...{code}"
     )
+
+
+def _step_time(d: Difference) -> str:
+    return f"{d.step_ratio:.2f} x{' (within noise)' if d.is_step_noise else ''}"
 
 
 def print_result(result: Result, folder: Path) -> None:
     """Print a result: errors and costs of the rows, beside the paper's, and the paired differences."""
-    print(f"\n{result.name}: {result.title}")
+    print(styled(f"\n{result.name}: {result.title}", "bold"))
     for name, why in result.failed.items():
         print(f"failed: {name}: {why}")
     if not result.finished:
         print("no run has finished")
         return
+    if result.sentence and not result.has_printed:
+        print(styled(result.sentence, "green" if result.difference and result.difference.is_shown else "bold"))
     print(f"{result.where}\n")
-    paper = ["the paper's"] if result.has_printed else []
+    paper, error = ["the paper's"] if result.has_printed else [], f"{PARTS[result.part]} {result.of.word}, %"
     lines: list[tuple[str, ...]] = [
-        ("row", "test error, %", *paper, "n", "parameters", "multiply-adds", "ms per step", "training, s")
+        ("row", error, *paper, "n", "parameters", "multiply-adds", "ms per step", "training, s")
     ]
     for row in result.rows:
-        e = row.errors[TOP1]
+        e = row.errors[result.main]
         printed = [f"{e.printed:.2f}" if e.printed is not None else ""] if paper else []
         costs = (
             ("", "", "", "")
@@ -330,15 +435,13 @@ def print_result(result: Result, folder: Path) -> None:
         )
         lines.append((row.name, e.text, *printed, str(row.finished or ""), *costs))
     print(table(lines))
-    differences = [d for d in result.differences if d.measure == TOP1]
+    differences = [d for d in result.differences if d.measure == result.main]
     if differences:
         lines = [("difference", "points", "95 % interval", "n", "step time", *paper, "")]
         for d in differences:
             printed = ["" if d.printed is None else f"{d.printed:+.2f}"] if paper else []
             interval = d.interval or "-"
-            lines.append(
-                (d.label, f"{d.mean:+.2f}", interval, str(d.seeds), f"{d.step_ratio:.2f} x", *printed, d.verdict)
-            )
+            lines.append((d.label, f"{d.mean:+.2f}", interval, str(d.seeds), _step_time(d), *printed, d.verdict))
         print(f"\n{table(lines)}")
         if all(d.low is None for d in differences):
             print(f"one seed, so no interval; for one: senet train --resume {folder} --seeds 3")

@@ -1,4 +1,4 @@
-"""The options of `evaluate` and `ensemble` that choose the views of an image."""
+"""The options of commands that measure on images: which images, which classes, which views of an image."""
 
 from __future__ import annotations
 
@@ -6,10 +6,30 @@ from typing import TYPE_CHECKING
 
 from senet.cli.parse import Line, Parser
 from senet.errors import ConfigError
-from senet.recipes.recipe import DataRecipe
+from senet.recipes.recipe import PARTS, DataRecipe
 
 if TYPE_CHECKING:
     from senet.evaluation.crops import Views
+
+
+def add_part(parser: Parser) -> None:
+    """Declare --part."""
+    parser.option(
+        "part",
+        choices=tuple(PARTS),
+        help="images to take; by default test where there are some, else val; all of a folder without parts, "
+        "but what was held out of the run's own",
+    )
+
+
+def add_among(parser: Parser) -> None:
+    """Declare --among."""
+    parser.option(
+        "among",
+        default="all",
+        choices=("all", "present"),
+        help="where the images have some of the network's classes only: the best answer of all, or of these",
+    )
 
 
 def add_views(parser: Parser) -> None:

@@ -2,39 +2,49 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 from senet.errors import ConfigError, RunError
-from senet.experiments.experiment import TOP1
 from senet.experiments.result import Difference, Result, read_results
 from senet.files import write_text
-from senet.models.describe import Description, describe
-from senet.recipes.recipe import Recipe
+from senet.foreign_models import describe_network
+from senet.models.describe import Description
+from senet.models.other import OtherNet
+from senet.recipes.recipe import PARTS, Recipe
+from senet.recipes.task import Task
+from senet.report.card import draw_card
 from senet.report.page import Cell, Headline, Page
 from senet.report.render import render
-from senet.report.words import count, is_number
+from senet.report.words import NONE, count, is_number
+from senet.runs.detection import read_detection
 from senet.runs.environment import read_environment
-from senet.runs.evaluation import Evaluation, read_evaluation
-from senet.runs.folder import PAGE, PLAN, RECIPE, RESULT, RUNS
-from senet.runs.gates import GatesOnPage, read_gates
-from senet.runs.metrics import Epoch, read_metrics
+from senet.runs.evaluation import COUNTED, Evaluation, class_counts, interval, read_evaluation
+from senet.runs.folder import CARD, PAGE, PLAN, RECIPE, RESULT, RUNS
+from senet.runs.gates import GatesOnPage, read_gates, worth
+from senet.runs.metrics import Epoch, best_epoch, read_metrics
 from senet.runs.recipe_file import read_recipe
 from senet.runs.summary import RunSummary, read_summary
 from senet.weights.ilsvrc import named
 
+STILL = 0.99
+"""An inserted unit with at least this share of its gates near 1, where it started, has hardly moved."""
+
 
 def write_page(folder: Path) -> Path:
-    """Write report.html into a folder of any kind and return its path.
+    """Write report.html and its picture into a folder of any kind and return the page's path.
 
     Raises:
         RunError: See `page_of`; or the file cannot be written.
     """
-    path = folder / PAGE
-    write_text(path, render(page_of(folder)))
+    path, page = folder / PAGE, page_of(folder)
+    draw_card(folder / CARD, page)
+    write_text(path, render(page, card=CARD))
     return path
 
 
@@ -68,15 +78,35 @@ def run_page(folder: Path) -> Page:
     evaluation = read_evaluation(folder)
     last, done = history[-1], len(history)
     when = "after the last epoch" if summary else f"after epoch {done}"
+    task = recipe.task
+    part, figure, images = last.part, last.measured[task.main], last.eval_images
+    if summary:
+        part, figure, images = summary.part, summary.measured[task.main], summary.eval_images
+        when = f"with the weights of epoch {summary.epoch}" if summary.epoch < done else when
+    value = math.nan if figure is None else figure
+    headline, best = _headline(task, f"{PARTS[part]} {task.word} {when}", value, images), None
+    if last.part == "val":
+        chosen = best_epoch(history, task)
+        best_value = chosen.measured[task.main]
+        best = Headline(
+            label=f"{PARTS['val']} {task.word} of the best epoch, {chosen.epoch}",
+            value=math.nan if best_value is None else best_value,
+            note="" if best_value is None or task.higher else _count(best_value, last.eval_images),
+            is_sure=headline.is_sure,
+        )
     return Page(
         kind="Run",
         title=recipe.name,
+        sentence="" if task.higher else _error_sentence(value, images, f"{PARTS[part]} images", when),
         subtitle=_run_sentence(recipe, done, is_finished=summary is not None),
-        headline=_error_headline(f"top-1 error {when}", last.test_top1_error, last.test_images),
-        facts=_run_facts(history, summary, evaluation),
+        headline=headline,
+        best=best,
+        facts=_run_facts(history, summary, evaluation, task),
+        notes=summary.notes if summary else (),
         curves={recipe.name: [history]},
-        gates=read_gates(folder) or read_gates(folder / "analysis"),
+        gates=read_gates(folder / "analysis") or read_gates(folder),
         evaluation=evaluation and _with_words(evaluation),
+        detection=read_detection(folder),
         cost=_cost(recipe),
         recipe=recipe,
         seeds=(recipe.train.seed,),
@@ -107,13 +137,26 @@ def experiment_page(folder: Path, results: Sequence[Result]) -> Page:
     return Page(
         kind="Reproduction" if is_printed else "Comparison",
         title=_title(results, is_printed),
+        sentence=alone.sentence if alone and not is_printed else "",
         subtitle=alone.where if alone else "",
         headline=_difference_headline(alone) if alone else None,
+        links={
+            row.name: found
+            for row in (alone.rows if alone else ())
+            if (
+                found := [
+                    (seed, f"{RUNS}/{quote(name)}/{PAGE}")
+                    for seed, name in zip(alone.seeds if alone else (), row.runs, strict=True)
+                    if (folder / RUNS / name / PAGE).is_file()
+                ]
+            )
+        },
         facts=[
             ("runs finished", f"{len(summaries)} of {len(planned)}"),
             ("training, hours", round(sum(s.train_seconds for s in summaries) / 3600, 2)),
             *_verdicts(results, is_printed),
         ],
+        notes=tuple(_still_units(finished.values())),
         results=results,
         curves={
             row.name if alone else f"{result.name}, {row.name}": histories
@@ -138,6 +181,7 @@ def gates_page(gates: GatesOnPage) -> Page:
     return Page(
         kind="Gates",
         title=gates.model or "Gates",
+        sentence=worth(error, gates.ablation, gates.images),
         subtitle=f"{_plural(len(gates.units), 'unit')} over {count(gates.images)} images. {gates.source}".strip(),
         headline=None if error is None else _error_headline("top-1 error on these images", error, gates.images),
         gates=gates,
@@ -145,17 +189,22 @@ def gates_page(gates: GatesOnPage) -> Page:
 
 
 def _run_facts(
-    history: Sequence[Epoch], summary: RunSummary | None, evaluation: Evaluation | None
+    history: Sequence[Epoch], summary: RunSummary | None, evaluation: Evaluation | None, task: Task
 ) -> list[tuple[str, Cell]]:
-    last, best = history[-1], min(history, key=lambda epoch: epoch.test_top1_error)
+    last = history[-1]
+    measured = summary.measured if summary else last.measured
+    loss = measured.get("loss")
     facts: list[tuple[str, Cell]] = [
-        ("top-1 error, lowest", f"{best.test_top1_error:.2f} % (epoch {best.epoch})"),
-        ("top-5 error", f"{last.test_top5_error:.2f} %"),
-        ("loss", f"{last.test_loss:.4f}"),
+        *((words, _percent(measured[m])) for m, words in task.measures.items() if m != task.main),
+        ("loss" if loss is not None else "training loss", f"{last.train['loss'] if loss is None else loss:.4f}"),
         ("training images", last.train_images),
-        ("test images", last.test_images),
+        (f"{PARTS[last.part]} images", last.eval_images),
     ]
     if summary:
+        if summary.part != last.part:
+            facts.append((f"{PARTS[summary.part]} images", summary.eval_images))
+        things = "objects" if task.name == "detection" else "images"
+        facts.append((f"training {things} by class", class_counts(summary.class_images, things.removesuffix("s"))))
         if summary.skipped_images:
             facts.append(("unreadable images", len(summary.skipped_images)))
         facts += [
@@ -166,7 +215,7 @@ def _run_facts(
         ]
     if evaluation:
         epoch = "" if evaluation.epoch is None else f" (epoch {evaluation.epoch})"
-        facts.append(("classes and calibration", f"of best.safetensors{epoch}"))
+        facts.append(("classes and calibration", f"of the weights that were kept{epoch}"))
     return facts
 
 
@@ -188,58 +237,95 @@ def _with_words(evaluation: Evaluation) -> Evaluation:
 def _cost(recipe: Recipe) -> Description | None:
     """What a recipe's network costs; None for one that cannot be counted, such as a user's own table."""
     try:
-        return describe(recipe.model, recipe.data.image_size)
+        return describe_network(recipe.model, recipe.data.image_size)
     except ConfigError:
         return None
+
+
+def _headline(task: Task, label: str, figure: float, images: int) -> Headline:
+    """A task's figure; an error has an interval, and no interval of AP is known from one run."""
+    if task.higher:
+        return Headline(label=label, value=figure, note=f"{images:,} images; higher is better.", is_sure=True)
+    return _error_headline(label, figure, images)
+
+
+def _percent(value: float | None) -> str:
+    return NONE if value is None else f"{value:.2f} %"
 
 
 def _error_headline(label: str, error: float, images: int) -> Headline:
     """An error in percent with Wilson's interval for this number of images."""
     if not images or not is_number(error):
         return Headline(label=label, value=error)
-    from scipy.stats import binomtest
-
-    wrong = round(error * images / 100)
-    interval = binomtest(wrong, images).proportion_ci(0.95, method="wilson")
+    low, high = interval(error, images)
     return Headline(
         label=label,
         value=error,
-        low=100 * interval.low,
-        high=100 * interval.high,
-        note=f"The interval covers the choice of the {count(images)} images, not of the seed.",
+        low=low,
+        high=high,
+        note=_count(error, images),
+        is_sure=high - low <= error,
     )
 
 
 def _difference_headline(result: Result) -> Headline | None:
-    """The difference of top-1 error, of an experiment that has exactly one."""
-    differences = [d for d in result.differences if d.measure == TOP1]
-    if len(differences) != 1:
+    d = result.difference
+    if d is None:
         return None
-    d = differences[0]
     return Headline(
         label=d.label,
         value=d.mean,
-        unit="points of error",
+        unit=f"points of {result.of.word}",
         low=d.low,
         high=d.high,
         is_difference=True,
-        note=f"{_conclusion(d)} Paired over {_plural(d.seeds, 'seed')}.",
+        note=_conclusion(d, result),
+        is_sure=d.is_shown,
     )
 
 
-def _conclusion(d: Difference) -> str:
+def _conclusion(d: Difference, result: Result) -> str:
     if d.low is None or d.high is None:
         return "One seed, so there is no interval."
-    if d.low <= 0 <= d.high:
-        return "The interval contains zero: no difference is shown."
-    return f"The interval excludes zero: {'fewer' if d.high < 0 else 'more'} errors."
+    if not d.is_shown:
+        return f"The interval contains zero: no difference is shown. Paired over {d.seeds} seeds."
+    few, many = ("lower", "higher") if result.of.higher else ("fewer", "more")
+    return f"The interval excludes zero: {few if d.high < 0 else many} {result.words}. Paired over {d.seeds} seeds."
+
+
+def _error_sentence(error: float, images: int, words: str, when: str) -> str:
+    if not images or not is_number(error):
+        return ""
+    if images >= COUNTED:
+        return f"{error:.2f} % of {images:,} {words} are wrong {when}."
+    count = round(error * images / 100)
+    return f"{count} of {images} {words} {'is' if count == 1 else 'are'} wrong {when}."
+
+
+def _count(error: float, images: int) -> str:
+    return f"{round(error * images / 100)} of {images} images" if images < COUNTED else ""
+
+
+def _still_units(runs: Iterable[Path]) -> Iterator[str]:
+    """A note on each run whose inserted units hardly moved, of those whose gates were measured."""
+    for folder in runs:
+        recipe, gates = read_recipe(folder), read_gates(folder)
+        if gates is None or not isinstance(recipe.model, OtherNet) or recipe.model.se is None:
+            continue
+        near = [unit.near_one for unit in gates.units if unit.near_one is not None]
+        if near and min(near) >= STILL:
+            share, seed = int(100 * min(near)), recipe.train.seed
+            yield (
+                f"{recipe.name}, seed {seed}: {share} % or more of each unit's gates are within 0.05 of 1, "
+                "where inserted units start, so they do next to nothing; train longer, or at a higher rate"
+            )
 
 
 def _verdicts(results: Sequence[Result], is_printed: bool) -> list[tuple[str, Cell]]:
     """How many differences agree with the paper, disagree, and so on."""
     if not is_printed:
         return []
-    verdicts = [d.verdict for result in results for d in result.differences if d.measure == TOP1]
+    verdicts = [d.verdict for result in results for d in result.differences if d.measure == result.main]
     return [(f"differences: {word}", verdicts.count(word)) for word in dict.fromkeys(verdicts)]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from senet.experiments.result import Result
+from senet.runs.detection import DetectionEvaluation
 from senet.runs.environment import Environment
 from senet.runs.evaluation import Evaluation
 from senet.runs.gates import GatesOnPage
@@ -32,6 +33,7 @@ class Headline:
         high: Upper end.
         is_difference: Whether to print a sign and to draw the interval beside zero.
         note: A sentence about the interval.
+        is_sure: Whether the interval excludes that there is nothing; otherwise the number is printed small.
     """
 
     label: str
@@ -41,6 +43,7 @@ class Headline:
     high: float | None = None
     is_difference: bool = False
     note: str = ""
+    is_sure: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +53,18 @@ class Page:
     Attributes:
         kind: "Run", "Comparison", "Reproduction" or "Gates", printed above the title.
         title: Heading of the page.
-        subtitle: A sentence below it.
+        sentence: The result as one would say it.
+        subtitle: What it was measured on.
         headline: The result in one number.
+        best: The same of the best epoch, beside it.
+        links: Name of a network -> pairs of a seed and the page of its run.
         facts: Labels and values of the overview.
+        notes: What to know before believing the headline, a line each.
         results: Results of experiments.
         curves: Name of a network -> the epochs of each of its runs.
         gates: Gates of a network over a data set.
         evaluation: Errors by class, confusions and calibration.
+        detection: What a detector finds: examples, curves and AP by class.
         cost: Parameters and multiply-adds of the network of `recipe`.
         recipe: How the network was trained; of an experiment, its last network.
         seeds: Seeds of all runs.
@@ -66,13 +74,18 @@ class Page:
 
     kind: str
     title: str
+    sentence: str = ""
     subtitle: str = ""
     headline: Headline | None = None
+    best: Headline | None = None
+    links: Mapping[str, Sequence[tuple[int, str]]] = field(default_factory=dict)
     facts: Sequence[tuple[str, Cell]] = ()
+    notes: Sequence[str] = ()
     results: Sequence[Result] = ()
     curves: Mapping[str, Sequence[Sequence[Epoch]]] = field(default_factory=dict)
     gates: GatesOnPage | None = None
     evaluation: Evaluation | None = None
+    detection: DetectionEvaluation | None = None
     cost: Description | None = None
     recipe: Recipe | None = None
     seeds: Sequence[int] = ()

@@ -10,11 +10,13 @@ from typing import Any
 import yaml
 
 from senet.config import to_dict
-from senet.experiments.experiment import TOP1
 from senet.experiments.result import Difference, Result, RowResult
+from senet.recipes.recipe import PARTS
+from senet.recipes.task import DETECTION
 from senet.report.page import Page
 from senet.report.words import NONE, count, interval, is_number, number, short
-from senet.runs.evaluation import Evaluation
+from senet.runs.evaluation import COUNTED, Evaluation
+from senet.runs.gates import worth
 
 Values = Mapping[str, Any]
 
@@ -58,40 +60,54 @@ def overview(page: Page) -> Values:
     alone = page.results[0] if len(page.results) == 1 else None
     return {
         "scale": Scale.around([0.0, h.value, h.low, h.high]) if h and h.is_difference and is_number(h.value) else None,
-        "networks": _networks(alone) if alone and not alone.has_printed else [],
+        "networks": _networks(alone, page.links) if alone and not alone.has_printed else [],
     }
 
 
-def _networks(result: Result) -> list[Values]:
-    """Each network's errors as dots on a common axis, and its costs beside those of the first one."""
-    scale = Scale.around(e for row in result.rows for e in row.errors[TOP1].by_seed)
+def _networks(result: Result, links: Mapping[str, Sequence[tuple[int, str]]]) -> list[Values]:
+    """Each network's errors as dots on a common axis, its costs beside those of the first one, and its runs."""
+    main = result.main
+    scale = Scale.around(e for row in result.rows for e in row.errors[main].by_seed)
+    differences = {d.row: d for d in result.differences if d.measure == main and d.minus == result.rows[0].name}
+    few = 0 < result.eval_images < COUNTED and not result.of.higher
     networks = []
     for i, row in enumerate(result.rows):
-        errors = [e for e in row.errors[TOP1].by_seed if is_number(e)]
+        errors = [e for e in row.errors[main].by_seed if is_number(e)]
         seeds = f"{len(errors)} seed{'' if len(errors) == 1 else 's'}"
         networks.append(
             {
                 "name": row.name,
                 "colour": f"var(--c{i % COLOURS})",
-                "errors": row.errors[TOP1],
+                "errors": row.errors[main],
                 "dots": [(scale.place(e), f"{number(e)} %") for e in errors],
                 "scale": scale,
                 "seeds": seeds,
                 "label": f"{seeds}: {', '.join(map(number, errors))} %",
-                "costs": _costs(row, result.rows[0] if i else None),
+                "counts": f"{_counts(errors, result.eval_images)} of {result.eval_images}" if few and errors else "",
+                "costs": _costs(row, result.rows[0] if i else None, differences.get(row.name)),
+                "links": links.get(row.name, ()),
             }
         )
     return networks
 
 
-def _costs(row: RowResult, first: RowResult | None) -> list[tuple[str, str, str]]:
+def _counts(errors: Sequence[float], images: int) -> str:
+    """Wrong answers of each run: "1", "1 to 3"."""
+    low, high = (round(f(errors) * images / 100) for f in (min, max))
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def _costs(row: RowResult, first: RowResult | None, d: Difference | None) -> list[tuple[str, str, str]]:
     """Name, value and excess over the first network, in percent, of parameters, multiply-adds and time per step."""
     costs = []
     for field, name in (("params", "parameters"), ("macs", "multiply-adds"), ("step_ms", "ms per step")):
         value, base = getattr(row, field), getattr(first, field, None)
         if value is not None:
             shown = number(value, 1) if field == "step_ms" else short(value)
-            costs.append((name, shown, f"{number(100 * value / base - 100, 1, signed=True)} %" if base else ""))
+            more = f"{number(100 * value / base - 100, 1, signed=True)} %" if base else ""
+            if d is not None and field == "step_ms" and d.is_step_noise:
+                more += ", within noise"
+            costs.append((name, shown, more))
     return costs
 
 
@@ -102,7 +118,7 @@ def results(page: Page) -> Values | None:
     """
     is_printed = any(result.has_printed for result in page.results)
     is_in_overview = len(page.results) == 1 and not is_printed
-    if not page.results or (is_in_overview and len(page.results[0].differences) < 2 and not page.results[0].failed):
+    if not page.results or (is_in_overview and page.results[0].difference and not page.results[0].failed):
         return None
     return {
         "title": "Ours beside the paper's" if is_printed else "Differences",
@@ -111,7 +127,7 @@ def results(page: Page) -> Values | None:
                 "result": result,
                 "table": None if is_in_overview else _table(result),
                 "differences": [
-                    _differences(result.measures[measure], [d for d in result.differences if d.measure == measure])
+                    _differences(measure, [d for d in result.differences if d.measure == measure], result)
                     for measure in result.shown
                     if any(d.measure == measure for d in result.differences)
                 ],
@@ -139,7 +155,7 @@ def _table(result: Result) -> Values:
     return {"columns": [*columns, "n", "parameters"], "rows": rows}
 
 
-def _differences(measure: str, differences: Sequence[Difference]) -> Values:
+def _differences(measure: str, differences: Sequence[Difference], result: Result) -> Values:
     rows = []
     for d in differences:
         notes = [interval(d.low, d.high, signed=True), f"n = {d.seeds}"]
@@ -147,7 +163,9 @@ def _differences(measure: str, differences: Sequence[Difference]) -> Values:
             notes.append(f"paper {number(d.printed, signed=True)}")
         rows.append({"difference": d, "note": ", ".join(filter(None, [*notes, d.verdict]))})
     return {
-        "caption": f"Differences in {measure}",
+        "caption": f"Differences in {result.measures[measure]}",
+        "word": result.of.word,
+        "ends": ("lower AP", "higher AP") if result.of.higher else ("fewer errors", "more errors"),
         "scale": Scale.around(v for d in differences for v in (0.0, d.mean, d.low, d.high, d.printed)),
         "rows": rows,
         "is_printed": any(d.printed is not None for d in differences),
@@ -158,22 +176,45 @@ def curves(page: Page) -> Values | None:
     """Error, loss and learning rate over the epochs."""
     if not any(any(runs) for runs in page.curves.values()):
         return None
-    return {"has_seeds": max(map(len, page.curves.values())) > 1}
+    parts = dict.fromkeys(epoch.part for runs in page.curves.values() for run in runs for epoch in run[:1])
+    words = " or ".join(PARTS.get(part, part) for part in parts)
+    first = next(run[0] for runs in page.curves.values() for run in runs if run)
+    title = "AP and loss" if DETECTION.main in first.measured else "Error and loss"
+    return {"has_seeds": max(map(len, page.curves.values())) > 1, "what": words, "title": title}
 
 
 def gates(page: Page) -> Values | None:
-    """The gate explorer."""
-    return {"gates": page.gates} if page.gates and page.gates.units else None
+    """The channel that tells classes apart best, and the gate explorer."""
+    found = page.gates
+    if not found or not found.units:
+        return None
+    ends = []
+    if found.specific:
+        s = found.specific
+        for title, images in (("Opened by", s.openers), ("Closed by", s.closers)):
+            pictures = [(found.thumbnails[str(i)], gate) for i, gate in images if str(i) in found.thumbnails]
+            ends.append((title, pictures))
+    return {
+        "gates": found,
+        "ends": [end for end in ends if end[1]],
+        "worth": "" if page.kind == "Gates" else worth(found.top1_error, found.ablation, found.images),
+    }
 
 
-def confusion(page: Page) -> Values | None:
-    """The confusion matrix and the most frequent confusions."""
+def mistakes(page: Page) -> Values | None:
+    """Wrong answers, the confusion matrix, the most frequent confusions, and the calibration beside them."""
     found = page.evaluation
-    if not found or not found.confusion:
+    if not found or not (found.confusion or found.calibration):
         return None
     pairs = worst_pairs([c.name for c in found.per_class], found.confusion)
     worst = max((pair["share"] for pair in pairs), default=1)
-    return {"pairs": pairs, "worst": worst, "group": group_size(len(found.confusion))}
+    return {
+        "evaluation": found,
+        "pairs": pairs,
+        "worst": worst,
+        "group": group_size(len(found.confusion)),
+        "wrong": round(found.top1_error * found.images / 100),
+    }
 
 
 def group_size(classes: int) -> int:
@@ -211,13 +252,24 @@ def classes(page: Page) -> Values | None:
         return None
     ordered = sorted(page.evaluation.per_class, key=lambda c: -c.top1_error if is_number(c.top1_error) else math.inf)
     most = max((c.top1_error for c in ordered if is_number(c.top1_error)), default=0) or 1
-    return {"classes": ordered, "most": most, "few": MOST_LABELS}
+    return {"classes": ordered, "hard": [c for c in ordered if c.top1_error != 0], "most": most, "few": MOST_LABELS}
 
 
-def calibration(page: Page) -> Values | None:
-    """How often answers are right, by confidence."""
-    found = page.evaluation and page.evaluation.calibration
-    return {"calibration": found} if found else None
+def detection(page: Page) -> Values | None:
+    """Examples beside their annotation, precision over recall, and AP by size and by class."""
+    found = page.detection
+    if not found:
+        return None
+    seen = sorted((c for c in found.per_class if c.objects), key=lambda c: -(c.ap or 0))
+    curves = [
+        # A unit square; recall to the right, precision upwards.
+        (overlap, " ".join(f"{i},{100 * (1 - p):.1f}" for i, p in enumerate(values)), f"var(--c{k % COLOURS})")
+        for k, (overlap, values) in enumerate(found.curves.items())
+    ]
+    figures = [(words, found.measured[m]) for m, words in DETECTION.measures.items()]
+    names = dict.fromkeys(box.name for example in found.examples for box in (*example.truth, *example.found))
+    colours = {name: f"var(--c{1 + k % (COLOURS - 1)})" for k, name in enumerate(names)}
+    return {"found": found, "seen": seen, "curves": curves, "figures": figures, "few": MOST_LABELS, "colours": colours}
 
 
 def complexity(page: Page) -> Values | None:
@@ -228,6 +280,10 @@ def complexity(page: Page) -> Values | None:
     return {
         "cost": cost,
         "most": {"params": max(r.params for r in cost.rows), "macs": max(r.macs for r in cost.rows)},
+        "most_se": {
+            "params": max(r.se_params / (r.params or 1) for r in cost.rows),
+            "macs": max(r.se_macs / (r.macs or 1) for r in cost.rows),
+        },
         "total": {
             "params": cost.params,
             "macs": cost.macs,

@@ -1,14 +1,16 @@
-// Error, loss and learning rate over the epochs; one cursor for all three.
+// The task's figure, loss and learning rate over the epochs; one cursor for all three.
 
 const TRAIN = { dash: "4 3", width: 1.2 };
 const TEST = { width: 2 };
-const PANELS = [
-  { title: "Error, %", test: "test_top1_error", train: "train_error", digits: 2, height: 270 },
-  { title: "Loss", test: "test_loss", train: "train_loss", digits: 3, height: 270 },
-];
-const KEYS = PANELS.flatMap((panel) => [panel.train, panel.test]);
 
-function drawCurves(host, runs) {
+function drawCurves(host, runs, { panels }) {
+  const PANELS = panels.map((panel) => ({
+    ...panel,
+    main: panel.test === "eval_" ? panel.train : panel.test,
+    ...(panel.title === "Loss" ? { digits: 3, knee: 0.1 } : { digits: 2, knee: 1 }),
+    height: 270,
+  }));
+  const KEYS = PANELS.flatMap((panel) => [panel.train, panel.test]);
   const names = Object.keys(runs).filter((name) => runs[name].some((history) => history.length));
   const longest = names.flatMap((name) => runs[name]).reduce((a, b) => (b.length > a.length ? b : a), []);
   const epochs = longest.map((row) => row.epoch);
@@ -18,7 +20,9 @@ function drawCurves(host, runs) {
   const cursor = shared(epochs.length - 1);
   const pinned = shared(epochs.length - 1);
   const hidden = new Set(names.slice(6));
-  let isLog = false;
+  // Curves that fall far are flat on a linear scale.
+  const ends = Object.values(means).map((mean) => extent(mean[PANELS[0].main].y));
+  let isLog = PANELS[0].main === "eval_top1_error" && ends.some(([low, high]) => high > 20 * low);
   let isLate = false;
 
   const first = () => (isLate ? Math.floor(epochs.length / 2) : 0);
@@ -41,10 +45,10 @@ function drawCurves(host, runs) {
     return { y: part(y), low: part(low), high: part(high), colour: ownColour(name), ...style };
   }
 
-  // For the last half of the epochs the axis fits the test curves and need not begin at zero.
+  // For the last half of the epochs the axis fits the evaluated curves and need not begin at zero.
   function limits(panel) {
     if (!isLate || isLog) return null;
-    const lines = shown().map((name) => line(name, panel.test));
+    const lines = shown().map((name) => line(name, panel.main));
     const [low, high] = extent(lines.flatMap((l) => [...l.y, ...(l.low ?? []), ...(l.high ?? [])]));
     const room = 0.06 * (high - low || 0.1);
     return [Math.max(0, low - room), high + room];
@@ -70,7 +74,7 @@ function drawCurves(host, runs) {
       isLog = scale === "log";
       redraw();
     };
-    box.append(choice("Scale", { linear: "linear", log: "log" }, "linear", changeScale));
+    box.append(choice("Scale", { linear: "linear", log: "log" }, isLog ? "log" : "linear", changeScale));
     const changePart = (part) => {
       isLate = part === "late";
       pinned.set(epochs.length - first() - 1);
@@ -93,7 +97,6 @@ function drawCurves(host, runs) {
       pinned,
       whole: true,
       x: () => epochs.slice(first()),
-      log: () => isLog,
       text: () => {
         const each = values().map((v) => `${v.name} ${[v.value, ...v.notes].join(", ")}`);
         return `epoch ${epochs[here()]}: ${each.join("; ")}`;
@@ -127,17 +130,21 @@ function drawCurves(host, runs) {
   for (const panel of PANELS) {
     const values = () =>
       shown().map((name) => {
-        const [test, train] = [means[name][panel.test], means[name][panel.train]];
+        const [main, train] = [means[name][panel.main], means[name][panel.train]];
         const at = (list) => number(list[here()], panel.digits);
-        const notes = test.low ? [`seeds ${at(test.low)} to ${at(test.high)}`] : [];
-        if (isNumber(train.y[here()])) notes.push(`training ${at(train.y)}`);
-        return { name, isNamed: names.length > 1, colour: ownColour(name), value: at(test.y), notes };
+        const notes = main.low ? [`seeds ${at(main.low)} to ${at(main.high)}`] : [];
+        if (panel.main !== panel.train && isNumber(train.y[here()])) notes.push(`training ${at(train.y)}`);
+        return { name, isNamed: names.length > 1, colour: ownColour(name), value: at(main.y), notes };
       });
     addPanel(panel.title, values, {
       height: panel.height,
       xLabel: "epoch",
+      knee: () => (isLog ? panel.knee : 0),
       limits: () => limits(panel),
-      series: () => shown().flatMap((name) => [line(name, panel.train, TRAIN), line(name, panel.test, TEST)]),
+      series: () =>
+        shown()
+          .flatMap((name) => [line(name, panel.train, TRAIN), line(name, panel.test, TEST)])
+          .filter((one) => one.y.some(isNumber)),
     });
   }
   const rates = longest.map((row) => row.lr);
@@ -147,12 +154,12 @@ function drawCurves(host, runs) {
     series: () => [{ y: rates.slice(first()), colour: "var(--ink)", ...TEST }],
   }).classList.add("wide");
 
-  const columns = () => [
-    "epoch",
-    ...shown().flatMap((name) => PANELS.flatMap((p) => [`${name}, test ${p.title.toLowerCase()}`, "training"])),
-  ];
-  const cells = (name, i) =>
-    PANELS.flatMap((p) => [p.test, p.train].map((key) => number(means[name][key].y[i], p.digits)));
+  // Of a panel, the columns that have values: evaluated, then training.
+  const keys = (p) => [p.test, p.train].filter((key) => shown().some((name) => means[name][key].y.some(isNumber)));
+  const titled = (name, p) =>
+    keys(p).map((key, i) => (i && key === p.train ? "training" : `${name}, ${p.title.toLowerCase()}`));
+  const columns = () => ["epoch", ...shown().flatMap((name) => PANELS.flatMap((p) => titled(name, p)))];
+  const cells = (name, i) => PANELS.flatMap((p) => keys(p).map((key) => number(means[name][key].y[i], p.digits)));
   const rows = () => epochs.map((epoch, i) => [String(epoch), ...shown().flatMap((name) => cells(name, i))]);
   host.append(asTable(columns, rows));
 }

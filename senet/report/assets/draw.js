@@ -75,11 +75,12 @@ function ticks(low, high, wanted) {
   return found;
 }
 
-function logTicks(low, high) {
-  const every = Math.log10(high / low) > 2.5 ? [1] : Math.log10(high / low) > 1 ? [1, 3] : [1, 2, 3, 5];
-  const found = [];
-  for (let e = Math.floor(Math.log10(low)); e <= Math.log10(high); e++)
-    for (const m of every) if (m * 10 ** e >= low * 0.999 && m * 10 ** e <= high * 1.001) found.push(m * 10 ** e);
+// Zero and 1, 2, 5 times powers of ten, from `knee` up.
+function logTicks(knee, high) {
+  const every = Math.log10(high / knee) > 2.5 ? [1] : [1, 2, 5];
+  const found = [0];
+  for (let e = Math.round(Math.log10(knee)); e <= Math.log10(high); e++)
+    for (const m of every) if (m * 10 ** e <= high * 1.001) found.push(m * 10 ** e);
   return found;
 }
 
@@ -87,8 +88,9 @@ function tickText(value) {
   return String(Number(value.toPrecision(3))).replace("-", "\u2212");
 }
 
-function scale(low, high, from, to, isLog = false) {
-  const f = isLog ? Math.log10 : (v) => v;
+// With a knee, logarithmic above it and linear below, so that zero is on the scale.
+function scale(low, high, from, to, knee = 0) {
+  const f = (v) => (!knee ? v : v > knee ? 1 + Math.log10(v / knee) : v / knee);
   const [a, b] = [f(low), f(high)];
   return (v) => from + ((f(v) - a) / (b - a || 1)) * (to - from);
 }
@@ -118,6 +120,7 @@ function frame(host, options) {
   const { cursor, pinned } = options;
   const box = html("div.plot", { tabindex: 0, role: "slider", "aria-label": options.label, "aria-valuemin": 1 });
   host.append(box);
+  if (options.isOne ?? true) host.append(saver(box, options.label));
   let drawn = null;
   let width = 0;
 
@@ -165,17 +168,14 @@ function frame(host, options) {
 }
 
 // Lines over a common x. options: those of `frame`, and
-// x(): numbers.  series(): [{colour, dash, width, y, low, high}].  log(), limits(): of y.  height, xLabel, xText(v).
+// x(): numbers.  series(): [{colour, dash, width, y, low, high}].  knee(), limits(): of y.  height, xLabel, xText(v).
 function lineChart(host, options) {
   return frame(host, { ...options, count: () => options.x().length, draw });
 
   // The ends of the y axis: the chart's own, or those that hold all values.
-  function limits(values, isLog) {
-    const own = options.limits?.();
-    if (own) return own;
-    const [least, most] = extent(values);
-    // Without any values, as when every network is hidden, least is 0, which has no logarithm.
-    return isLog ? [0.9 * least || 0.1, 1.1 * most] : [0, most * 1.04 || 1];
+  function limits(values, knee) {
+    const most = extent(values)[1];
+    return options.limits?.() ?? [0, most * (knee ? 1.15 : 1.04) || 1];
   }
 
   function xTicks(x, width) {
@@ -188,15 +188,15 @@ function lineChart(host, options) {
     const x = options.x();
     const series = options.series();
     const height = options.height;
-    const isLog = options.log?.() ?? false;
-    const isDrawn = (v) => isNumber(v) && (!isLog || v > 0);
+    const knee = options.knee?.() ?? 0;
+    const isDrawn = isNumber;
     const values = series.flatMap((s) => [...s.y, ...(s.low ?? []), ...(s.high ?? [])]);
-    const [low, high] = limits(values.filter(isDrawn), isLog);
-    const marks = isLog ? logTicks(low, high) : ticks(low, high, height > 150 ? 5 : 3);
+    const [low, high] = limits(values, knee);
+    const marks = knee ? logTicks(knee, high) : ticks(low, high, height > 150 ? 5 : 3);
     const left = 12 + 7 * Math.max(...marks.map((v) => tickText(v).length), 1);
     const [right, top, bottom] = [width - 10, 8, height - (options.xLabel ? 38 : 10)];
     const sx = scale(x[0], x.at(-1) === x[0] ? x[0] + 1 : x.at(-1), left, right);
-    const sy = scale(low, high, bottom, top, isLog);
+    const sy = scale(low, high, bottom, top, knee);
     const root = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
 
     for (const v of marks) {
@@ -266,7 +266,7 @@ function heatMap(host, options) {
     role: "application",
     "aria-label": `${options.label}. Arrow keys move, Enter chooses.`,
   });
-  host.append(box, said);
+  host.append(box, said, saver(box, options.label));
   let width = 0;
   let drawn = null;
 
@@ -372,6 +372,65 @@ function asTable(columns, rows, title = "As a table") {
     details.append(html("div.scroll", { tabindex: 0, role: "region", "aria-label": title }, table));
   });
   return details;
+}
+
+// Buttons that save the drawing in a box as a file of its own, with its title.
+function saver(box, title) {
+  const name = title.replace(/[^\w]+/g, "-").replace(/^-|-$/g, "").toLowerCase();
+  const save = (href, ending) => html("a", { href, download: `${name}.${ending}` }).click();
+  const source = () => {
+    const text = new XMLSerializer().serializeToString(standalone(box.querySelector("svg"), title));
+    return `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`;
+  };
+  const savePng = () => {
+    const image = new Image();
+    image.onload = () => {
+      const canvas = html("canvas", { width: 2 * image.width, height: 2 * image.height });
+      canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+      save(canvas.toDataURL("image/png"), "png");
+    };
+    image.src = source();
+  };
+  const button = (text, onclick) =>
+    html("button", { type: "button", "aria-label": `Save ${title} as ${text}`, onclick }, text);
+  return html("p.save", "Save as ", button("SVG", () => save(source(), "svg")), button("PNG", savePng));
+}
+
+const DRAWN = ["fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-linejoin", "opacity", "font", "visibility"];
+
+// A copy of a drawing that needs no style sheet: computed styles, the paper behind, the title above.
+function standalone(drawing, title) {
+  const pixel = html("canvas", { width: 1, height: 1 }).getContext("2d", { willReadFrequently: true });
+  // Other programs do not know the colours that browsers compute.
+  const plain = (value) => {
+    if (!value.includes("(") || value.startsWith("rgb")) return value;
+    pixel.fillStyle = value;
+    pixel.fillRect(0, 0, 1, 1);
+    return `rgb(${[...pixel.getImageData(0, 0, 1, 1).data].slice(0, 3).join(",")})`;
+  };
+  const copy = drawing.cloneNode(true);
+  const [from, to] = [drawing, copy].map((one) => [one, ...one.querySelectorAll("*")]);
+  from.forEach((element, i) => {
+    const style = getComputedStyle(element);
+    for (const key of DRAWN) {
+      to[i].removeAttribute(key);
+      const value = style.getPropertyValue(key);
+      to[i].style.setProperty(key, key === "fill" || key === "stroke" ? plain(value) : value);
+    }
+  });
+  for (const mark of copy.querySelectorAll(".cursor, .spot, .ring")) mark.remove();
+  const [width, height, above] = [Number(drawing.getAttribute("width")), Number(drawing.getAttribute("height")), 40];
+  const page = getComputedStyle(document.body);
+  const size = { width: width + 24, height: height + above + 12 };
+  const heading = { x: 12, y: 24, fill: page.color, style: "font: 600 15px sans-serif" };
+  set(copy, { x: 12, y: above });
+  return svg(
+    "svg",
+    { ...size, viewBox: `0 0 ${size.width} ${size.height}`, xmlns: "http://www.w3.org/2000/svg" },
+    svg("rect", { ...size, fill: page.backgroundColor }),
+    svg("text", heading, title),
+    copy,
+  );
 }
 
 // A button with a coloured dot that stays pressed or not.

@@ -1,6 +1,6 @@
 // The gate explorer: units by depth, one unit's channels, one channel's images, and how similar the units are.
 
-const ABLATIONS = { off: "gates at one", mean: "gates at their mean", shuffled: "gates of another image" };
+const ABLATIONS = { mean: "gates at their mean", other: "gates of another image", one: "gates at one" };
 
 const MEASURES = [
   { name: "mean gate", of: (u) => u.gate, text: number },
@@ -9,9 +9,9 @@ const MEASURES = [
   { name: "class specificity", hint: "share of the variance between classes", of: (u) => u.specificity, text: number },
   { name: "entropy, bits", hint: "of a channel's gate over images", of: (u) => u.entropy, text: number },
   {
-    name: "error without it, %",
-    hint: "top-1 error with the unit's gates at one",
-    of: (u) => u.ablation.off,
+    name: "error at mean gate, %",
+    hint: "top-1 error with the unit's gates at their mean over the images",
+    of: (u) => u.ablation.mean,
     text: number,
   },
 ];
@@ -121,7 +121,7 @@ function drawGates(host, { units, lines, similarity, thumbnails, top1_error: err
       `${units[i].label}: ${texts(units[i])
         .map((t, n) => `${measures[n].name} ${t}`)
         .join(", ")}`;
-    frame(box, { label: "Unit, by depth", cursor: unitAt, pinned: unit, count: () => units.length, text, draw });
+    frame(box, { label: "Unit, by depth", isOne: false, cursor: unitAt, pinned: unit, count: () => units.length, text, draw });
     box.append(
       asTable(
         () => ["unit", ...measures.map((m) => m.name)],

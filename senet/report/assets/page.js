@@ -5,7 +5,7 @@ const DRAWINGS = { curves: drawCurves, gates: drawGates, confusion: drawConfusio
 
 for (const host of document.querySelectorAll("[data-draw]")) {
   host.replaceChildren();
-  DRAWINGS[host.dataset.draw](host, data[host.dataset.draw]);
+  DRAWINGS[host.dataset.draw](host, data[host.dataset.draw], data);
 }
 
 const theme = document.getElementById("theme");
