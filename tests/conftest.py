@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,91 @@ if not torch.cuda.is_available():
 # What a shell starts in its background ignores Ctrl-C, and so would all that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+SLOW = (
+    # Each takes seconds; what stays among the fast tests of the same function covers the same code.
+    "tests/test_contexts.py::*optimize*",
+    "tests/insert/test_places.py::test_networks_of_others[[!<]*]",
+    "tests/insert/test_function.py::test_compiled_and_traced*",
+    "tests/kernels/test_passes.py::test_every_pass[[]triton-Case(shape=(1,*",
+    "tests/kernels/test_passes.py::test_every_pass[[]triton*bfloat16*",
+    "tests/kernels/test_passes.py::test_equal_bits_with_any_number_of_threads_and_unchanged_inputs[[]triton-False]",
+    "tests/kernels/test_passes.py::test_the_trial_finds*",
+    "tests/kernels/test_fuse.py::test_every_family[[]*inception_resnet*",
+    "tests/kernels/test_fuse.py::test_every_family[[]senet154*",
+    "tests/kernels/test_fuse.py::test_compile_and_export*",
+    "tests/kernels/test_block_epilogue.py::test_statistics_over_two_processes*",
+    "tests/models/test_costs.py::test_every_network[[]*1[0-9][0-9]*",
+    "tests/models/test_costs.py::test_every_network[[]*inception_resnet*",
+    "tests/models/test_costs.py::test_fields_and_odd_sizes[[]preresnet1*",
+    "tests/models/test_costs.py::test_fields_and_odd_sizes[[]se_inception_resnet*",
+    "tests/models/test_every_model.py::*[[]inception_resnet-*",
+    "tests/models/test_every_model.py::*[[]senet154-*",
+    "tests/models/test_every_model.py::*[[]shake_bottleneck-*",
+    "tests/models/test_network.py::test_compile_in_one_graph*",
+    "tests/models/test_against_libraries.py::*",
+    "tests/training/test_resume.py::*killed*",
+    "tests/training/test_resume.py::test_resumed_run_equals_the_unbroken_one_from_any_batch*",
+    "tests/training/test_run.py::test_a_full_disk*",
+    "tests/test_examples.py::test_training_and_the_gates*",
+    "tests/test_examples.py::test_example[[]*",
+    "tests/architecture/test_light_core.py::test_commands_that_need_no_extra[[]('doctor'*",
+    "tests/architecture/test_light_core.py::test_a_command_that_needs_the_extra*[[]args[12]]",
+    "tests/deploy/test_optimize.py::test_every_family*",
+    "tests/deploy/test_onnx.py::test_units_of_every_kind_on_this_machine[[]net[12]*",
+    "tests/deploy/test_program.py::test_as_it_is*",
+    "tests/deploy/test_fuse_epilogues.py::test_ends*",
+    "tests/cli/test_measure.py::test_a_class_with_a_comma_is_drawn",
+    "tests/cli/test_analyze.py::test_a_checkpoint_on_its_own_data*",
+    "tests/cli/test_convert.py::test_timm_to_a_checkpoint_and_back*",
+    "tests/cli/test_convert.py::test_force*",
+    "tests/kernels/test_passes.py::test_compiled_for_a_gpu*",
+    "tests/kernels/test_conv1x1_operation.py::test_the_kernel_compiles_for_hopper*",
+    "tests/models/test_fx.py::*inception_resnet*",
+    "tests/models/test_inception_resnet.py::test_slim_is_timms",
+    "tests/models/test_inception_resnet.py::test_stage_maps*",
+    "tests/models/test_network.py::test_any_channels_any_classes_any_size[[]inception_resnet]",
+    "tests/training/test_resume.py::test_resumes_bit_for_bit_with_worker_processes*",
+    "tests/training/test_run.py::test_compiled*",
+    "tests/weights/test_timm.py::test_a_full_network_is_identified*",
+    "tests/architecture/test_light_core.py::test_commands_that_need_no_extra[[]('models'*",
+    "senet/weights/identify.py::*",
+    "tests/analysis/test_ablate.py::test_off_and_mean_are_networks_changed_by_hand[[]timm's]",
+    "tests/analysis/test_collect.py::test_memory_does_not_grow_with_the_images",
+    "tests/app/test_page.py::test_on_a_phone*",
+    "tests/architecture/test_import_cost.py::test_create_model_loads_torch_alone",
+    "tests/cli/test_bench.py::test_networks_of_others[[]inference-timm*",
+    "tests/cli/test_convert.py::test_mistakes_write_nothing[[]words7*",
+    "tests/cli/test_export.py::test_training_images_calibrate",
+    "tests/cli/test_places.py::test_an_experiment_whose_images_were_moved",
+    "tests/cli/test_reproduce.py::test_no_result_is_replaced*",
+    "tests/deploy/test_onnx.py::test_a_file_that_is_another_function_is_not_written",
+    "tests/deploy/test_optimize.py::test_compiled_without_a_c_compiler",
+    "tests/detection/test_training.py::test_a_comparison_with_itself*",
+    "tests/training/test_fine_tuning.py::test_weights_of_another_network_are_named[[]se_resnet20-tensors*",
+    "tests/architecture/test_light_core.py::test_the_core_needs_no_extra",
+    "tests/architecture/test_light_core.py::test_a_command_that_needs_the_extra*",
+    "tests/cli/test_reproduce.py::test_ours_beside_the_papers_and_again",
+    "tests/cli/test_convert.py::test_what_a_file_cannot_tell_must_be_said",
+    "tests/cli/test_convert.py::test_caffe_to_a_checkpoint_that_predicts",
+    "tests/deploy/test_onnx.py::test_units_of_every_kind_on_this_machine[[]net0-3]",
+    "tests/deploy/test_optimize.py::test_rounding_in_float32",
+    "tests/deploy/test_outputs.py::test_objects_as_outputs[[]data*",
+    "tests/models/test_costs.py::test_every_network[[]*resne?t*_64x4d]",
+    "tests/models/test_costs.py::test_every_network[[]*preresnet164]",
+    "tests/models/test_inception_resnet.py::test_every_parameter_learns_and_every_unit_runs_once*",
+    "tests/weights/test_cifar.py::test_logits_are_the_same[[]akamaster-linear-None-zero_pad_both]",
+    "tests/training/test_fine_tuning.py::test_each_field_resumes_bit_for_bit_and_is_fair_to_twins[[]randaugment]",
+)
+"""Tests that are marked `slow` here, one by one of a parametrized function: patterns of their ids."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `SLOW` names."""
+    for item in items:
+        if any(fnmatchcase(item.nodeid, pattern) for pattern in SLOW):
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

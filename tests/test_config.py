@@ -195,7 +195,7 @@ def test_override_names_field_value_and_what_is_legal(assignment: str, message: 
         ("model.stages=[]", "model.stages: "),
         ("train.epochs=0", "train.epochs: 0 is too small; expected: 1 or more"),
         ("schedule.kind=stp", r"schedule.kind: 'stp' is not known \(did you mean 'step'\?\); expected: constant, "),
-        ("data.mean=[1,2]", r"data.mean, std: \(1.0, 2.0\), .* must be 1 or 3 numbers each"),
+        ("data.mean=[1,2]", r"data.mean, std: 2 and 1 numbers, \(1.0, 2.0\) and .*; expected: 1 each for grey images"),
         ("optim.lr=-1", "optim.lr: -1.0 is too small; expected: above 0"),
         ("optim.lr=NaN", "optim.lr: nan is not a finite number"),
         ("optim.lr=Infinity", "optim.lr: inf is not a finite number"),

@@ -25,7 +25,6 @@ from senet import (
     optimize,
     to_dict,
 )
-from senet.detection.costs import describe_detector
 from senet.initialization import stream
 from senet.models.describe import describe
 
@@ -120,7 +119,7 @@ CALLS: dict[str, Callable[[Path], Any]] = {
     "doctor": doctored,
     "optimize": optimized,
     "gates": gates,
-    "describe": lambda _: [describe(get_net("se_resnet50")), describe_detector(get_net("se_resnet50"))],
+    "describe": lambda _: [describe(get_net("se_resnet50")), describe(get_net("fasterrcnn_se_resnet50_fpn"))],
     "to_dict": lambda _: from_dict(Net, to_dict(get_net("se_vgg16_bn"))),
 }
 

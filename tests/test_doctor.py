@@ -547,6 +547,22 @@ def test_the_network_is_judged_in_its_own_mode() -> None:
     assert report.notes == ("gradients were not checked: every parameter is frozen",)
 
 
+@pytest.mark.parametrize("statistic", ["running_mean", "running_var", "num_batches_tracked"])
+def test_a_network_with_any_statistics_is_trained(statistic: str) -> None:
+    """Weights of Caffe, or converted from ONNX, have no counters; a dead unit is a fault there and not a chance."""
+    torch.manual_seed(0)
+    model = create_model("se_resnet20")
+    with torch.no_grad():
+        block = model.features.stage4.block1
+        block.norm.bias.fill_(5.0)
+        block.se.fc1.weight.copy_(-block.se.fc1.weight.abs())
+    new = doctor(model, images(16))
+    getattr(model.features.stem.norm, statistic).add_(1)
+    trained = doctor(model, images(16))
+    assert not new.findings
+    assert [f.unit for f in trained.findings] == ["features.stage4.block1.se"]
+
+
 def test_noise_has_the_size_of_the_network() -> None:
     assert doctor(create_model("se_resnet20", in_channels=1)).batch == "4 images of noise, 1 x 32 x 32"
     assert doctor(nn.Sequential(nn.Conv2d(2, 4, 9, 8))).batch == "4 images of noise, 2 x 224 x 224"
@@ -555,9 +571,9 @@ def test_noise_has_the_size_of_the_network() -> None:
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        (torch.zeros(1, 3, 32, 32), r"batch: \(1, 3, 32, 32\) of float32; expected: .* N of 2 or more"),
-        (torch.zeros(4, 3), r"batch: \(4, 3\) of float32; expected"),
-        (torch.zeros(4, 3, 32, 32, dtype=torch.uint8), r"of uint8; expected: float"),
+        (torch.zeros(1, 3, 32, 32), r"batch: \(1, 3, 32, 32\) float32; expected: .* N of 2 or more"),
+        (torch.zeros(4, 3), r"batch: \(4, 3\) float32; expected"),
+        (torch.zeros(4, 3, 32, 32, dtype=torch.uint8), r"uint8; expected: float"),
         (torch.full((4, 3, 32, 32), torch.nan), r"batch: has values that are infinite or NaN"),
         (torch.zeros(4, 5, 32, 32), r"batch: the network does not run on \(4, 5, 32, 32\)"),
     ],
@@ -578,9 +594,12 @@ def test_the_report_is_a_table() -> None:
     model = create_model("se_resnet20")
     bias_of_50(model.features.stage2.block1.se, model)
     lines = str(doctor(model, images(16))).splitlines()
-    assert lines[0].split()[:3] == ["unit", "kind", "channels"]
-    assert lines[2].split() == [
-        "features.stage2.block1.se",
+    assert lines[0] == "1 of 9 units has a fault, on 4 images, 3 x 16 x 16"
+    assert lines[1].startswith("saturated: SE_2_1 (features.stage2.block1.se): 100% of its gates")
+    table = lines[lines.index("") + 1 :]
+    assert table[0].split()[:3] == ["unit", "kind", "channels"]
+    assert table[2].split() == [
+        "SE_2_1",
         "se",
         "16",
         "1",
@@ -591,5 +610,51 @@ def test_the_report_is_a_table() -> None:
         "100%",
         "100%",
     ]
-    assert lines[-2] == "9 units, 1 fault, on 4 images, 3 x 16 x 16"
-    assert lines[-1].startswith("saturated: features.stage2.block1.se: 100% of its gates")
+
+
+@pytest.mark.parametrize(
+    ("layers", "undone"),
+    [
+        ([nn.InstanceNorm2d(16), nn.LeakyReLU()], True),
+        ([nn.InstanceNorm2d(16, affine=True), nn.ReLU()], True),
+        ([nn.GroupNorm(16, 16), nn.ReLU()], True),
+        ([nn.ReLU(), nn.AvgPool2d(2), nn.InstanceNorm2d(16)], True),
+        ([nn.GroupNorm(4, 16), nn.ReLU()], False),
+        ([nn.LayerNorm([16, 14, 14]), nn.ReLU()], False),
+        ([nn.BatchNorm2d(16), nn.ReLU()], False),
+        ([nn.Conv2d(16, 16, 1), nn.InstanceNorm2d(16)], False),
+    ],
+    ids=str,
+)
+def test_a_norm_that_undoes_the_gates(layers: list[nn.Module], undone: bool) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), *layers, nn.Conv2d(16, 8, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5))
+    batch = images(16)
+    net(batch)
+    insert_(net, SEConfig(reduction=2), ["0"], example=batch)
+    assert kinds(doctor(net, batch)) == [("undone", "0.se")] * undone
+
+
+def test_several_inputs() -> None:
+    class Siamese(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU())
+            self.fc = nn.Linear(32, 5)
+
+        def forward(self, left: Tensor, right: Tensor) -> dict[str, Tensor]:
+            both = self.features(torch.cat([left, right])).mean((2, 3)).chunk(2)
+            return {"logits": self.fc(torch.cat(both, 1))}
+
+    torch.manual_seed(0)
+    net, a, b = Siamese(), images(16), images(16) + 1
+    insert_(net, SEConfig(reduction=2), "conv", example=(a, b))
+    for batch in ((a, b), {"left": a, "right": b}):
+        report = doctor(net, batch)
+        assert report.healthy
+        assert len(report.units) == 1
+    assert report.batch.endswith("3 x 16 x 16 and 3 x 16 x 16")
+    with pytest.raises(ConfigError, match=r"batch: the network does not run on .*missing 1 required"):
+        doctor(net, a)
+    with pytest.raises(ConfigError, match=r"batch: a tuple .*equal N"):
+        doctor(net, (a, b[:2]))

@@ -1,5 +1,8 @@
 """The example scripts run as their docstrings say, without a warning, each in a process of its own."""
 
+import contextlib
+import io
+import json
 import subprocess
 import sys
 from importlib.resources import files
@@ -13,7 +16,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 SAYS = {
     "ablation_costs": "30,586,920",
     "add_unit": "59 tensors as in resnet20, bit for bit; 18 of the units",
-    "gates": "stage2.block1: maps (8, 16, 32, 32), gates (8, 16)",
+    "gates": "stage2.block1: feature map (8, 16, 32, 32), gates (8, 16)",
     "own_backbone": "channels (128, 256, 512) strides (8, 16, 32)",
     "train_from_python": "wrote best.safetensors",
 }
@@ -54,3 +57,18 @@ def test_seven_is_one_of_the_digits():
     grey = Image.fromarray((digit * (255 / 16)).round().astype(np.uint8))
     assert target == 7
     assert np.array_equal(Image.open(EXAMPLES / "seven.png"), grey.resize((64, 64), Image.Resampling.BILINEAR))
+
+
+@pytest.mark.slow
+def test_notebook_prints_what_it_shows(monkeypatch):
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    cells = json.loads((EXAMPLES / "gates_by_class.ipynb").read_text())["cells"]
+    names: dict = {}
+    for cell in (c for c in cells if c["cell_type"] == "code"):
+        shown = "".join(t for o in cell["outputs"] if o.get("name") == "stdout" for t in o["text"])
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec("".join(cell["source"]), names)
+        # Another machine may round a training elsewhere; what it found is then in another unit.
+        assert printed.getvalue().split()[-4:] == shown.split()[-4:]
+    assert 0 <= names["unit"].mean.min() < names["unit"].mean.max() <= 1

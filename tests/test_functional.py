@@ -71,11 +71,11 @@ def test_squeeze_takes_its_name_from_a_known_place() -> None:
 
 
 @pytest.mark.parametrize("how", ["avg", "max"])
-def test_what_has_no_space_is_no_map(how: str) -> None:
+def test_a_vector_has_no_space(how: str) -> None:
     """`u.mean(())` would be the mean over everything, and so one gate for the whole batch."""
     z = draw(2, 3)
     assert torch.equal(sf.squeeze(z[..., None], how), z)
-    with pytest.raises(ValueError, match=r"u: a map \(N, C, \*\) has .*; this one is \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"u: a feature map \(N, C, \*\) has .*; this one is \(2, 3\)"):
         sf.squeeze(z, how)
     parameters = weights(3, 2, True)
     assert sf.excitation_map(z[..., None], *parameters).shape == (2, 3, 1)

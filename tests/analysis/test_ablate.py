@@ -48,7 +48,7 @@ def test_off_and_mean_are_networks_changed_by_hand(whose: str) -> None:
     units = {u.name: u for u in found.units}
     some = [*units][:2] + [*units][-2:]
     replaced = {name: model.get_submodule(name) for name in units}
-    for how in ("off", "mean"):
+    for how in ("one", "mean"):
         by_hand = {
             n: Fixed(torch.from_numpy(u.overall_mean) if how == "mean" else torch.ones(u.channels))
             for n, u in units.items()
@@ -64,12 +64,12 @@ def test_off_and_mean_are_networks_changed_by_hand(whose: str) -> None:
             model.set_submodule(name, replaced[name])
     assert error(model, x, targets) == 0
     # All networks would agree if no gate mattered.
-    assert found.ablation["off"] > 0
+    assert found.ablation["one"] > 0
     assert found.ablation["mean"] > 0
-    assert found.ablation["shuffled"] > 0
+    assert found.ablation["other"] > 0
 
 
-def test_shuffled_gates_are_another_images() -> None:
+def test_other_gates_are_another_images() -> None:
     """Two classes whose answer is in the gates alone: with those of the other image, every answer is wrong."""
 
     class Gate(Planted):
@@ -82,7 +82,7 @@ def test_shuffled_gates_are_another_images() -> None:
     gates = collect_gates(model, batches(x, targets, 2), ("up", "down"), outputs=(0, 1))
     assert gates.top1_error == 0
     found = ablate(model, batches(x, targets, 2), gates, (0, 1))
-    assert found.units[0].ablation["shuffled"] == 100
+    assert found.units[0].ablation["other"] == 100
     assert found.ablation == found.units[0].ablation
     # One alone in its batch keeps its own.
-    assert ablate(model, batches(x, targets, 1), gates, (0, 1)).ablation["shuffled"] == 0
+    assert ablate(model, batches(x, targets, 1), gates, (0, 1)).ablation["other"] == 0

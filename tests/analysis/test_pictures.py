@@ -15,7 +15,7 @@ from senet.recipes.recipe import DataRecipe
 
 def decoded(uri: str) -> Image.Image:
     kind, _, text = uri.partition(",")
-    assert kind == "data:image/png;base64"
+    assert kind == "data:image/webp;base64"
     return Image.open(BytesIO(base64.b64decode(text)))
 
 
@@ -23,11 +23,12 @@ def decoded(uri: str) -> Image.Image:
 def test_a_small_picture_keeps_its_pixels(mode: str, colours: int) -> None:
     pixels = bytes((7 * i) % 256 for i in range(5 * 3 * colours))
     image = decoded(data_uri(Image.frombytes(mode, (5, 3), pixels)))
-    assert (image.size, image.mode, image.tobytes()) == ((5, 3), mode, pixels)
+    # WebP knows no grey.
+    assert (image.size, image.convert(mode).tobytes()) == ((5, 3), pixels)
 
 
 def test_a_large_picture_is_reduced() -> None:
-    assert decoded(data_uri(Image.new("RGB", (96, 48), "red"))).size == (48, 24)
+    assert decoded(data_uri(Image.new("RGB", (300, 150), "red"))).size == (96, 48)
 
 
 def test_thumbnails_stop_at_the_limit() -> None:

@@ -12,8 +12,9 @@ import torch
 
 from senet.analysis import plots
 from senet.analysis.collect import collect_gates
-from senet.analysis.statistics import ARRAYS, Gates, label
+from senet.analysis.statistics import ARRAYS, Gates
 from senet.config import to_dict
+from senet.diagnosis.labels import label
 from senet.errors import ConfigError, DataError, RunError
 from tests.analysis.planted import Planted, batches, images
 
@@ -34,7 +35,7 @@ def gates() -> Gates:
         source="somewhere",
         name="planted",
     )
-    units = tuple(replace(u, ablation={"off": 1.5, "mean": 2.0, "shuffled": 3.0}) for u in found.units)
+    units = tuple(replace(u, ablation={"one": 1.5, "mean": 2.0, "other": 3.0}) for u in found.units)
     # A second one, in a stage.
     second = replace(units[0], name="layer1.0.se", stage="layer1")
     return replace(found, units=(*units, second), similarity=np.ones((2, 2)), ablation=units[0].ablation)
@@ -103,7 +104,12 @@ def test_page_is_plain_and_small(gates: Gates) -> None:
     assert sorted(asked) == [0, 11]
     assert page["thumbnails"] == {"11": "data:11"}
     assert page["units"][1]["label"] == "SE_2_1"
-    assert page["ablation"] == {"off": 1.5, "mean": 2.0, "shuffled": 3.0}
+    assert page["ablation"] == {"one": 1.5, "mean": 2.0, "other": 3.0}
+    # Of slope 3, whose class means are furthest apart; "cat" has no images.
+    best = page["specific"]
+    assert (best["unit"], best["channel"]) == ("excite", 4)
+    assert [name for name, _ in best["by_class"]] == ["bée", "ant"]
+    assert (best["openers"][0][0], best["closers"][0][0]) == (11, 0)
     assert gates.page(lambda i: "data:", thumbnails=1).thumbnails.keys() == {"11"}
 
 
@@ -160,6 +166,7 @@ def test_pictures_show_the_numbers(gates: Gates, tmp_path: Path) -> None:
     # Over the channels' numbers stands what they are, and nothing of it under the words beside it.
     strip = plots.strips(gates.units[0], lambda i: np.full((4, 4, 1), i, np.uint8))
     plots.write(tmp_path / "images_excite", strip)
+    strip.draw_without_rendering()
     boxes = {t.get_text(): t.get_window_extent() for axes in strip.axes for t in axes.texts}
     assert boxes["channel"].x1 + 5 < boxes["closed by"].x0
     # What has no similarity is hatched, and says why.

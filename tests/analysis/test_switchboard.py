@@ -167,3 +167,15 @@ def test_averages_of_another_network() -> None:
         Averages(good, overall).check({"c.se": 4}, 3)
     with pytest.raises(ConfigError, match=r"averages of a\.se have the shapes \(3, 4\)"):
         Averages(good, overall).check(units, 5)
+
+
+@torch.no_grad()
+def test_a_unit_off_has_the_gates_that_are_given(case: tuple) -> None:
+    _, image, board, unit = case
+    own = board.run(image)
+    # Its own gates change nothing but rounding; ones are what "off" is without others.
+    same = board.run(image, {unit}, own.gates)
+    torch.testing.assert_close(same.logits, own.logits, rtol=1e-4, atol=1e-5)
+    ones = {name: torch.ones(channels) for name, channels in board.units.items()}
+    assert torch.equal(board.run(image, {unit}, ones).logits, board.run(image, {unit}).logits)
+    assert not torch.equal(board.run(image, {unit}, {unit: own.gates[unit] * 0.5}).logits, own.logits)

@@ -13,7 +13,7 @@ import pytest
 import senet
 
 ROOT = Path(senet.__file__).parent
-TABLE = ROOT.parent / "docs" / "models.md"
+TABLE = ROOT.parent / "docs" / "reference" / "networks.md"
 
 
 def declared() -> dict[str, str]:

@@ -14,6 +14,7 @@ from senet.bench.plots import plot_cost
 from senet.bench.result import Bench, Case, Ratio, Row, ratio_of, read_bench, spread, write_bench
 from senet.bench.table import markdown
 from senet.errors import ConfigError, RunError
+from senet.plotting import COLOURS
 
 
 def row(name: str, *samples: float, **fields: object) -> Row:
@@ -88,6 +89,6 @@ def test_a_picture(tmp_path: Path) -> None:
     with Image.open(tmp_path / "a.png") as image:
         assert image.size == (975, 572)
         colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 20)}
-    assert (0xD1, 0x49, 0x5B) in colours
+    assert tuple(bytes.fromhex(COLOURS[0][1:])) in colours
     with pytest.raises(RunError, match="cannot write"):
         plot_cost(tmp_path / "no" / "a.png", curves, x="", y="", title="")

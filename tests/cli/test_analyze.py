@@ -22,14 +22,14 @@ def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_checkpoint_on_its_own_data(senet: Call, trained: Path, tmp_path: Path) -> None:
-    status, out, err = senet("analyze", trained, "--images", 3, "--classes", "7,1", "--ablate", "--out", "here")
+    status, out, err = senet("analyze", trained, "--images", 3, "--draw", "7,1", "--ablate", "--out", "here")
     assert (status, err) == (0, "")
     gates = Gates.load(tmp_path / "here" / "gates.npz")
     assert gates.per_class.tolist() == [3] * 10
     assert [gates.classes[k] for k in gates.chosen] == ["7", "1"]
     assert gates.model == "se_resnet20"
     assert gates.top1_error is not None
-    assert gates.ablation.keys() == {"off", "mean", "shuffled"}
+    assert gates.ablation.keys() == {"one", "mean", "other"}
     names = [name for name, m in load(trained).model.named_modules() if name.endswith(".se")]
     assert [u.name for u in gates.units] == names
     lines = out.splitlines()
@@ -37,11 +37,11 @@ def test_a_checkpoint_on_its_own_data(senet: Call, trained: Path, tmp_path: Path
     assert f"se_resnet20: 30 images, top-1 error {gates.top1_error:.2f} %" in out
     row = next(line.split() for line in lines if line.startswith("SE_3_2"))
     assert row[1:3] == ["32", f"{gates.units[4].overall_mean.mean():.3f}"]
-    assert row[-2] == f"{gates.units[4].ablation['shuffled']:.2f}"
+    assert row[-2] == f"{gates.units[4].ablation['other']:.2f}"
     assert "figure6.png" in out
     page = (tmp_path / "here" / "report.html").read_text()
     assert "SE_3_2" in page
-    assert "data:image/png;base64," in page
+    assert "data:image/webp;base64," in page
 
 
 @pytest.mark.slow
@@ -61,7 +61,7 @@ def test_json_says_the_same(senet: Call, trained: Path, tmp_path: Path) -> None:
 )
 def test_a_network_of_others(senet: Call, network: str, units: int) -> None:
     options = ("--images", 1, "--data", "digits", "--image-size", 32)
-    status, out, _ = senet("analyze", network, *options, "--classes", "3,4")
+    status, out, _ = senet("analyze", network, *options, "--draw", "3,4")
     assert status == 0
     assert f"{network} (random weights): 10 images\n" in out
     gates = Gates.load(Path("analysis") / network.replace(":", "-") / "gates.npz")
@@ -83,10 +83,10 @@ def test_synsets_are_named_in_words() -> None:
     [
         (("nowhere",), "nowhere: no such file or folder"),
         (("{}", "--channels", 0), "--channels: 0 is too small"),
-        (("{}", "--classes", "7,1,7"), "--classes: '7' is there twice"),
+        (("{}", "--draw", "7,1,7"), "--draw: '7' is there twice"),
         (("{}", "--images", -1), "--images: -1 is too small"),
         (("{}", "--pretrained"), "--pretrained: has no effect on a checkpoint"),
-        (("{}", "--classes", "1,eleven"), "--classes: 'eleven' is not known"),
+        (("{}", "--draw", "1,eleven"), "--draw: 'eleven' is not known"),
         (("{}", "--flip"), "option: '--flip' is not known"),
         (("timm:seresnet50",), "--data: timm:seresnet50 has no data of its own"),
         (("tim:resnet18", "--data", "digits"), "CHECKPOINT: 'tim' is not known (did you mean 'timm'?)"),

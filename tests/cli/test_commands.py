@@ -84,7 +84,7 @@ def test_a_run_leaves_what_it_promises(senet: Call, trained: Path) -> None:
         assert image.size[0] > 600
     rows = (trained / "metrics.csv").read_text().splitlines()
     assert len(rows) == 2
-    assert rows[0].startswith("epoch,step,lr,train_loss,train_error,train_images,test_loss,test_top1_error")
+    assert rows[0].startswith("epoch,step,lr,train_loss,train_error,train_images,part,eval_loss,eval_top1_error")
     environment = json.loads((trained / "environment.json").read_text())
     assert environment["torch"] == torch.__version__
 
@@ -93,7 +93,7 @@ def test_a_run_leaves_what_it_promises(senet: Call, trained: Path) -> None:
     assert status == 0
     assert (Path("again") / "recipe.yaml").read_text() == (trained / "recipe.yaml").read_text()
     first, second = (json.loads((f / "summary.json").read_text()) for f in (trained, Path("again")))
-    assert first["loss"] == second["loss"]
+    assert first["measured"] == second["measured"]
 
 
 def test_without_a_network_the_pair_is_trained(senet: Call) -> None:
@@ -101,7 +101,7 @@ def test_without_a_network_the_pair_is_trained(senet: Call) -> None:
     assert status == 0
     folder = Path("runs/pair-digits")
     assert {p.name for p in folder.iterdir()} == {
-        *("plan.json", "result.json", "runs", "pair.md", "pair.png", "pair-curves.png", "report.html")
+        *("plan.json", "result.json", "runs", "pair.md", "pair.png", "pair-curves.png", "report.html", "report.png")
     }
     assert sorted(p.name for p in Path(folder, "runs").iterdir()) == ["resnet20-seed0", "se_resnet20-seed0"]
     assert "se_resnet20 minus resnet20" in out
@@ -259,7 +259,7 @@ def test_info_of_what_was_trained(senet: Call, trained: Path) -> None:
 
 
 def test_the_documented_mistake_is_what_the_program_prints(senet: Call) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "training.md").read_text()
     block = text.split("```text\n$ senet ")[1].split("```")[0]
     command, _, said = block.partition("\n")
     assert said.split() == senet(*command.split())[2].split()
@@ -279,7 +279,7 @@ MISTAKES = {
         ["compare", "resnet20", "resnet20", "--seeds", "1"],
         r"two or more networks of different names",
     ),
-    "no seeds": (["compare", "resnet20", "se_resnet20", "--seeds", "0"], r"seeds: 0 is too small"),
+    "no seeds": (["compare", "resnet20", "se_resnet20", "--seeds", "0"], r"seeds: 0 is out of range"),
     "unknown data": (
         ["train", "resnet20", "--data", "cifar11"],
         r"data.name: 'cifar11' is neither a known data set nor",
@@ -314,9 +314,12 @@ MISTAKES = {
     "augmented evaluation": (["evaluate", "x", "--cutout", "4"], r"option: '--cutout' is not known"),
     "a last batch of one pixel": (
         ["train", "resnet20", "--image-size", "4", "--batch-size", "1437", "--crop-padding", "1"],
-        r"data.batch_size: 1437 gives a last batch of one image of 1,438",
+        r"data.batch_size: 1437 of 1,438 training images gives a batch of one image",
     ),
-    "gamma of one": (["train", "--kind", "plateau", "--gamma", "1"], r"schedule.gamma: 1.0 is not between 0 and 1"),
+    "gamma of one": (
+        ["train", "--schedule.kind", "plateau", "--gamma", "1"],
+        r"schedule.gamma: 1.0 is not between 0 and 1",
+    ),
     "a rate that is none": (["train", "--lr", "nan"], r"optim.lr: nan is not a finite number"),
     "a rate of zero": (["train", "--lr", "0"], r"optim.lr: 0.0 is too small; expected: above 0"),
     "jobs below zero": (["compare", "resnet20", "se_resnet20", "--jobs", "-1"], r"--jobs: -1 is too small; expected"),
@@ -396,7 +399,7 @@ def test_a_pickle_that_would_run_code_is_refused(senet: Call) -> None:
     for name in ("evil.ckpt", "evil2.ckpt"):
         status, _, err = senet("predict", name, "x.png")
         assert status == 2
-        assert "could run code" in err
+        assert "refused: " in err
     assert not Path("harm").exists()
 
 
@@ -419,7 +422,7 @@ def test_class_counts_that_do_not_match(senet: Call, trained: Path, tmp_path: Pa
     grey = ["--mean", "0.5", "--std", "0.5"]
     status, _, err = senet("evaluate", trained, "--data", folder, *grey)
     assert status == 2
-    assert f"data.name: '{folder}' has other classes: the checkpoint has 10 and the images have 2" in err
+    assert f"data.name: '{folder}': class 'cat' is none of the network's 10 classes (0, 1, 2, 3, 4, ...)" in err
     status, _, err = senet("evaluate", trained, "--data", folder, "--mean", "0.1,0.2,0.3", "--std", "0.1,0.2,0.3")
     assert status == 2
     assert "3 channels, and this network takes 1" in err
@@ -459,7 +462,7 @@ def test_a_named_recipe_brings_its_data(senet: Call) -> None:
     for words in (["train", "resnet20"], ["compare", "resnet20", "se_resnet20"]):
         status, _, err = senet(*words, "--recipe", "cifar10", "--root", "none/at/all", "--epochs", "1")
         assert status == 2
-        assert "cifar10 is not in none/at/all" in err
+        assert f"cifar10 is not in {Path.cwd()}/none/at/all" in err
 
 
 def test_the_last_of_a_repeated_option_counts(senet: Call) -> None:
@@ -520,11 +523,11 @@ def test_a_batch_of_bad_images_is_left_out(senet: Call, tmp_path: Path) -> None:
     status, out, _ = senet(*words, "--on-bad-image", "skip", "--out", "a")
     assert status == 0
     assert f"skipped 1 unreadable image, the first: {bad}" in out
-    assert json.loads(Path("a/summary.json").read_text())["test_images"] == 5
+    assert json.loads(Path("a/summary.json").read_text())["eval_images"] == 5
     measured = json.loads(senet("evaluate", "a", "--on-bad-image", "skip", "--json")[1])
     assert measured["images"] == 5
     for file in (folder / "val").glob("*/*.png"):
         file.write_bytes(b"no image")
     status, _, err = senet(*words, "--on-bad-image", "skip", "--out", "b")
     assert status == 2
-    assert "none of the test images can be read" in err
+    assert "none of the validation images can be read" in err

@@ -86,6 +86,8 @@ def test_caffe_to_a_checkpoint_that_predicts(senet: Call) -> None:
         (["part.pth"], "no network here has these"),
         (["part.pth", "--model", "se_resnet20"], "tensors missing"),
         (["whole.pth", "--to", "timm"], "timm"),
+        (["whole.pth", "--to", "akamaster"], "se is SEConfig("),
+        (["whole.pth", "--allow", "nec"], "allow: 'nec' names no tensor"),
     ],
 )
 def test_mistakes_write_nothing(words: list[str], message: str, senet: Call) -> None:

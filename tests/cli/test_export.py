@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 import pytest
 import torch
+from PIL import Image
 
 from senet import load
 from senet.deploy import onnx as deploy
@@ -27,6 +28,8 @@ def test_8_bits_as_json(senet: Call, trained: Path) -> None:
     assert told["rewrites"][0] == "  19 batch norms folded"
     assert told["deviation"] < 1e-5
     assert told["agreement"]["images"] == 40
+    assert told["calibrated_on"] == "40 of 1,438 training images"
+    assert told["compared_on"] == "40 of 359 held-out digits"
     assert told["agreement"]["cosine"] > 0.9
     assert told["bytes"] == Path("n.onnx").stat().st_size < told["float_bytes"]
     about = {p.key: p.value for p in onnx.load("n.onnx").metadata_props}
@@ -93,7 +96,10 @@ def test_options_reach_the_exporter(
         (["n.pt2", "--int8"], "--int8: needs an ONNX file"),
         (["n.pt2", "--optimize", "machine"], "--optimize: needs an ONNX file"),
         (["n.onnx", "--optimize", "machine", "--int8"], "--optimize: 'machine' excludes --int8 and --any-size"),
-        (["n.onnx", "--opset", "5"], "opset: 5 is not known; expected: 18"),
+        *(
+            (["n.onnx", "--opset", n], f"opset: {n} is not known; expected: 18, 19, 20, 21, 22, 23")
+            for n in ("5", "13")
+        ),
     ],
 )
 def test_refused(words: list[str], says: str, senet: Call, trained: Path) -> None:
@@ -102,3 +108,35 @@ def test_refused(words: list[str], says: str, senet: Call, trained: Path) -> Non
     assert status == 2
     assert err.startswith(f"senet export: error: {says}")
     assert [p.name for p in Path().iterdir()] == ["old.onnx"]
+
+
+def test_the_help_says_which_runtimes_take_8_bits_and_which_opsets_there_are(
+    senet: Call, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        senet("export", "--help")
+    text = " ".join(capsys.readouterr().out.split())
+    for words in ("8 bits, for ONNX Runtime", "TensorRT does not take the 8-bit file", "torch exports no lower one"):
+        assert words in text
+
+
+def test_training_images_calibrate(senet: Call, tmp_path: Path) -> None:
+    """Folders with the value of a grey level for each part: the ranges in the file are of the training images."""
+    for part, level in (("train", 10), ("test", 250)):
+        for k, name in enumerate("ab"):
+            (tmp_path / "photos" / part / name).mkdir(parents=True)
+            for i in range(3):
+                Image.new("L", (8, 8), level + k).save(tmp_path / "photos" / part / name / f"{i}.png")
+    words = ["--data", "photos", "--mean", 0, "--std", 1, "--image-size", 8, "--batch-size", 4, "--epochs", 1]
+    assert senet("train", "resnet20", *words, "--threads", 1, "--crop", "none", "--out", "run")[0] == 0
+    status, out, err = senet("export", "run", "n.onnx", "--int8", "--images", 4)
+    assert status == 0, err
+    assert "calibrated on 4 of 6 images in photos/train; compared on 4 of 6 images in photos/test" in out.replace(
+        f"{tmp_path}/", ""
+    )
+    graph = onnx.load("n.onnx").graph
+    first = next(
+        node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == graph.input[0].name
+    )
+    scale = onnx.numpy_helper.to_array(next(t for t in graph.initializer if t.name == first.input[1]))
+    assert float(scale) * 255 < 0.1

@@ -21,7 +21,9 @@ FIELDS = dict(leaves(BASE))
 
 # Values that are legal only beside others are set with those others.
 TOGETHER = {
-    "schedule.milestones": ("0.25,0.5", ["--kind", "step"]),
+    "optim.betas": ("0.8,0.9", ["--optim.kind", "adamw"]),
+    "optim.layer_decay": ("0.5", []),
+    "schedule.milestones": ("0.25,0.5", ["--schedule.kind", "step"]),
     "schedule.kind": ("plateau", []),
     "data.crop_scale": ("0.5,0.75", []),
     "data.crop_ratio": ("0.5,2", []),
@@ -30,6 +32,9 @@ TOGETHER = {
     "model.se.stages": ("2,4", []),
     "model.se.placement": ("pre", []),
     "data.name": ("cifar10", []),
+    "data.background": ("0", []),
+    "data.pixel_range": ("0,4095", []),
+    "data.scales": ("24,32", []),
 }
 WITH_BOTTLENECKS = {"model.first_1x1", "model.stride_on", "model.projection"}
 WIDTHS = {"model.stem": "32,32,96", "model.stem_width": "12"}
@@ -134,7 +139,7 @@ def test_short_forms(argv: list[str], path: str, value: Any) -> None:
         (["--epochs"], r"--train.epochs: a value is missing"),
         (["--epochs", "0"], r"train.epochs: 0 is too small; expected: 1 or more"),
         (["--se.stages", "7"], r"se.stages: 7 is not known; stages of this network: 2, 3, 4"),
-        (["--kind", "step"], r"schedule.milestones: kind='step' needs at least one"),
+        (["--schedule.kind", "step"], r"schedule.milestones: kind='step' needs at least one"),
         (["--flip=perhaps"], r"data.flip: 'perhaps' is not true or false"),
         (["--placement", "conv3x3"], r"se.placement: 'conv3x3' needs bottlenecks"),
         (["extra"], r"'extra' is one word too many"),

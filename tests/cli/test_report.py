@@ -27,8 +27,9 @@ def test_report_of_a_run(senet: Callable, copied: Path) -> None:
     page = (copied / "report.html").read_text()
     assert f"report  {copied}/report.html" in out
     assert "se_resnet20" in page
-    assert 'data-draw="curves"' in page
-    assert 'data-draw="confusion"' not in page
+    # Training has measured the last two.
+    for drawn in ("curves", "confusion", "gates"):
+        assert f'data-draw="{drawn}"' in page
 
 
 def test_report_with_details(senet: Callable, copied: Path) -> None:
@@ -40,8 +41,10 @@ def test_report_with_details(senet: Callable, copied: Path) -> None:
     assert sum(map(sum, measured["confusion"])) == measured["images"] == 359
     assert measured["epoch"] == load(copied).measurements["epoch"]
     page = (copied / "report.html").read_text()
-    for section in ("confusion", "classes", "calibration"):
+    for section in ("mistakes", "classes", "gates"):
         assert f'<section id="{section}"' in page, section
+    assert len(measured["mistakes"]) == 24
+    assert page.count("taken for") >= 24
 
 
 def test_a_run_shows_gates_that_were_analyzed(senet: Callable, copied: Path) -> None:
@@ -50,16 +53,17 @@ def test_a_run_shows_gates_that_were_analyzed(senet: Callable, copied: Path) -> 
 
     from senet.analysis.collect import collect_gates
     from senet.analysis.images import load, mixed
-    from senet.data import open_data
+    from senet.data import open_part
     from senet.runs.checkpoint import load as load_checkpoint
 
     checkpoint = load_checkpoint(copied)
     recipe = checkpoint.recipe
-    data = open_data(recipe.data, recipe.train.seed)
-    batches = load(data.val, mixed(data.val, 2, 20), torch.device("cpu"))
-    gates = collect_gates(checkpoint.model, batches, data.classes, chosen=[0, 1], sampled=4)
+    part = open_part(recipe.data)
+    split = part.split
+    batches = load(split, mixed(split, 2, 20), torch.device("cpu"))
+    gates = collect_gates(checkpoint.model, batches, part.classes, chosen=[0, 1], sampled=4)
     (copied / "analysis").mkdir()
-    write_gates(copied / "analysis", gates.page(thumbnails(data.val, recipe.data)))
+    write_gates(copied / "analysis", gates.page(thumbnails(split, recipe.data)))
     written = write_page(copied / "analysis")
     assert written == copied / "analysis" / "report.html"
     kept = json.loads((copied / "analysis" / "gates.json").read_text())

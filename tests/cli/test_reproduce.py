@@ -35,7 +35,7 @@ def test_ours_beside_the_papers_and_again(senet: Call) -> None:
     (found,) = json.loads(Path("r/result.json").read_text())["experiments"]
     assert found["finished"] == 4
     assert [(row["name"], row["epochs"]) for row in found["rows"]] == [("tanh", 2), ("sigmoid", 2)]
-    assert "digits, 1,438 training and 359 test images, 2 epochs, 2 seeds" in Path("r/table12.md").read_text()
+    assert "digits, 32 training and 359 validation images, 2 epochs, 2 seeds" in Path("r/table12.md").read_text()
     assert found["differences"][0]["printed"] == 0.72
     runs = sorted(p.name for p in Path("r", RUNS).iterdir())
     stamps = [(Path("r") / RUNS / name / "summary.json").stat().st_mtime_ns for name in runs]
@@ -136,7 +136,7 @@ def test_no_target_lists_them(senet: Call) -> None:
     [
         (["table9"], "TARGET: 'table9' is not known"),
         (["table12", "--rows", "elu"], "--rows: 'elu' is not known; rows of table12: ReLU, tanh, sigmoid"),
-        (["table4", "--seeds", "0"], "seeds: 0 is too small"),
+        (["table4", "--seeds", "0"], "seeds: 0 is out of range"),
         (["table4", "--jobs", "-1"], "--jobs: -1 is too small"),
         (["table4", "--budget", "soon"], "--budget: 'soon' is not a time; expected: for example 90s"),
         (["table4", "--budget", "2h", "--epochs", "3"], "--budget: chooses the epochs"),
@@ -148,7 +148,7 @@ def test_no_target_lists_them(senet: Call) -> None:
         (["--resume", "x"], "x: no such folder"),
         (["--resume", ".", "--seeds", "3"], "not the folder of an experiment"),
         (["--resume", "x", "--seeds", "many"], "--seeds: 'many' is not a whole number"),
-        (["--resume", "x", "--rows", "a"], "--resume: takes no other options but --seeds and --jobs"),
+        (["--resume", "x", "--rows", "a"], "--resume: takes no other options but --data, --seeds and --jobs"),
     ],
 )
 def test_mistakes(words: list[str], says: str, senet: Call) -> None:

@@ -8,12 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 from torchvision.transforms import functional as tv
+from torchvision.transforms import v2
 
-from senet.data.augment import Draws, augment, draw, draw_boxes
+from senet.data.augment import Draws, Each, augment, draw, draw_boxes, mix
 from senet.data.images import normalise
-from senet.initialization import stream
+from senet.initialization import number, stream
 from senet.recipes.recipe import DataRecipe
 
 RGB = DataRecipe(image_size=12, mean=(125.3 / 255, 123.0 / 255, 113.9 / 255), std=(63.0 / 255, 62.1 / 255, 66.7 / 255))
@@ -231,3 +233,84 @@ def test_the_hole_is_blank_after_turning_and_jitter() -> None:
     x = augment(some_images(), draws, recipe)
     assert (x[:, :, 4:8, 4:8] == 0).all()
     assert (x[:, :, :4] != 0).any(1).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", ["randaugment", "trivialaugment", "color", "erasing"])
+def test_one_image_at_a_time_is_torchvision_s_own_class(kind: str, channels: int) -> None:
+    """Only the seeds are ours; so the distribution is theirs. An image does not depend on those beside it."""
+    mean = (0.2,) if channels == 1 else (0.2, 0.4, 0.6)
+    fill = [round(255 * m) for m in mean]
+    options: dict = {"interpolation": v2.InterpolationMode.BILINEAR, "fill": fill}
+    fields, theirs = {
+        "randaugment": ({"auto_augment": "randaugment", "randaugment_ops": 3}, lambda: v2.RandAugment(3, 9, **options)),
+        "trivialaugment": ({"auto_augment": "trivialaugment"}, lambda: v2.TrivialAugmentWide(**options)),
+        "color": ({"color_jitter": 0.4}, lambda: v2.ColorJitter(0.4, 0.4, 0.4)),
+        "erasing": ({"random_erasing": 0.7}, lambda: v2.RandomErasing(0.7, value=fill)),
+    }[kind]
+    images = some_images(12, channels)
+    recipe = DataRecipe(image_size=12, mean=mean, std=(0.5,) * channels, **fields)
+    each, keys = Each(recipe), [("a key", i) for i in range(12)]
+    found = each(images, NOTHING, keys)
+    assert torch.equal(each(images[4:7], NOTHING, keys[4:7]), found[4:7])
+    assert (found != images).flatten(1).any(1).float().mean() > 0.4
+    for image, key, have in zip(images, keys, found, strict=True):
+        array = image.permute(1, 2, 0).numpy()
+        picture = Image.fromarray(array[:, :, 0] if channels == 1 else array)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(number(*key))
+            want = theirs()(v2.functional.pil_to_tensor(picture) if kind == "erasing" else picture)
+        assert torch.equal(have, want if kind == "erasing" else v2.functional.pil_to_tensor(want))
+
+
+def test_crops_come_before_torchvision_s_transforms_and_pad_with_the_mean_colour() -> None:
+    recipe = replace(RGB, crop="pad", crop_padding=4, flip=True, random_erasing=1e-9)
+    draws, images = draw(recipe, 1, 0, 20), some_images()
+    found = normalise(Each(recipe)(images, draws, [(i,) for i in range(20)]), recipe)
+    # Half a grey level, in deviations.
+    torch.testing.assert_close(found, augment(images, draws, recipe), rtol=0, atol=0.51 / 62)
+    assert not torch.equal(found, normalise(images, recipe))
+    boxes = draw_boxes(recipe, 12, 12, 20, stream("boxes"))
+    found = normalise(Each(recipe)(images, draws._replace(box=boxes), [(i,) for i in range(20)]), recipe)
+    torch.testing.assert_close(found, augment(images, draws._replace(box=boxes), recipe), rtol=0, atol=0.51 / 62)
+
+
+def test_mixup_and_cutmix_by_hand() -> None:
+    x = torch.stack([torch.full((1, 8, 8), float(i)) for i in range(3)])
+    draws = Draws(
+        share=torch.tensor([0.75, 0.75, 0.4]),
+        cut=torch.tensor([False, True, True]),
+        centre=torch.tensor([[0, 0], [4, 5], [7, 0]]),
+    )
+    recipe = DataRecipe(image_size=8, mixup=1.0, cutmix=1.0)
+    found, targets = mix(x, torch.tensor([0, 1, 2]), torch.tensor([1, 2, 0]), draws, recipe, 4)
+    # MixUp: 0.75 * 0 + 0.25 * 1.
+    assert torch.equal(found[0], torch.full((1, 8, 8), 0.25))
+    assert targets[0].tolist() == [0.75, 0.25, 0, 0]
+    # CutMix of a quarter: a side of 0.5 * 8 = 4 pixels, two either way of (4, 5): rows 2 to 5, columns 3 to 6.
+    want = torch.full((8, 8), 1.0)
+    want[2:6, 3:7] = 2.0
+    assert torch.equal(found[1, 0], want)
+    assert targets[1].tolist() == [0, 0.75, 0.25, 0]
+    # sqrt(0.6) * 8 / 2 = 3.098, 3 pixels either way of the corner (7, 0): rows 4 to 7, columns 0 to 2.
+    want = torch.full((8, 8), 2.0)
+    want[4:8, 0:3] = 0.0
+    assert torch.equal(found[2, 0], want)
+    assert targets[2].tolist() == pytest.approx([12 / 64, 0, 52 / 64, 0])
+
+
+@pytest.mark.parametrize("alpha", [0.4, 1.0])
+def test_shares_are_those_of_the_beta_distribution(alpha: float) -> None:
+    recipe = replace(RGB, mixup=alpha, cutmix=5.0)
+    draws = draw(recipe, 0, 0, 20_000)
+    assert draws.share is not None
+    assert draws.cut is not None
+    assert draws.cut.float().mean() == pytest.approx(0.5, abs=0.02)
+    for chosen, a in ((~draws.cut, alpha), (draws.cut, 5.0)):
+        # Mean and variance of Beta(a, a).
+        assert draws.share[chosen].mean() == pytest.approx(0.5, abs=0.02)
+        assert draws.share[chosen].var() == pytest.approx(1 / (4 * (2 * a + 1)), rel=0.05)
+    only = draw(replace(RGB, cutmix=5.0), 0, 0, 50).cut
+    assert only is not None
+    assert only.all()
+    assert draw(RGB, 0, 0, 5).share is None

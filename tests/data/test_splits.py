@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,6 +101,93 @@ def test_samples_do_not_depend_on_batch_size_or_workers(split: Split) -> None:
     assert (by_sample(split, 2, 11)[0] != reference).flatten(1).any(1).all()
     split.seed, split._held = 6, {}
     assert (by_sample(split, 1, 11)[0] != reference).flatten(1).any(1).all()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"mixup": 0.5, "cutmix": 1.0, "random_erasing": 0.5},
+        {"auto_augment": "randaugment", "color_jitter": 0.4, "balanced": True, "crop": "resized"},
+        {"auto_augment": "trivialaugment", "cutmix": 1.0, "balanced": True},
+    ],
+    ids=lambda fields: "-".join(fields),
+)
+@pytest.mark.parametrize("kind", [TensorSplit, FileSplit])
+def test_fine_tuning_s_draws_do_not_depend_on_batches_or_workers(
+    kind: type[Split], fields: dict[str, Any], make_folder: MakeFolder
+) -> None:
+    """Images and mixed targets of a whole epoch, in the epoch's order, from batches of any size."""
+    folder = make_folder({"train/a": 7, "train/b": 4, "val/a": 2, "val/b": 2})
+    recipe = replace(SMALL, name=str(folder), in_memory="yes" if kind is TensorSplit else "no", **fields)
+    split = open_data(recipe, seed=5).train
+
+    def epoch(number: int, batch_size: int, workers: int = 0) -> list[Tensor]:
+        parts = list(batches(split, number, batch_size, workers))
+        return [torch.cat([part[i] for part in parts]) for i in (1, 2)]
+
+    reference = epoch(1, 11)
+    assert len(reference[0]) == 11
+    for batch_size, workers in ((1, 0), (3, 0), (4, 2)):
+        found = epoch(1, batch_size, workers)
+        assert all(torch.equal(a, b) for a, b in zip(found, reference, strict=True)), (batch_size, workers)
+    assert not torch.equal(epoch(2, 11)[0], reference[0])
+    split.seed, split._held = 6, {}
+    assert not torch.equal(epoch(1, 11)[0], reference[0])
+
+
+def test_images_are_mixed_with_their_neighbour_in_the_epoch_s_order() -> None:
+    """One-hot images: a mixed image shows which two it is made of, and in which shares."""
+    images = torch.zeros(7, 1, 4, 4, dtype=torch.uint8)
+    for i in range(7):
+        images[i].view(-1)[i] = 255
+    recipe = DataRecipe(image_size=4, mean=(0.0,), std=(1.0,), mixup=1.0)
+    split = TensorSplit(images, torch.arange(7), recipe, seed=3)
+    order = split.order(7)
+    ((_, indices),) = list(order)
+    x, targets = split.prepare(split[0, indices], CPU)
+    torch.testing.assert_close(x.flatten(1)[:, :7], targets)
+    for i, index in enumerate(indices):
+        mate = indices[i ^ 1] if i < 6 else index
+        assert set(targets[i].nonzero()[:, 0].tolist()) <= {index, mate}
+        assert targets[i].sum() == pytest.approx(1)
+    # The last of an odd number has none.
+    assert targets[6, indices[6]] == 1
+    # A class that no training image has still has its column.
+    split.classes = 9
+    assert split.prepare(split[0, indices], CPU)[1].shape == (7, 9)
+
+
+def test_an_image_whose_mate_cannot_be_read_stays_as_it_is(
+    make_folder: MakeFolder, truncate: Callable[[Path], None]
+) -> None:
+    folder = make_folder({"train/a": 2, "train/b": 2, "val/a": 1, "val/b": 1})
+    truncate(folder / "train" / "a" / "00.png")
+    recipe = replace(SMALL, name=str(folder), in_memory="no", on_bad_image="skip", mixup=1.0)
+    train = open_data(recipe, seed=0).train
+    parts = list(batches(train, 0, batch_size=1))
+    assert sorted(len(x) for _, x, _ in parts) == [0, 1, 1, 1]
+    (mate,) = (i for i in range(4) if train.mates(0)[i] == 0)
+    targets = {int(b.indices[0]): y for b, _, y in parts if len(y)}
+    assert targets[mate].max() == 1
+
+
+def test_balanced_epochs_show_all_classes_and_their_images_equally_often() -> None:
+    targets = torch.tensor([0] * 50 + [1] * 9 + [2] * 2)
+    split = TensorSplit(
+        torch.zeros(61, 1, 4, 4, dtype=torch.uint8), targets, DataRecipe(image_size=4, balanced=True), 0
+    )
+    for epoch in range(3):
+        drawn = split.images_in(epoch)
+        assert sorted(targets[drawn].bincount().tolist()) == [20, 20, 21]
+        times = drawn.bincount(minlength=61)
+        for number, members in enumerate((times[:50], times[50:59], times[59:])):
+            assert members.max() - members.min() <= 1, number
+        found = torch.cat([y for _, _, y in batches(split, epoch, 16)])
+        assert torch.equal(found.bincount(), targets[drawn].bincount())
+    assert not torch.equal(split.images_in(0), split.images_in(1))
+    # Evaluation takes every image once.
+    val = TensorSplit(split.images, targets, split.recipe, None)
+    assert torch.equal(torch.cat([y for _, _, y in batches(val, 0, 16)]), targets)
 
 
 @BOTH
@@ -275,3 +363,16 @@ def test_nothing_but_bad_images(make_folder: MakeFolder) -> None:
         path.write_text("no image")
     with pytest.raises(DataError, match=r"none of the 2 images can be read; the first: .*cannot be read as an image"):
         open_data(replace(SMALL, name=str(folder), on_bad_image="skip", val_fraction=0.5), seed=0)
+
+
+def test_classes_take_turns_where_few_batches_are_used() -> None:
+    """The first batches have all classes alike, whatever their numbers; and all images come once."""
+    targets = torch.tensor([0] * 50 + [1] * 7 + [2] * 3)
+    for seed in (None, 0, 1):
+        order = Order(60, 9, seed, targets)
+        batches = [part for _, part in order]
+        assert sorted(i for part in batches for i in part) == list(range(60))
+        assert targets[batches[0]].bincount().tolist() == [3, 3, 3]
+        assert targets[batches[1]].bincount(minlength=3).tolist()[2] == 0
+    first = list(Order(60, 9, 0, targets))
+    assert first == list(Order(60, 9, 0, targets)) != list(Order(60, 9, 1, targets))

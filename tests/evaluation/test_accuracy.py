@@ -105,9 +105,10 @@ def test_details_of_a_split(opened: Callable[..., Data], model: nn.Module) -> No
     data = opened()
     meter = Meter()
     plain = evaluate(model, data.val, batch_size=5)
-    assert (plain.per_class, plain.confusion, plain.calibration, plain.tempered) == ((), (), None, None)
+    assert (plain.confusion, plain.calibration, plain.tempered) == ((), None, None)
     found = evaluate(model, data.val, batch_size=5, details=True, classes=data.classes, meter=meter)
-    assert replace(found, per_class=(), confusion=(), calibration=None, tempered=None) == plain
+    named = tuple(replace(row, name=name) for row, name in zip(plain.per_class, data.classes, strict=True))
+    assert replace(found, confusion=(), calibration=None, tempered=None) == replace(plain, per_class=named)
     assert sum(map(sum, found.confusion)) == plain.images == 12
     assert sum(r.top1_error for r in found.per_class) / 6 == pytest.approx(plain.top1_error)
     assert found.calibration.nll == pytest.approx(plain.loss, rel=1e-5)

@@ -213,7 +213,7 @@ def test_a_comparison_is_of_networks_trained_alike() -> None:
         comparison([plain, other], 1)
     with pytest.raises(ConfigError, match=r"must be two or more networks of different names"):
         comparison([plain, plain], 1)
-    with pytest.raises(ConfigError, match=r"seeds: 0 is too small"):
+    with pytest.raises(ConfigError, match=r"seeds: 0 is out of range"):
         comparison([plain, se], 0)
 
 

@@ -77,7 +77,7 @@ def test_a_signal_stops_the_queue_and_it_goes_on_exactly(recipe: Recipe, tmp_pat
     assert [read_summary(tmp_path / "broken" / name) is None for name in ("s0", "s1")] == [False, True]
     done = queue.run_all(seeded(recipe, 0, 1), tmp_path / "broken", open_data=open_few)
     for name in ("s0", "s1"):
-        assert done.summaries[name].loss == unbroken.summaries[name].loss
+        assert done.summaries[name].measured == unbroken.summaries[name].measured
 
 
 SIDE_BY_SIDE = """
@@ -92,7 +92,7 @@ if __name__ == "__main__":
     recipe = read_recipe(Path(sys.argv[1]))
     say = lambda *of: print(*of, flush=True)
     done = run_all(seeded(recipe, 0, 1), Path(sys.argv[2]), open_data=open_few, jobs=2, say=say)
-    print(json.dumps({name: s.loss for name, s in done.summaries.items()}))
+    print(json.dumps({name: dict(s.measured) for name, s in done.summaries.items()}))
 """
 
 
@@ -138,7 +138,7 @@ def test_side_by_side_is_the_same_also_after_a_signal(recipe: Recipe, tmp_path: 
     assert b"status" not in out
     again = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=True)
     losses = json.loads(again.stdout.splitlines()[-1])
-    assert losses == {name: s.loss for name, s in alone.summaries.items()}
+    assert losses == {name: dict(s.measured) for name, s in alone.summaries.items()}
 
 
 def die_with_the_second(recipe: Any, seed: int) -> Any:

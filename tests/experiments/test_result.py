@@ -16,13 +16,15 @@ from senet.experiments.plots import plot_result
 from senet.experiments.result import build_result, paired_difference, read_results, write_results
 from senet.recipes.recipe import Recipe
 from senet.runs.summary import RunSummary
+from tests.report.pages import difference, result, row
 
 
 def summary(error: float, step_ms: float = 1.0) -> RunSummary:
-    errors = {"top1_error": error, "top5_error": error / 2, "best_top1_error": error - 1}
-    counts = {"seed": 0, "epochs": 2, "train_images": 5, "test_images": 4, "params": 10, "macs": 2_000_000}
+    errors = {"measured": {"top1_error": error, "top5_error": error / 2, "loss": 1.0}, "best": error - 1}
+    counts = {"seed": 0, "epochs": 2, "train_images": 5, "eval_images": 4, "params": 10, "macs": 2_000_000}
     times = {"train_seconds": 3.0, "step_ms": step_ms, "wall_seconds": 4.0}
-    return RunSummary(model="m", data="d", skipped_images=(), loss=1.0, best_epoch=1, **errors, **counts, **times)
+    images = {"class_images": {"a": 3, "b": 2}, "part": "val", "epoch": 2, "skipped_images": ()}
+    return RunSummary(model="m", data="d", best_epoch=1, **images, **errors, **counts, **times)
 
 
 def experiment_of(recipe: Recipe, plain: Recipe, *seeds: int) -> Experiment:
@@ -54,7 +56,7 @@ def test_the_result_by_hand(recipe: Recipe, plain: Recipe) -> None:
     found = build_result(experiment, summaries, {run_name(recipe, 2): "loss is nan"}, {})
     assert (found.finished, found.planned, found.train_seconds) == (5, 6, 15.0)
     assert found.where.startswith(
-        "d, 5 training and 4 test images, 2 epochs, 3 seeds; errors after the last epoch. 5 of 6"
+        "d, 5 training and 4 validation images, 2 epochs, 3 seeds; errors after the last epoch. 5 of 6"
     )
     plain_row, se_row, cited = found.rows
     top1 = plain_row.errors[TOP1]
@@ -161,3 +163,35 @@ def test_pictures_of_differences_and_of_errors_alone(recipe: Recipe, plain: Reci
     for name, rows in (("pair", experiment.rows), ("alone", experiment.rows[:1])):
         plot_result(tmp_path / f"{name}.png", build_result(replace(experiment, rows=rows), summaries, {}, {}))
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("errors", "interval", "images", "says"),
+    [
+        (
+            ((0.5,), (0.25,)),
+            (None, None),
+            400,
+            "No measurable difference: 2 and 1 of 400 validation images wrong with a",
+        ),
+        (((10.0,), (2.5,)), (None, None), 400, "In one run each, b makes fewer errors: 40 and 10 of 400"),
+        (
+            ((9.0, 10.0), (8.0, 10.0)),
+            (-2.0, 1.0),
+            400,
+            "No measurable difference over 2 seeds: on average 38.0 and 36.0",
+        ),
+        (((9.0, 10.0), (8.0, 9.0)), (-1.1, -0.9), 10_000, "b makes fewer errors than a over 2 seeds: 9.50 and 8.50 %"),
+        (((8.0, 9.0), (9.0, 10.0)), (0.9, 1.1), 10_000, "b makes more errors than a over 2 seeds: 8.50 and 9.50 %"),
+    ],
+)
+def test_the_result_in_a_sentence(
+    errors: tuple[tuple[float, ...], tuple[float, ...]],
+    interval: tuple[float | None, float | None],
+    images: int,
+    says: str,
+) -> None:
+    mean = sum(errors[1]) / len(errors[1]) - sum(errors[0]) / len(errors[0])
+    d = difference("b", "a", mean, *interval, seeds=len(errors[0]))
+    pair = result("pair", (row("a", errors[0]), row("b", errors[1])), (d,), eval_images=images)
+    assert pair.sentence.startswith(says)

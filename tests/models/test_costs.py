@@ -1,4 +1,4 @@
-"""The arithmetic of `describe` and `describe_detector` against torch: the flop counter and the sizes of the tensors."""
+"""The arithmetic of `describe` against torch: the flop counter and the sizes of the tensors."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from senet import ConfigError, ECAConfig, Net, NoSqueezeConfig, SEConfig, SharedConfig, Unit, get_net, list_models
-from senet.detection.costs import ROIS, describe_detector
-from senet.detection.faster_rcnn import faster_rcnn
+from senet.create import create_model
+from senet.foreign_models import describe_network
 from senet.models.describe import describe
+from senet.models.detector import MASKS
 
 
 def size(module: nn.Module) -> int:
@@ -125,25 +126,32 @@ def test_too_small_is_where_torch_refuses(name: str) -> None:
     assert (len(refused) > 10) == (name == "se_inception_resnet_v2")
 
 
-@pytest.mark.parametrize("name", ["se_resnet18", "se_inception_resnet_v2", "vgg16_bn"])
-def test_the_detector(name: str) -> None:
+@pytest.mark.parametrize("trunk", ["se_resnet18", "vgg16_bn", "timm:resnet18"])
+@pytest.mark.parametrize("head", ["fasterrcnn", "maskrcnn", "retinanet"])
+def test_detectors(head: str, trunk: str) -> None:
     """Each part of torchvision's detector by itself; the trunk ends with its last stage."""
-    net, classes, image_size = get_net(name), 5, (256, 320)
-    cost = describe_detector(net, image_size, num_classes=classes)
+    net = replace(get_net(f"{head}_{trunk}_fpn"), num_classes=4)
+    cost = describe_network(net, 256)
     rows = {row.part: row for row in cost.rows}
-    detector: Any = faster_rcnn(net, num_classes=classes, freeze_norm=False).to("meta").eval()
-    box_head = nn.Sequential(detector.roi_heads.box_head, detector.roi_heads.box_predictor)
-    x = torch.empty(1, 3, *image_size, device="meta")
-    trunk, in_trunk = count(detector.backbone.trunk, x)
-    pyramid, in_fpn = count(detector.backbone.fpn, dict(enumerate(trunk)))
-    _, in_rpn = count(detector.rpn.head, list(pyramid.values()))
-    _, in_boxes = count(box_head, torch.empty(ROIS, 256, 7, 7, device="meta"))
-    assert [(rows[part].params, rows[part].macs) for part in ("fpn", "rpn", "boxes")] == [
-        (size(detector.backbone.fpn), in_fpn),
-        (size(detector.rpn.head), in_rpn),
-        (size(box_head), in_boxes),
-    ]
+    detector: Any = create_model(net).to("meta").eval()
+    x = torch.empty(1, 3, *cost.image_size, device="meta")
+    trunk_maps, in_trunk = count(detector.backbone.trunk, x)
+    pyramid, in_fpn = count(detector.backbone.fpn, dict(enumerate(trunk_maps[-net.levels :])))  # type: ignore[attr-defined]
+    expected = {"fpn": (size(detector.backbone.fpn), in_fpn)}
+    maps = list(pyramid.values())
+    if head == "retinanet":
+        for part, module in (("classes", "classification_head"), ("boxes", "regression_head")):
+            module = getattr(detector.head, module)
+            expected[part] = size(module), count(module, maps)[1]
+    else:
+        boxes = nn.Sequential(detector.roi_heads.box_head, detector.roi_heads.box_predictor)
+        expected["rpn"] = size(detector.rpn.head), count(detector.rpn.head, maps)[1]
+        expected["boxes"] = size(boxes), count(boxes, torch.empty(1000, 256, 7, 7, device="meta"))[1]
+    if head == "maskrcnn":
+        masks = nn.Sequential(detector.roi_heads.mask_head, detector.roi_heads.mask_predictor)
+        expected["masks"] = size(masks), count(masks, torch.empty(MASKS, 256, 14, 14, device="meta"))[1]
+    assert {part: (rows[part].params, rows[part].macs) for part in expected} == expected
     assert cost.params == size(detector) == sum(row.params for row in cost.rows)
-    assert cost.macs == in_trunk + in_fpn + in_rpn + in_boxes == sum(row.macs for row in cost.rows)
-    plain = describe_detector(replace(net, se=None), image_size, num_classes=classes)
+    assert cost.macs == in_trunk + sum(macs for _, macs in expected.values()) == sum(row.macs for row in cost.rows)
+    plain = describe_network(replace(net, se=None), 256)
     assert (cost.params_without_se, cost.macs_without_se) == (plain.params, plain.macs)

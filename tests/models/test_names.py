@@ -74,6 +74,7 @@ def test_aliases(alias: str, name: str) -> None:
     [
         ("resnett101", r"model: 'resnett101' is not known \(did you mean 'resnet101'\?\); all models: senet"),
         ("nosuch", r"model: 'nosuch' is not known; all models: senet models, in Python senet.list_models\(\)$"),
+        ("net.py", "model: 'net.py' is a file; expected: net.py:FUNCTION"),
         ("", "model: '' is not known"),
         ("se_", "model: 'se_' is not known"),
         ("senet50", "model: 'senet50' is not known"),

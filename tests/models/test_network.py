@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -315,3 +316,49 @@ def test_repr_says_what_a_block_is(model: Network) -> None:
     text = repr(model)
     assert "reduction=16, squeeze='avg', gate='sigmoid'" in text
     assert "ZeroPad(extra=16, stride=2)" in text
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(("name", "fields"), [("se_resnet20", {}), ("se_resnet18", {"dropout": 0.5})])
+def test_checkpointing_changes_neither_gradients_nor_statistics(name: str, fields: Any, fused: bool) -> None:
+    """timm's checkpointing counts each batch twice in the running statistics; ours once."""
+    results = []
+    for checkpointing in (False, True):
+        model = create_model(name, num_classes=3, fused=fused, **fields)
+        model.set_grad_checkpointing(checkpointing)
+        torch.manual_seed(0)
+        model(torch.linspace(-1, 1, 4 * 3 * 32 * 32).view(4, 3, 32, 32).sin()).square().sum().backward()
+        results.append([*model.buffers(), *(p.grad for p in model.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_what_users_of_timm_call() -> None:
+    timm_data = pytest.importorskip("timm.data")
+    grouping = pytest.importorskip("timm.models._manipulate")
+    model = create_model("se_resnet18", num_classes=5).eval()
+    x = torch.linspace(-1, 1, 2 * 3 * 64 * 64).view(2, 3, 64, 64).sin()
+    logits = model(x)
+    assert model.feature_info.channels() == [64, 128, 256, 512]
+    assert (model.feature_info.reduction(), model.feature_info.channels(-1)) == ([4, 8, 16, 32], 512)
+    last, maps = model.forward_intermediates(x, 2)
+    assert [tuple(t.shape[1:]) for t in maps] == [(256, 4, 4), (512, 2, 2)]
+    assert last is maps[-1]
+    assert torch.equal(model.forward_head(last), logits)
+    assert len(model.forward_intermediates(x, intermediates_only=True)) == 4
+    with pytest.raises(ConfigError, match=r"indices: \[9\]; expected: some of 0 to 3"):
+        model.forward_intermediates(x, [9])
+    # What timm takes for a network with these values.
+    found = timm_data.resolve_data_config({}, model=model)
+    assert (found["input_size"], found["mean"], found["crop_pct"]) == ((3, 224, 224), (0.485, 0.456, 0.406), 1.0)
+    groups = grouping.group_with_matcher(model.named_parameters(), model.group_matcher(), reverse=True)
+    assert [groups[f"features.stage{s}.block{b}.norm.weight"] for s in (2, 5) for b in (1, 2)] == [1, 2, 7, 8]
+    assert (groups["features.stem.conv.weight"], groups["classifier.weight"]) == (0, 9)
+    assert model.head_hidden_size == 512
+    model.reset_classifier(0, "")
+    assert torch.equal(model(x), last)
+    with pytest.raises(ConfigError, match="global_pool: '' returns a feature map, so there is no place for 3 classes"):
+        model.reset_classifier(3, "")
+    with pytest.raises(ConfigError, match="global_pool: 'max' is not known"):
+        model.reset_classifier(0, "max")
+    model.reset_classifier(3)
+    assert model(x).shape == (2, 3)

@@ -33,7 +33,7 @@ def _lines() -> dict[str, str]:
             lines[f"{se}resnet{depth}"] = f"{se}resnet{depth}"
         for depth in (50, 101):
             lines[f"{se}resnext{depth}_32x4d"] = f"{se}resnext{depth}_32x4d"
-            lines[f"faster_rcnn_fpn_{se}resnet{depth}"] = f"faster_rcnn_fpn_{se}resnet{depth}"
+            lines[f"faster_rcnn_fpn_{se}resnet{depth}"] = f"fasterrcnn_{se}resnet{depth}_fpn"
         for name in ("vgg16_bn", "bn_inception", "inception_resnet_v2"):
             lines[f"{se}{name}"] = f"{se}{name}"
         lines[f"{se}mobilenet_1.0_224"] = f"{se}mobilenet"
@@ -171,8 +171,8 @@ def test_tables_prints_both(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("faster_rcnn_fpn_resnet50 --image-size 800", "--model.image_size: has no effect on a detector"),
-        ("faster_rcnn_fpn_resnet5", "model: 'resnet5' is not known"),
+        ("fasterrcnn_resnet50_fpn --dropout 0.1", "model.dropout: 0.1 has no effect on a detector"),
+        ("fasterrcnn_resnet5_fpn", "model: 'resnet5' is not known"),
         ("mobilenet --se-at depthwise", "--se-at: has no effect, the network has no attention unit"),
         ("se_mobilenet --se-at dw", "se_at: 'dw' is not known"),
         ("resnet20 --first-1x1 half", "first_1x1: 'half' needs bottlenecks"),

@@ -9,13 +9,14 @@ from PIL import Image
 
 from senet.analysis.pictures import data_uri
 from senet.experiments.experiment import TOP1, TOP5
-from senet.experiments.result import MEASURES, Difference, Errors, Result, RowResult
+from senet.experiments.result import Difference, Errors, Result, RowResult
 from senet.models.describe import Description, Row
 from senet.recipes.registry import recipe_for
+from senet.recipes.task import CLASSIFICATION
 from senet.report.page import Headline, Page
 from senet.runs.environment import Environment
-from senet.runs.evaluation import Calibration, CalibrationBin, ClassErrors, Evaluation
-from senet.runs.gates import GateLine, GatesOnPage, UnitOnPage
+from senet.runs.evaluation import Calibration, CalibrationBin, ClassErrors, Evaluation, Mistake
+from senet.runs.gates import GateLine, GatesOnPage, Specific, UnitOnPage
 from senet.runs.metrics import Epoch
 
 UNITS = ("SE_2_1", "SE_2_2", "SE_3_1")
@@ -42,7 +43,7 @@ def unit(u: int) -> UnitOnPage:
         near_one=0.03,
         specificity=0.2 + 0.1 * u,
         entropy=2.5,
-        ablation={"off": 20.0 + u},
+        ablation={"one": 20.0 + u},
         sampled=tuple(3 * c for c in range(CHANNELS)),
         mean=tuple(tuple(gate(u, line, c) for c in range(CHANNELS)) for line in range(3)),
         deviation=((0.05,) * CHANNELS,) * 3,
@@ -57,11 +58,19 @@ def gates() -> GatesOnPage:
         source="planted images",
         images=200,
         top1_error=12.5,
-        ablation={"off": 88.0},
+        ablation={"one": 88.0},
         lines=(GateLine(name="all", images=200), *(GateLine(name=name, images=100) for name in CLASSES)),
         units=tuple(unit(u) for u in range(len(UNITS))),
         similarity=((1.0, 0.5, 0.1), (0.5, 1.0, 0.4), (0.1, 0.4, None)),
         thumbnails={str(i): data_uri(Image.new("RGB", (2, 2), (30 * i, 90, 0))) for i in range(8)},
+        specific=Specific(
+            unit="SE_3_1",
+            channel=12,
+            specificity=0.9,
+            by_class=(("pug", 0.91), ("goldfish", 0.08)),
+            openers=((1, 0.95), (2, 0.94)),
+            closers=((3, 0.01),),
+        ),
     )
 
 
@@ -70,15 +79,13 @@ def history(start: float, epochs: int = 10) -> tuple[Epoch, ...]:
     return tuple(
         Epoch(
             epoch=e,
+            part="val",
             step=10 * e,
             lr=0.1 / e,
-            train_loss=2 / e,
-            train_error=80 / e,
+            train={"loss": 2 / e, "error": 80 / e},
             train_images=1400,
-            test_loss=2.5 / e,
-            test_top1_error=start / e,
-            test_top5_error=1.0,
-            test_images=400,
+            measured={"loss": 2.5 / e, "top1_error": start / e, "top5_error": 1.0},
+            eval_images=400,
             seconds=6.0,
             step_ms=3.0,
         )
@@ -113,7 +120,8 @@ def result(name: str, rows: tuple[RowResult, ...], differences: tuple[Difference
         title=f"Planted {name}",
         data="digits",
         train_images=1400,
-        test_images=400,
+        part="val",
+        eval_images=400,
         epochs=(3,),
         seeds=tuple(range(len(rows[0].runs))),
         finished=sum(row.finished for row in rows),
@@ -121,7 +129,7 @@ def result(name: str, rows: tuple[RowResult, ...], differences: tuple[Difference
         train_seconds=36.0,
         rows=rows,
         differences=differences,
-        measures=MEASURES,
+        measures=dict(CLASSIFICATION.measures),
         shown=(TOP1,),
     )
     return replace(found, **values)
@@ -179,6 +187,7 @@ def evaluation() -> Evaluation:
             ),
         ),
         epoch=2,
+        mistakes=(Mistake(truth="cat", answer="dog", confidence=0.87, picture=data_uri(Image.new("L", (4, 4)))),),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -12,11 +13,15 @@ from typing import Any
 import pytest
 
 from senet.report.render import render
-from tests.report.pages import CHANNELS, UNITS, full, gate, gates
+from tests.report.pages import CHANNELS, UNITS, full, gate, gates, history
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on the PATH")
+
+
+AXE = Path(os.environ.get("SENET_AXE", "node_modules/axe-core/axe.min.js"))
+"""The accessibility checker; npm install axe-core in the root of the repository, or a path to its script."""
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +158,36 @@ def test_order_scale_and_spread(page: Any) -> None:
     assert value_text(page, "Error").startswith("epoch 10")
 
 
+def test_zero_is_on_the_logarithmic_scale(browser: Any, tmp_path: Path) -> None:
+    error = {e: 0.0 if e > 5 else 80.0 for e in range(1, 11)}
+    runs = [[replace(e, measured={**e.measured, "top1_error": error[e.epoch]}) for e in history(90.0)]]
+    (tmp_path / "report.html").write_text(render(replace(full(), curves={"resnet8": runs})))
+    page = browser.new_page()
+    page.goto((tmp_path / "report.html").as_uri())
+    panel = page.locator("#curves .panel").first
+    ticks = panel.locator("svg text[text-anchor=end]").all_text_contents()
+    assert ticks[:8] == ["0", "1", "2", "5", "10", "20", "50", "epoch"]
+    epochs = panel.locator("svg text[text-anchor=middle]").all_text_contents()
+    assert all(text.isdigit() for text in epochs)
+    path = panel.locator("path.line").last.get_attribute("d")
+    assert len(re.findall("[ML]", path)) == 10, "no gap where the error is zero"
+    page.close()
+
+
+@pytest.mark.parametrize("kind", ["SVG", "PNG"])
+def test_a_chart_is_saved(page: Any, kind: str) -> None:
+    with page.expect_download() as download:
+        page.get_by_role("button", name=f"Save Loss over the epochs as {kind}").click()
+    assert download.value.suggested_filename == f"loss-over-the-epochs.{kind.lower()}"
+    content = Path(download.value.path()).read_bytes()
+    if kind == "PNG":
+        assert content[:8] == b"\x89PNG\r\n\x1a\n"
+        return
+    text = content.decode()
+    assert "Loss over the epochs" in text
+    assert not re.search(r"var\(|oklab|color\(", text), "other programs do not know these"
+
+
 def test_curves_of_no_network_on_a_logarithmic_scale(page: Any) -> None:
     curves = page.locator("#curves")
     curves.get_by_label("log").check(force=True)
@@ -227,3 +262,29 @@ def test_nothing_is_wider_than_the_window(page: Any, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 800})
     page.wait_for_timeout(100)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not installed: npm install axe-core")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(browser: Any, file: Path, scheme: str) -> None:
+    """Contrast, names and order of headings."""
+    context = browser.new_context(color_scheme=scheme, reduced_motion="reduce", bypass_csp=True)
+    page = context.new_page()
+    page.goto(file.as_uri())
+    page.evaluate(AXE.read_text())
+    found = page.evaluate("axe.run()")["violations"]
+    assert [(v["id"], v["nodes"][0]["html"]) for v in found] == []
+    context.close()
+
+
+def test_it_can_be_printed(browser: Any, file: Path) -> None:
+    page = browser.new_page()
+    page.goto(file.as_uri())
+    page.emulate_media(media="print")
+    for hidden in (".top", ".controls", ".save", ".command button"):
+        assert not page.locator(hidden).first.is_visible(), hidden
+    for shown in ("h1", "#mistakes", "#provenance"):
+        assert page.locator(shown).first.is_visible(), shown
+    document = page.pdf()
+    assert document[:5] == b"%PDF-"
+    page.close()

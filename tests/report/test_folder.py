@@ -9,6 +9,7 @@ from pathlib import Path
 from shutil import rmtree
 
 import pytest
+from PIL import Image
 
 from senet.errors import RunError
 from senet.experiments.result import Result, RowResult, write_results
@@ -43,14 +44,15 @@ def write_run(
             seed=seed,
             epochs=3,
             train_images=1400,
-            test_images=400,
+            class_images={"cat": 1000, "dog": 400},
+            part="val",
+            epoch=3,
+            eval_images=400,
             skipped_images=("a.png: cannot be read",),
             params=271_807,
             macs=41_000_000,
-            top1_error=epochs[-1].test_top1_error,
-            top5_error=1.0,
-            loss=0.8,
-            best_top1_error=epochs[-1].test_top1_error,
+            measured={**epochs[-1].measured, "loss": 0.8},
+            best=epochs[-1].measured["top1_error"],
             best_epoch=3,
             train_seconds=1800.0,
             step_ms=3.0,
@@ -83,7 +85,9 @@ def test_a_run(tmp_path: Path) -> None:
     assert page.headline.low == pytest.approx(25.72, abs=0.01)
     assert page.headline.high == pytest.approx(34.66, abs=0.01)
     assert page.subtitle == "3 epochs on digits, batch 32, seed 0, se units."
-    assert facts(page)["top-1 error, lowest"] == "30.00 % (epoch 3)"
+    assert page.sentence == "120 of 400 validation images are wrong after the last epoch."
+    assert page.best
+    assert (page.best.label, page.best.value) == ("validation error of the best epoch, 3", 30.0)
     assert facts(page)["parameters"] == 271_807
     assert facts(page)["unreadable images"] == 1
     assert len(page.curves["se_resnet20"][0]) == 3
@@ -99,7 +103,7 @@ def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
     page = page_of(write_run(tmp_path / "run", done=False))
     assert page.subtitle.startswith("2 of 3 epochs so far")
     assert page.headline
-    assert page.headline.label == "top-1 error after epoch 2"
+    assert page.headline.label == "validation error after epoch 2"
     assert page.headline.value == 45.0
 
 
@@ -114,7 +118,7 @@ def test_a_run_with_its_evaluation_and_gates(tmp_path: Path) -> None:
     # ImageNet's classes in words; other names stay.
     assert page.evaluation == replace(evaluation(), per_class=(replace(cat, name="tench"), *others))
     assert page.gates == gates()
-    assert facts(page)["classes and calibration"] == "of best.safetensors (epoch 2)"
+    assert facts(page)["classes and calibration"] == "of the weights that were kept (epoch 2)"
 
 
 @pytest.mark.parametrize(
@@ -134,12 +138,26 @@ def test_a_pair(tmp_path: Path, low: float | None, high: float | None, says: str
     assert page.headline
     assert (page.headline.value, page.headline.low, page.headline.high) == (-1.0, low, high)
     assert says in page.headline.note
-    starts = {name: [run[0].test_top1_error for run in runs] for name, runs in page.curves.items()}
+    starts = {name: [run[0].measured["top1_error"] for run in runs] for name, runs in page.curves.items()}
     assert starts == {"resnet20": [90.0, 91.0], "se_resnet20": [60.0, 61.0]}
     assert page.seeds == [0, 1]
     assert page.recipe
     assert page.recipe.name == "se_resnet20"
     assert facts(page) == {"runs finished": "4 of 4", "training, hours": 2.0}
+
+
+@pytest.mark.parametrize(("near", "notes"), [(0.995, 1), (0.9, 0)])
+def test_inserted_units_that_hardly_moved_are_noted(tmp_path: Path, near: float, notes: int) -> None:
+    model = "timm:resnet18+se"
+    rows = (row("timm:resnet18", (30.0, 31.0)), row(model, (20.0, 21.0)))
+    pair = result("pair", rows, (difference(model, "timm:resnet18", -1.0, -3.0, 1.0),))
+    folder = write_experiment(tmp_path / "pair", [pair], ["timm:resnet18", model])
+    for run in rows[0].runs[0], rows[1].runs[0]:
+        moved = tuple(replace(unit, near_one=n) for unit, n in zip(gates().units, (1.0, 1.0, near), strict=True))
+        write_gates(folder / "runs" / run, replace(gates(), units=moved))
+    found = page_of(folder).notes
+    assert len(found) == notes
+    assert not notes or found[0].startswith(f"{model}, seed 0: 99 % or more of each unit's gates are within 0.05 of 1")
 
 
 def test_a_comparison_with_a_failed_run(tmp_path: Path) -> None:
@@ -182,7 +200,11 @@ def test_an_analysis(tmp_path: Path) -> None:
     assert page.headline
     assert page.headline.value == 12.5
     assert page.gates == gates()
-    assert 'data-draw="gates"' in write_page(tmp_path).read_text()
+    source = write_page(tmp_path).read_text()
+    assert 'data-draw="gates"' in source
+    assert 'property="og:image" content="report.png"' in source
+    with Image.open(tmp_path / "report.png") as card:
+        assert card.size == (1200, 630)
 
 
 def test_folders_that_have_no_page(tmp_path: Path) -> None:
@@ -197,7 +219,7 @@ def test_folders_that_have_no_page(tmp_path: Path) -> None:
     (run / "summary.json").write_text("{")
     with pytest.raises(RunError, match=r"summary\.json: cannot be read"):
         page_of(run)
-    (run / "metrics.csv").write_text("epoch,test_top1_error\n1,many\n")
+    (run / "metrics.csv").write_text("epoch,eval_top1_error\n1,many\n")
     with pytest.raises(RunError, match=r"metrics\.csv: cannot be read"):
         page_of(run)
     (run / "metrics.csv").unlink()

@@ -20,7 +20,10 @@ from senet.report.render import POLICY, SECTIONS, render
 from senet.runs.evaluation import ClassErrors
 from tests.report.pages import comparison, cost, difference, evaluation, full, history, table
 
-VOID = {"meta", "input", "br", "img"}
+VOID = {"meta", "input", "br", "img", "link"}
+
+OF_CLASSES = [name for name in SECTIONS if name != "detection"]
+"""The sections of a classifier's page; a detector's is in tests/detection."""
 
 
 class Reader(HTMLParser):
@@ -65,8 +68,8 @@ def data_of(source: str) -> Any:
 def test_every_section_is_there_and_linked_to() -> None:
     page = Reader(render(full()))
     links = [value for tag, name, value in page.attributes if (tag, name) == ("a", "href")]
-    assert links == ["#main", "#overview", *(f"#{name}" for name in SECTIONS)]
-    assert set(SECTIONS) <= set(page.ids)
+    assert links == ["#main", "#overview", *(f"#{name}" for name in OF_CLASSES), "#overview"]
+    assert set(OF_CLASSES) <= set(page.ids)
     assert len(page.ids) == len(set(page.ids))
     for words in (
         "\N{MINUS SIGN}0.75",
@@ -110,7 +113,7 @@ def test_a_table_is_beside_the_papers() -> None:
         ({"results": []}, {"results"}),
         ({"curves": {}}, {"curves"}),
         ({"gates": None}, {"gates"}),
-        ({"evaluation": None}, {"confusion", "classes", "calibration"}),
+        ({"evaluation": None}, {"mistakes", "classes"}),
         ({"cost": None}, {"complexity"}),
         (
             {"commands": [], "recipe": None, "cost": None, "seeds": [], "environment": None},
@@ -121,7 +124,7 @@ def test_a_table_is_beside_the_papers() -> None:
 def test_a_section_without_data_is_absent(without: dict[str, Any], absent: set[str]) -> None:
     page = Reader(render(replace(full(), **without)))
     links = {value[1:] for tag, name, value in page.attributes if (tag, name) == ("a", "href")}
-    assert set(SECTIONS) & set(page.ids) == set(SECTIONS) & links == set(SECTIONS) - absent
+    assert set(SECTIONS) & set(page.ids) == set(SECTIONS) & links == set(OF_CLASSES) - absent
 
 
 def test_an_empty_page_is_a_page() -> None:
@@ -167,7 +170,7 @@ def test_names_are_never_markup() -> None:
 def test_what_is_not_finite_is_a_dash() -> None:
     page = full()
     runs = list(history(90.0))
-    runs[3] = replace(runs[3], test_loss=math.inf)
+    runs[3] = replace(runs[3], measured={**runs[3].measured, "loss": math.inf})
     first, *others = comparison().rows
     nothing = Errors(by_seed=(math.nan,), mean=None, deviation=math.nan)
     planted = evaluation()
@@ -193,12 +196,50 @@ def test_what_is_not_finite_is_a_dash() -> None:
             ),
         )
     )
-    assert data_of(source)["curves"]["resnet8"][0][3]["test_loss"] is None
+    assert data_of(source)["curves"]["resnet8"][0][3]["eval_loss"] is None
     assert data_of(source)["calibration"]["ece"] is None
     text = Reader(source).text
     assert "nan" not in text.lower().split()
     assert "inf" not in text.lower().split()
     assert "\N{EN DASH}" in text
+
+
+def test_a_run_shows_its_best_channel_and_its_mistakes() -> None:
+    page = Reader(render(full()))
+    text = " ".join("".join(page.texts).split())
+    assert "no. 12 of SE_3_1 is opened most by pug (mean gate 0.91) and closed most by goldfish (0.08)" in text
+    assert "cat taken for dogconfidence 87 %" in text
+    assert "No errors in one other class." in text
+    shown = [value for tag, name, value in page.attributes if (tag, name) == ("img", "width")]
+    assert shown == ["96"] * 4
+
+
+@pytest.mark.parametrize(("noise", "said"), [(0.2, "+10.0 %, within noise"), (0.05, "+10.0 %")])
+def test_times_within_noise_say_so(noise: float, said: str) -> None:
+    d = difference("se_resnet8", "resnet8", -0.75, -1.25, -0.25, step_noise=noise)
+    rows = (comparison().rows[0], replace(comparison().rows[1], step_ms=3.3))
+    page = Reader(render(replace(full(), results=[replace(comparison(), rows=rows, differences=(d,))])))
+    assert said in page.texts
+    assert ("+10.0 %, within noise" in page.texts) == (noise > 0.1)
+
+
+def test_a_pair_links_its_runs_and_has_a_card() -> None:
+    links = {"resnet8": [(0, "runs/resnet8-seed0/report.html")]}
+    page = Reader(render(replace(full(), links=links), card="report.png"))
+    assert ("a", "href", "runs/resnet8-seed0/report.html") in page.attributes
+    assert ("meta", "content", "report.png") in page.attributes
+
+
+def test_an_uncertain_figure_is_small() -> None:
+    headline = full().headline
+    assert headline
+    shown = [
+        (tag, name, value)
+        for sure in (True, False)
+        for tag, name, value in Reader(render(replace(full(), headline=replace(headline, is_sure=sure)))).attributes
+        if tag == "div" and value.startswith("result")
+    ]
+    assert [value for *_, value in shown] == ["result", "result unsure"]
 
 
 def test_the_page_fetches_nothing() -> None:
@@ -207,7 +248,9 @@ def test_the_page_fetches_nothing() -> None:
     assert ("meta", "content", POLICY) in page.attributes
     assert "default-src 'none'" in POLICY
     assert not [
-        a for a in page.attributes if a[1] in ("src", "srcset", "action") or (a[1] == "href" and a[2][0] != "#")
+        (tag, name, value)
+        for tag, name, value in page.attributes
+        if name in ("src", "srcset", "action", "href") and value[0] != "#" and not value.startswith("data:image/")
     ]
     addresses = set(re.findall(r"https?://[\w./-]+", source))
     assert addresses == {"http://www.w3.org/2000/svg"}
@@ -221,8 +264,8 @@ def test_scripts_never_make_markup_from_text() -> None:
 
 def test_curves_are_thin() -> None:
     found = data_of(render(replace(full(), curves={"a": [history(100 / 3, epochs=200)]})))["curves"]["a"][0]
-    assert set(found[0]) == {"epoch", "lr", "train_loss", "train_error", "test_loss", "test_top1_error"}
-    assert found[0]["test_top1_error"] == 33.333
+    assert set(found[0]) == {"epoch", "lr", "train_loss", "train_error", "eval_loss", "eval_top1_error"}
+    assert found[0]["eval_top1_error"] == 33.333
     assert len(json.dumps(found)) < 40_000
 
 

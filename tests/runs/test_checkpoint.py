@@ -127,7 +127,7 @@ def test_others_can_read_the_file(file: Path, model: Network, recipe: Recipe) ->
 
     with safe_open(file, framework="pt") as f:
         assert set(json.loads(f.metadata()["senet"])) == {
-            *("format", "senet", "name", "model", "preprocessing", "classes", "measurements", "recipe"),
+            *("format", "senet", "name", "model", "preprocessing", "classes", "measurements", "recipe", "images"),
         }
 
 
@@ -171,12 +171,16 @@ def test_a_cut_file(kind: str, part: float, file: Path, model: Network, recipe: 
 def test_what_is_no_zip_and_no_pickle_is_not_called_dangerous(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     path.write_bytes(data)
-    with pytest.raises(CheckpointError, match=r"last.ckpt: cannot be read: not a file written by torch.save$"):
+    with pytest.raises(
+        CheckpointError, match=r"last.ckpt: cannot be read: (it is empty|JSON text|no file of weights, it begins with)"
+    ):
         load(path)
     # Its neighbours are a pickle's first byte and a zip's.
     for start in (b"\x80", b"PK\x03\x04"):
         path.write_bytes(start + data)
-        with pytest.raises(CheckpointError, match=r"last.ckpt: cannot be read: (?!not a checkpoint)"):
+        with pytest.raises(
+            CheckpointError, match=r"last.ckpt: (cannot be read: damaged|refused: a pickle that torch.save)"
+        ):
             load(path)
     with pytest.raises(CheckpointError, match=r"nowhere.ckpt: cannot be read: .*No such file"):
         read_ckpt(tmp_path / "nowhere.ckpt")
@@ -185,7 +189,9 @@ def test_what_is_no_zip_and_no_pickle_is_not_called_dangerous(data: bytes, tmp_p
 def test_a_file_of_something_else(tmp_path: Path) -> None:
     for name in ("a.safetensors", "a.ckpt"):
         (tmp_path / name).write_text("not a checkpoint at all\n" * 50)
-        with pytest.raises(CheckpointError, match=rf"{name}: (damaged, or not a safetensors file|cannot be read)"):
+        with pytest.raises(
+            CheckpointError, match=rf"{name}: (damaged, or not a safetensors file|cannot be read: no file of weights)"
+        ):
             load(tmp_path / name)
 
 
@@ -282,7 +288,8 @@ def test_a_malicious_file_is_refused_and_not_executed(how: str, model: Network, 
     else:
         ckpt(path, model, recipe, optimizer_states=[trap])
     with pytest.raises(
-        CheckpointError, match=r"last.ckpt: cannot be read: refused: it is damaged, or holds objects that could run"
+        CheckpointError,
+        match=r"last.ckpt: refused: (it would call builtins.getattr, which|a pickle that .* names pathlib)",
     ):
         load(path)
     assert not mark.exists()
@@ -316,7 +323,7 @@ def test_last_ckpt_with_a_moving_average(model: Network, recipe: Recipe, tmp_pat
 )
 def test_a_ckpt_of_others(changes: dict[str, Any], model: Network, recipe: Recipe, tmp_path: Path) -> None:
     path = ckpt(tmp_path / "last.ckpt", model, recipe, **changes)
-    with pytest.raises(CheckpointError, match=r"last.ckpt: (has weights but no header|not a mapping of names to tens)"):
+    with pytest.raises(CheckpointError, match=r"last.ckpt: (has weights but no header|holds no weights)"):
         load(path)
     with pytest.raises(CheckpointError, match=r"last.ckpt: not a checkpoint written by senet"):
         read_ckpt(path)
@@ -339,7 +346,7 @@ def test_a_run_folder_means_its_best(file: Path, model: Network, recipe: Recipe)
 def test_where_there_is_none(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="nowhere: no such file or folder"):
         load(tmp_path / "nowhere")
-    with pytest.raises(CheckpointError, match=r"no best.safetensors or last.ckpt in this folder$"):
+    with pytest.raises(CheckpointError, match=r"no best.safetensors, last.safetensors, .* in this folder$"):
         load(tmp_path)
     for name in ("b-seed1", "a-seed0"):
         (tmp_path / "runs" / name).mkdir(parents=True)

@@ -30,10 +30,10 @@ def test_se_resnet20_trains_on_cifar10(real_images: Path, tmp_path: Path) -> Non
     recipe = short(recipe_for(str(real_images / "cifar10"), model="se_resnet20"))
     data = open_data(recipe.data, 0)
     assert isinstance(data.train, TensorSplit)
-    assert (len(data.train), len(data.val), len(data.classes)) == (50_000, 10_000, 10)
+    assert (len(data.train), len(data.measured), len(data.classes)) == (50_000, 10_000, 10)
     result = train(recipe, data, tmp_path / "run", quiet=True)
     assert result.history[-1]["step"] == 4
-    assert result.history[-1]["train_loss"] < 3
+    assert result.history[-1].train["loss"] < 3
 
 
 def test_se_resnet18_trains_on_imagenette_through_workers(real_images: Path, tmp_path: Path) -> None:
@@ -44,4 +44,4 @@ def test_se_resnet18_trains_on_imagenette_through_workers(real_images: Path, tmp
     assert data.train.workers == min(2, cpus())
     result = train(recipe, data, tmp_path / "run", quiet=True)
     assert result.history[-1]["step"] == 4
-    assert result.history[-1]["train_loss"] < 4
+    assert result.history[-1].train["loss"] < 4

@@ -52,7 +52,7 @@ def state(folder: Path) -> dict[str, Any]:
 def interrupt(data: Any, at: int, how: str) -> None:
     """Make the `at`-th batch that is prepared, of training or evaluation, end the run: by a signal or by a crash."""
     count = 0
-    for split in (data.train, data.val):
+    for split in (data.train, data.measured):
         prepare = split.prepare
 
         def stop(batch: Any, device: Any, prepare: Any = prepare) -> Any:
@@ -231,9 +231,9 @@ def test_killed_at_any_file_of_the_last_epochs_end(
     file: str, recipe: Recipe, open_small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each file is the one that is not written any more; the resumed run has them all, as the unbroken one."""
-    from senet import files
+    from senet import files, plotting
     from senet.runs import checkpoint
-    from senet.training import callbacks, plots
+    from senet.training import callbacks
 
     recipe = replace(recipe, train=replace(recipe.train, epochs=1))
     train(recipe, open_small(recipe), tmp_path / "unbroken", quiet=True)
@@ -248,7 +248,7 @@ def test_killed_at_any_file_of_the_last_epochs_end(
 
     folder = tmp_path / "killed"
     with monkeypatch.context() as patch:
-        for module in (files, plots, callbacks, checkpoint):
+        for module in (files, plotting, callbacks, checkpoint):
             patch.setattr(module, "write_atomically", die)
         with pytest.raises(Crash):
             train(recipe, open_small(recipe), folder, quiet=True)

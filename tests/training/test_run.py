@@ -23,7 +23,7 @@ from senet.recipes.recipe import OptimRecipe, Recipe, ScheduleRecipe
 from senet.runs.folder import BEST, ENVIRONMENT, LAST, SUMMARY
 from senet.runs.metrics import Epoch
 from senet.runs.recipe_file import read_recipe, write_recipe
-from senet.training.module import Classifier, freeze_batch_norm_
+from senet.training.module import TrainingModule, freeze_batch_norm_
 from senet.training.plots import plot_curves
 from senet.training.run import fitted, train
 
@@ -74,7 +74,7 @@ def test_a_run_equals_a_loop_written_by_hand(recipe: Recipe, open_small: Any, tm
     with torch.no_grad():
         wrong = (model.eval()(images).argmax(1) != targets).double().mean()
     summary = json.loads((tmp_path / "run" / SUMMARY).read_text())
-    assert summary["top1_error"] == pytest.approx(100 * wrong.item())
+    assert summary["measured"]["top1_error"] == pytest.approx(100 * wrong.item())
 
 
 def test_fused_as_the_recipe_says(recipe: Recipe, open_small: Any, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_moving_average_is_what_is_evaluated_and_kept(recipe: Recipe, open_small
 
 
 def test_moving_average_follows_the_formula(recipe: Recipe, open_small: Any) -> None:
-    module = Classifier(changed(recipe, ema=0.75), open_small(recipe), 7)
+    module = TrainingModule(changed(recipe, ema=0.75), open_small(recipe), 7)
     assert module.average is not None
     weight = module.network.features.stem.conv.weight  # type: ignore[union-attr]
     start = weight.detach().clone()
@@ -167,7 +167,7 @@ def test_switches(fields: Fields, recipe: Recipe, open_small: Any, tmp_path: Pat
     recipe = changed(recipe, **fields)
     result = train(recipe, open_small(recipe), tmp_path / "run", quiet=True)
     assert result.history[-1].step == (6 if "limit_batches" in fields else 14)
-    assert 0 <= result.summary.top1_error <= 100
+    assert 0 <= result.summary.measured["top1_error"] <= 100
     stem = weights(tmp_path / "run")["features.stem.conv.weight"]
     assert stem.dtype == torch.float32
 
@@ -192,15 +192,24 @@ def test_compiled(recipe: Recipe, open_small: Any, tmp_path: Path, monkeypatch: 
     assert all(torch.equal(plain[k], fast[k]) for k in plain)
 
 
-def test_tensorboard_logs_and_the_missing_extra(
-    recipe: Recipe, open_small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe = changed(recipe, tensorboard=True, epochs=1)
+@pytest.mark.parametrize("logger", ["tensorboard", "csv"])
+def test_logs(recipe: Recipe, open_small: Any, tmp_path: Path, logger: str) -> None:
+    recipe = changed(recipe, logger=logger, epochs=1)
     train(recipe, open_small(recipe), tmp_path / "run", quiet=True)
-    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
-    monkeypatch.setitem(sys.modules, "tensorboard", None)
-    with pytest.raises(MissingExtraError, match=r"TensorBoard logs need an extra: pip install 'senet\[tensorboard\]'"):
-        train(recipe, open_small(recipe), tmp_path / "other", quiet=True)
+    files = sorted(p.name for p in (tmp_path / "run" / logger).iterdir())
+    # Lightning's own names; the second holds the recipe.
+    expected = ["events.", "hparams.yaml"] if logger == "tensorboard" else ["hparams.yaml", "metrics.csv"]
+    assert [name for name, start in zip(files, expected, strict=True) if name.startswith(start)] == files
+
+
+@pytest.mark.parametrize("logger", ["tensorboard", "wandb", "mlflow"])
+def test_a_missing_logger(
+    recipe: Recipe, open_small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logger: str
+) -> None:
+    monkeypatch.setattr("senet.training.loggers.find_spec", lambda name: None)
+    recipe = changed(recipe, logger=logger, epochs=1)
+    with pytest.raises(MissingExtraError, match=rf"{logger} logs need an extra: pip install 'senet\[{logger}\]'"):
+        train(recipe, open_small(recipe), tmp_path / "run", quiet=True)
 
 
 def test_what_this_machine_cannot_do_is_refused(recipe: Recipe, open_small: Any, tmp_path: Path) -> None:
@@ -274,6 +283,18 @@ def test_losses_on_a_logarithmic_axis_are_plain_numbers(
         said.extend(t.get_text() for t in (*axis.get_majorticklabels(), *axis.get_minorticklabels()) if t.get_text())
 
     monkeypatch.setattr(Figure, "savefig", read)
-    values = [dict.fromkeys([f.name for f in fields(Epoch)], v) | {"epoch": e} for e, v in ((1, 6.5), (2, last))]
+    values = [
+        dict.fromkeys([f.name for f in fields(Epoch)], v)
+        | {"epoch": e, "part": "val", "train": {"loss": v, "error": v}, "measured": {"loss": v, "top1_error": v}}
+        for e, v in ((1, 6.5), (2, last))
+    ]
     plot_curves(tmp_path / "curves.png", {"a": [[Epoch(**v) for v in values]]})  # type: ignore[arg-type]
     assert {0.5, 1.0, 2.0, 5.0} <= {float(text) for text in said}
+
+
+def test_a_plateau_of_test_images_chooses_no_rate(recipe: Recipe, open_small: Any, tmp_path: Path) -> None:
+    data = open_small(recipe)
+    recipe = replace(recipe, schedule=ScheduleRecipe(kind="plateau"))
+    with pytest.raises(ConfigError, match=r"schedule.kind: 'plateau' needs validation images, and digits has none"):
+        train(recipe, replace(data, val=None, test=data.val), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from senet.recipes.recipe import OptimRecipe, ScheduleRecipe, TrainRecipe
-from senet.training.schedule import Plateau, per_step, rate, sgd
+from senet.training.schedule import Plateau, make_optimizer, per_step, rate
 
 
 def test_cosine_is_the_protocols_formula_per_step() -> None:
@@ -45,7 +45,7 @@ def test_a_constant_warm_up_stays_low_and_then_jumps() -> None:
 
 def optimizer_and_scheduler(schedule: ScheduleRecipe) -> tuple:
     model = nn.Linear(2, 2)
-    optimizer = sgd(model, OptimRecipe(lr=0.5))
+    optimizer = make_optimizer(model, OptimRecipe(lr=0.5))
     return optimizer, per_step(optimizer, schedule, TrainRecipe(epochs=10), steps=2)
 
 
@@ -79,7 +79,7 @@ def test_plateau_goes_on_from_its_state() -> None:
 @pytest.mark.parametrize(("decay", "decayed"), [("all", 6), ("no_shift", 5), ("weights", 2)])
 def test_weight_decay_can_spare_norms_and_biases(decay: str, decayed: int) -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Linear(2, 2))
-    optimizer = sgd(model, OptimRecipe(decay=decay, weight_decay=0.1))  # type: ignore[arg-type]
+    optimizer = make_optimizer(model, OptimRecipe(decay=decay, weight_decay=0.1))  # type: ignore[arg-type]
     assert sum(len(g["params"]) for g in optimizer.param_groups) == 6
     assert sum(len(g["params"]) for g in optimizer.param_groups if g["weight_decay"] == 0.1) == decayed
     if decay == "no_shift":
@@ -93,7 +93,7 @@ def test_sgd_does_what_the_formula_says() -> None:
     p = nn.Parameter(torch.tensor([[2.0]], dtype=torch.float64))
     module = nn.Module()
     module.p = p
-    optimizer = sgd(module, OptimRecipe(lr=0.1, momentum=0.5, nesterov=True, weight_decay=0.01))
+    optimizer = make_optimizer(module, OptimRecipe(lr=0.1, momentum=0.5, nesterov=True, weight_decay=0.01))
     value, v = 2.0, 0.0
     for gradient in (1.0, -0.5, 0.25):
         p.grad = torch.full_like(p, gradient)

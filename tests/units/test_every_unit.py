@@ -192,10 +192,10 @@ def test_no_unit_of_no_channels(config: UnitConfig) -> None:
 
 
 @every_unit
-def test_a_vector_is_no_map(config: UnitConfig) -> None:
+def test_a_vector_has_no_space(config: UnitConfig) -> None:
     unit, z = built(config), draw(2, 8)
     assert unit(z[..., None]).shape == (2, 8, 1)
-    with pytest.raises(ValueError, match=r"u: a map \(N, C, \*\) has at least one .*; this one is \(2, 8\)"):
+    with pytest.raises(ValueError, match=r"u: a feature map \(N, C, \*\) has at least one .*; this one is \(2, 8\)"):
         unit(z)
 
 

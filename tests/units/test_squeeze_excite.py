@@ -25,7 +25,7 @@ MAPS = [(6,), (4, 3), (2, 3, 2), (1, 1)]
 
 
 def unit_and_map(channels: int, config: SEConfig, space: tuple[int, ...] = (4, 3)) -> tuple[SqueezeExcite, Tensor]:
-    """A unit with every parameter random, in float64, and a map for it."""
+    """A unit with every parameter random, in float64, and a feature map for it."""
     unit = SqueezeExcite(channels, config).double()
     with torch.no_grad():
         for name, parameter in unit.named_parameters():

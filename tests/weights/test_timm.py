@@ -115,6 +115,13 @@ def test_a_full_network_is_identified(name, found):
     assert identify(state) == found
 
 
+def test_a_permuted_layer_does_not_hide_a_network():
+    """timm's hidden layers of VGG are convolutions, so their shapes differ from ours."""
+    with torch.device("meta"):
+        theirs = timm.create_model("vgg16_bn", num_classes=7)
+    assert identify(theirs.state_dict()) == ("vgg16_bn", "timm")
+
+
 def test_an_unknown_depth_is_not_identified_but_the_nearest_is_named():
     with torch.device("meta"):
         state = timm.create_model("seresnet50", layers=(3, 4, 6, 2)).state_dict()

@@ -1,0 +1,103 @@
+"""What schedulers and launchers leave in the environment: one process trains, or one line says why not."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from senet.cli import main
+from senet.errors import RunError
+from senet.recipes.recipe import Recipe
+from senet.runs.folder import BEST, LAST, SUMMARY
+from senet.training.launch import check_one_process
+from senet.training.run import train
+
+SLURM = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_JOB_NAME": "t", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+SLURM |= {"SLURM_NODEID": "0", "SLURM_NODELIST": "node[1-2]"}
+LSF = {"LSB_JOBID": "7", "LSB_HOSTS": "a b", "LSB_DJOB_RANKFILE": "/none", "JSM_NAMESPACE_RANK": "1"}
+LEFT_OVERS = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "3", "GROUP_RANK": "1"}
+PBS = {
+    "PBS_NODEFILE": "/none",
+    "PBS_ENVIRONMENT": "PBS_BATCH",
+    "NODE_RANK": "1",
+    "MASTER_ADDR": "a",
+    "MASTER_PORT": "1",
+}
+ELASTIC = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "1", "RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
+KUBEFLOW = {"KUBERNETES_PORT": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1", "WORLD_SIZE": "1", "RANK": "0"}
+
+
+@pytest.mark.parametrize("variables", [SLURM, LSF, LEFT_OVERS, PBS, ELASTIC, KUBEFLOW])
+def test_one_process_trains(
+    recipe: Recipe, open_small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+    # What Lightning sets at import where RANK or SLURM_PROCID is 3: only number 0 would write.
+    monkeypatch.setattr(rank_zero_only, "rank", 3)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    recipe = replace(recipe, train=replace(recipe.train, epochs=1))
+    assert len(train(recipe, open_small(recipe), tmp_path / "run", quiet=True).history) == 1
+    assert all((tmp_path / "run" / name).is_file() for name in (BEST, LAST, SUMMARY))
+    assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    ("variables", "line"),
+    [
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "4"}, "SLURM_STEP_NUM_TASKS=4: several processes .*srun --ntasks=1"),
+        ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}, "OMPI_COMM_WORLD_SIZE=2: .*mpirun -n 1"),
+        ({"PMI_SIZE": "16", "PMI_RANK": "3"}, "PMI_SIZE=16"),
+        ({"JSM_NAMESPACE_SIZE": "6", "JSM_NAMESPACE_RANK": "1"}, "JSM_NAMESPACE_SIZE=6"),
+        (LEFT_OVERS | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}, "WORLD_SIZE=4: .*without torchrun"),
+    ],
+)
+def test_several_processes_do_not_train(
+    recipe: Recipe,
+    open_small: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    line: str,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RunError, match=line):
+        train(recipe, open_small(recipe), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("value", ["", "1", "many", "-3"])
+def test_no_number_above_one_is_one_process(value: str) -> None:
+    check_one_process(dict.fromkeys(("SLURM_STEP_NUM_TASKS", "PMI_SIZE", "WORLD_SIZE"), value))
+
+
+@pytest.mark.parametrize(
+    ("command", "variables"),
+    [
+        ("compare resnet20 se_resnet20", {"SLURM_STEP_NUM_TASKS": "4"}),
+        ("train --seeds 2", {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "1"}),
+        ("train se_resnet20", {"PMI_SIZE": "2"}),
+        ("reproduce table4", {"OMPI_COMM_WORLD_SIZE": "3"}),
+    ],
+)
+def test_nothing_is_written_by_one_of_several_processes(
+    command: str,
+    variables: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert main([*command.split(), "--data", "digits", "--epochs", "1", "--out", "out"]) == 2
+    err = capsys.readouterr().err
+    assert "several processes were started" in err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
