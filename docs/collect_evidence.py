@@ -22,9 +22,9 @@ COLUMNS = (
     "lr",
     "train_loss",
     "train_error",
-    "test_loss",
-    "test_top1_error",
-    "test_top5_error",
+    "eval_loss",
+    "eval_top1_error",
+    "eval_top5_error",
     "seconds",
 )
 
@@ -33,8 +33,7 @@ def collect(folder: Path) -> None:
     """Copy one folder's results; its runs go into NAME-runs.csv, their machine into NAME-environment.json."""
     EVIDENCE.mkdir(exist_ok=True)
     for result in read_results(folder):
-        for ending in ("md", "png"):
-            shutil.copyfile(folder / f"{result.name}.{ending}", EVIDENCE / f"{result.name}.{ending}")
+        shutil.copyfile(folder / f"{result.name}.md", EVIDENCE / f"{result.name}.md")
         write_value(EVIDENCE / f"{result.name}.json", result)
     runs = sorted((folder / RUNS).iterdir())
     with open(EVIDENCE / f"{folder.name}-runs.csv", "w", newline="") as file:

@@ -22,14 +22,16 @@ WHAT = {
     "analysis": "gates over a data set",
     "evaluation": "errors, calibration, crops",
     "runs": "checkpoint and run folder",
+    "plotting": "figures with any name",
+    "progress": "bars and lines",
     "data": "images, splits, augmentation",
     "counting": "errors of a classifier",
     "recipes": "one run as a value",
     "deploy": "optimize, ONNX, 8 bits",
-    "detection": "Faster R-CNN",
+    "detection": "Faster R-CNN, RetinaNet",
     "diagnosis": "the doctor",
     "create": "a network by name",
-    "foreign_models": "networks of timm, torchvision",
+    "foreign_models": "timm, torchvision, a file",
     "weights": "other libraries' weights",
     "kernels": "C and Triton, by operation",
     "models": "networks as tables",
@@ -38,6 +40,7 @@ WHAT = {
     "units": "SE, ECA, ...",
     "functional": "the paper's equations",
     "initialization": "weights drawn by name",
+    "outputs": "logits of any answer",
     "tracing": "what a forward pass did",
     "device": "where to compute",
     "config": "frozen values",
@@ -45,7 +48,7 @@ WHAT = {
     "errors": "",
 }
 RUN = ("cli", "app", "bench", "report", "paper", "experiments", "training", "analysis", "evaluation", "runs", "data")
-RUN += ("counting", "recipes", "__main__")
+RUN += ("plotting", "progress", "counting", "recipes", "__main__")
 
 WIDTH, ROW, GAP = 760, 46, 6
 

@@ -1,4 +1,4 @@
-"""Write the table of networks into docs/models.md, from what the networks are; with --check, only say if it is stale.
+"""Write the table of networks into docs/reference/networks.md; with --check, only say if it is stale.
 
 python docs/make_models_table.py [--check]
 """
@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PAGE = Path(__file__).parent / "models.md"
+PAGE = Path(__file__).parent / "reference" / "networks.md"
 BEGIN, END = "<!-- models -->", "<!-- /models -->"
 
 

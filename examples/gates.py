@@ -15,7 +15,7 @@ from senet.data import open_data
 from senet.recipes.registry import get_recipe
 
 
-def all_gates(model: senet.Network, images: torch.Tensor) -> dict[str, torch.Tensor]:
+def all_gates(model: torch.nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
     """The gates of every unit, `(N, C)` each, by the unit's name in the network."""
     gates: dict[str, torch.Tensor] = {}
     hooks = []
@@ -41,7 +41,7 @@ else:
     model = senet.create_model(recipe.model, in_channels=1).eval()
 
 data = open_data(recipe.data, seed=0)
-images, targets = data.val.prepare(data.val[0, range(8)], torch.device("cpu"))
+images, targets = data.measured.prepare(data.measured[0, range(8)], torch.device("cpu"))
 
 # One unit, without hooks: a unit called with return_gate gives its output and its gates.
 with torch.no_grad():
@@ -51,7 +51,7 @@ with torch.no_grad():
     assert block.se is not None
     u = block.norm(block.branch(x))
     y, gate = block.se(u, return_gate=True)
-print(f"stage2.block1: maps {tuple(u.shape)}, gates {tuple(gate.shape)}")
+print(f"stage2.block1: feature map {tuple(u.shape)}, gates {tuple(gate.shape)}")
 
 gates = all_gates(model, images)
 assert torch.allclose(gates["features.stage2.block1.se"], gate)

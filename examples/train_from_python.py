@@ -28,10 +28,10 @@ result = train(recipe, data, folder, quiet=True)
 print("wrote", ", ".join(sorted(f.name for f in folder.iterdir())))
 
 checkpoint = senet.load(folder)
-measured = evaluate(checkpoint.model, data.val)
+measured = evaluate(checkpoint.model, data.measured)
 print(f"top-1 error {measured.top1_error:.2f} % of {measured.images} images")
 
-images, targets = data.val.prepare(data.val[0, [0, 1, 2]], torch.device("cpu"))
+images, targets = data.measured.prepare(data.measured[0, [0, 1, 2]], torch.device("cpu"))
 for target, best in zip(targets.tolist(), predict(checkpoint.model, images, top=2), strict=True):
     words = ", ".join(f"{checkpoint.classes[i]} {100 * p:.1f} %" for i, p in best)
     print(f"a {checkpoint.classes[target]}: {words}")

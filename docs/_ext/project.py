@@ -97,7 +97,7 @@ def check_exports(app: Sphinx, env: BuildEnvironment) -> None:
     described = {name for name, *_ in env.get_domain("py").get_objects()}
     for name in senet.__all__:
         if f"senet.{name}" not in described:
-            log.warning("senet.%s is public and on no page; add it to docs/api.md", name)
+            log.warning("senet.%s is public and on no page; add it to docs/reference/python", name)
 
 
 def check_paths(app: Sphinx, name: str, source: list[str]) -> None:
