@@ -24,7 +24,7 @@ from senet import create_model
 from senet.config import to_dict
 from senet.recipes.registry import recipe_for
 from senet.runs.environment import this_environment
-from senet.training.schedule import sgd
+from senet.training.schedule import make_optimizer
 
 CIFAR_IMAGES = 50_000
 
@@ -49,7 +49,7 @@ def main() -> None:
     model = create_model(recipe.model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if args.compile:
         model.compile()
-    optimizer = sgd(model, recipe.optim)
+    optimizer = make_optimizer(model, recipe.optim)
     keys = iter([key for epoch in range(9) for key in _epoch(data, recipe.data.batch_size, epoch)])
 
     def fetch() -> tuple[torch.Tensor, torch.Tensor]:

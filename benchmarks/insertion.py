@@ -70,7 +70,7 @@ def train(model: nn.Module, recipe: Recipe, data: Data, first: int, epochs: int,
 
 
 def error(model: nn.Module, data: Data, recipe: Recipe) -> float:
-    return evaluate(model, data.val, batch_size=recipe.data.eval_batch_size)["top1_error"]  # type: ignore[arg-type]
+    return evaluate(model, data.measured, batch_size=recipe.data.eval_batch_size)["top1_error"]  # type: ignore[arg-type]
 
 
 def one_seed(seed: int, args: argparse.Namespace) -> dict[str, Any]:
