@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -12,7 +11,10 @@ from typing import Any
 
 import pytest
 
+from senet.report.page import Page
 from senet.report.render import render
+from tests.axe import SCHEMES, faults
+from tests.detection.test_page import FOUND
 from tests.report.pages import CHANNELS, UNITS, full, gate, gates, history
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
@@ -20,8 +22,13 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on the PATH")
 
 
-AXE = Path(os.environ.get("SENET_AXE", "node_modules/axe-core/axe.min.js"))
-"""The accessibility checker; npm install axe-core in the root of the repository, or a path to its script."""
+PAGES = {
+    "comparison": lambda: replace(full(), gates=None, evaluation=None),
+    "run": lambda: replace(full(), kind="Run", results=()),
+    "gates": lambda: Page(kind="Gates", title="se_resnet8", sentence="Planted.", gates=gates()),
+    "detection": lambda: Page(kind="Run", title="fasterrcnn_se_resnet50_fpn", detection=FOUND),
+}
+"""A page of each kind."""
 
 
 @pytest.fixture(scope="module")
@@ -264,17 +271,17 @@ def test_nothing_is_wider_than_the_window(page: Any, width: int) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-@pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not installed: npm install axe-core")
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing(browser: Any, file: Path, scheme: str) -> None:
-    """Contrast, names and order of headings."""
-    context = browser.new_context(color_scheme=scheme, reduced_motion="reduce", bypass_csp=True)
-    page = context.new_page()
-    page.goto(file.as_uri())
-    page.evaluate(AXE.read_text())
-    found = page.evaluate("axe.run()")["violations"]
-    assert [(v["id"], v["nodes"][0]["html"]) for v in found] == []
-    context.close()
+@pytest.mark.parametrize("kind", PAGES)
+def test_axe_finds_nothing(browser: Any, kind: str, tmp_path: Path) -> None:
+    """Contrast in light and dark, names, order of headings, and whatever else it knows."""
+    file = tmp_path / "report.html"
+    file.write_text(render(PAGES[kind]()))
+    for scheme in SCHEMES:
+        context = browser.new_context(color_scheme=scheme, reduced_motion="reduce", bypass_csp=True)
+        page = context.new_page()
+        page.goto(file.as_uri())
+        assert faults(page) == [], scheme
+        context.close()
 
 
 def test_it_can_be_printed(browser: Any, file: Path) -> None:

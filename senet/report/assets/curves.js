@@ -161,5 +161,5 @@ function drawCurves(host, runs, { panels }) {
   const columns = () => ["epoch", ...shown().flatMap((name) => PANELS.flatMap((p) => titled(name, p)))];
   const cells = (name, i) => PANELS.flatMap((p) => keys(p).map((key) => number(means[name][key].y[i], p.digits)));
   const rows = () => epochs.map((epoch, i) => [String(epoch), ...shown().flatMap((name) => cells(name, i))]);
-  host.append(asTable(columns, rows));
+  host.append(asTable("Values by epoch", columns, rows));
 }

@@ -355,9 +355,9 @@ function cut(text, most) {
   return text.length > most ? `${text.slice(0, Math.max(1, Math.floor(most) - 1))}\u2026` : text;
 }
 
-// A table of the chart's values. It is built when it is opened.
-function asTable(columns, rows, title = "As a table") {
-  const details = html("details.as-table", html("summary", title));
+// A table of a chart's values, built when it is opened; `label` tells it from the page's other tables.
+function asTable(label, columns, rows) {
+  const details = html("details.as-table", html("summary", "As a table"));
   details.addEventListener("toggle", () => {
     details.querySelector(".scroll")?.remove();
     if (!details.open) return;
@@ -369,7 +369,7 @@ function asTable(columns, rows, title = "As a table") {
         cells.map((text) => html("td.n", text)),
       );
     const table = html("table", html("thead", html("tr", head)), html("tbody", rows().map(line)));
-    details.append(html("div.scroll", { tabindex: 0, role: "region", "aria-label": title }, table));
+    details.append(html("div.scroll", { tabindex: 0, role: "region", "aria-label": label }, table));
   });
   return details;
 }

@@ -47,6 +47,7 @@ function drawGates(host, { units, lines, similarity, thumbnails, top1_error: err
   plot.append(channelControls());
   plot.append(
     asTable(
+      "Mean gate by channel",
       () => ["channel", ...lines.map((line) => line.name)],
       () => positions().map((i) => [String(now().sampled[i]), ...lines.map((_, k) => number(now().mean[k][i], 3))]),
     ),
@@ -124,6 +125,7 @@ function drawGates(host, { units, lines, similarity, thumbnails, top1_error: err
     frame(box, { label: "Unit, by depth", isOne: false, cursor: unitAt, pinned: unit, count: () => units.length, text, draw });
     box.append(
       asTable(
+        "Units by depth",
         () => ["unit", ...measures.map((m) => m.name)],
         () => units.map((u) => [u.label, ...texts(u)]),
       ),
@@ -359,6 +361,7 @@ function drawGates(host, { units, lines, similarity, thumbnails, top1_error: err
     });
     box.append(
       asTable(
+        "Similarity of units",
         () => ["unit", ...names],
         () => similarity.map((row, i) => [names[i], ...row.map((v) => number(v))]),
       ),

@@ -33,6 +33,7 @@ function drawConfusion(host, { classes, matrix }) {
   });
   host.append(
     asTable(
+      "Confusion matrix",
       () => ["truth", ...classes],
       () => matrix.map((row, i) => [classes[i], ...row.map(count)]),
     ),
@@ -107,6 +108,7 @@ function drawCalibration(host, { bins }) {
     said,
     key,
     asTable(
+      "Accuracy by confidence",
       () => ["confidence", "images", "mean confidence", "right"],
       () =>
         bins.map((b) => [
