@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from senet.deploy.onnx import session
+from senet.deploy.onnx_graph import session
 from senet.errors import ConfigError, MissingExtraError, unknown
 from senet.files import write_atomically
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -17,8 +16,9 @@ from torch import Tensor, nn
 
 from senet import __version__
 from senet.config import to_dict
-from senet.deploy.graph import Graph, capture, inputs_of
-from senet.deploy.onnx_gates import GATES, mark_gates, put_gates
+from senet.deploy.graph import capture, inputs_of
+from senet.deploy.onnx_gates import mark_gates, put_gates
+from senet.deploy.onnx_graph import session, to_onnx
 from senet.deploy.optimize import Rewrites, rewritten
 from senet.errors import ConfigError, MissingExtraError, RunError, unknown
 from senet.files import write_atomically
@@ -33,9 +33,6 @@ FORMS = ("any", "machine")
 OPSETS = range(18, 24)
 TOLERANCE = 1e-4
 """Largest relative L2 distance between the outputs of the file and of the network."""
-
-LIMIT = 2**31
-"""Size limit of a protobuf file, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +112,8 @@ def export_onnx(
     if optimize == "machine":
         units, g.any_batch = mark_gates(g), False
     names = input_names(model, example)
-    data = _to_onnx(
-        g, units, example, names, any_size, opset, metadata(model, optimize, classes, smallest, about or {})
-    )
+    about = metadata(model, optimize, classes, smallest, about or {})
+    data = to_onnx(g, example, names, any_size=any_size, opset=opset, units=units, about=about)
     data = put_gates(data, units) if optimize == "machine" else data
     deviation = None
     if verify and find_spec("onnxruntime") is not None:
@@ -173,77 +169,6 @@ def input_names(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> list[
     if count == 1:
         return ["image"]
     return given[:count] if len(given) >= count else [f"input{i}" for i in range(count)]
-
-
-def output_names(g: Graph, inputs: Sequence[str]) -> list[str]:
-    """Return "logits" for one output; for several their names in the network's output, apart from the inputs' names."""
-    if len(g.names) == 1:
-        return ["logits"]
-    names = [f"output{name}" if name[:1].isdigit() else name for name in g.names]
-    return [f"{name}_out" if name in inputs else name for name in names]
-
-
-def _to_onnx(
-    g: Graph,
-    units: int,
-    example: Tensor | tuple[Tensor, ...],
-    names: list[str],
-    any_size: bool,
-    opset: int,
-    about: Mapping[str, str],
-) -> bytes:
-    if sum(t.numel() * t.element_size() for t in g.module.buffers()) >= LIMIT:
-        raise ConfigError("model: has 2 GB of weights or more; expected: less, to fit one ONNX file")
-    open_dims = {0: "batch"} if g.any_batch else {}
-    if any_size:
-        sizes = inputs_of(example)[0].shape[2:]
-        open_dims |= {2 + i: name for i, name in enumerate(("height", "width", "depth")[: len(sizes)])}
-    with warnings.catch_warnings():
-        # torch.onnx itself uses deprecated parts of torch.
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            g.module.eval(),
-            g.batch(example),
-            dynamo=True,
-            dynamic_shapes=(open_dims or None,) * len(names),
-            opset_version=opset,
-            input_names=names,
-            output_names=output_names(g, names) + [GATES.format(i) for i in range(units)],
-            verbose=False,
-        )
-    assert program is not None
-    proto = program.model_proto
-    for node in proto.graph.node:
-        # They hold paths of this machine, among others.
-        del node.metadata_props[:]
-    proto.producer_name, proto.producer_version = "senet", __version__
-    for key, value in about.items():
-        proto.metadata_props.add(key=key, value=value)
-    return proto.SerializeToString()
-
-
-def session(file: bytes | str | Path, threads: int = 0) -> Any:
-    """Open a file, or its bytes, in ONNX Runtime on the CPU; return its `run(names, inputs)`.
-
-    Args:
-        file: path or bytes.
-        threads: 0 for all.
-
-    Raises:
-        MissingExtraError: onnxruntime is not installed.
-    """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise MissingExtraError("ONNX files", "export") from None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    # It warns at every load of optimizations that it skips.
-    options.log_severity_level = 3
-    # Threads that spin while they wait take cores from the next session.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    file = str(file) if isinstance(file, Path) else file
-    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"]).run
 
 
 def deviation_of(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cache, partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,16 +19,18 @@ from senet.deploy.convolutions import (
     use_pointwise,
     use_winograd,
 )
+from senet.deploy.engines import Candidate, Engine, check_engine, fastest, graph_key, is_missing, run_in
 from senet.deploy.excitation import use_gates, use_squeeze
 from senet.deploy.fold import fold_factors, fold_norms
 from senet.deploy.fuse_epilogues import fuse_epilogues
 from senet.deploy.graph import Graph, aten, capture, inputs_of, shape
 from senet.deploy.in_place import write_in_place
+from senet.deploy.onnx_graph import to_onnx
 from senet.deploy.squeeze_early import find_gates, spread_layers, squeeze_early
 from senet.errors import ConfigError
 from senet.kernels import dispatch
-from senet.outputs import describe, fill
-from senet.tracing import check_model
+from senet.outputs import describe, fill, tensors
+from senet.tracing import check_model, evaluating
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class Optimized(nn.Module):
     Attributes:
         module: the `torch.fx.GraphModule` without what is specific to this machine.
         rewrites: what was done.
+        engine: what runs it.
         any_size: whether it takes feature maps of other sizes than the example's.
         any_batch: whether it takes other batch sizes.
         smallest: the least height and width that it takes.
@@ -87,10 +91,10 @@ class Optimized(nn.Module):
 
     _run: Any
 
-    def __init__(self, g: Graph, run: Any, example: tuple[Tensor, ...], rewrites: Rewrites) -> None:
+    def __init__(self, g: Graph, run: Any, example: tuple[Tensor, ...], rewrites: Rewrites, engine: Engine) -> None:
         super().__init__()
         self.module = g.module
-        self.rewrites = rewrites
+        self.rewrites, self.engine = rewrites, engine
         self.any_size, self.any_batch, self.smallest = g.any_size, g.any_batch, g.smallest
         self.inputs = tuple(t.new_empty(t.shape, device="meta") for t in example)
         self.device = example[0].device
@@ -146,8 +150,8 @@ class Optimized(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """The rewrites, one per line."""
-        return str(self.rewrites)
+        """The rewrites, one per line, and the engine."""
+        return f"{self.rewrites}\n{self.engine}"
 
 
 class _Compiled(nn.Module):
@@ -167,7 +171,12 @@ class _Compiled(nn.Module):
 
 
 def optimize(
-    model: nn.Module, example: Tensor | tuple[Tensor, ...], *, compile: bool = False, gpu_kernels: bool = False
+    model: nn.Module,
+    example: Tensor | tuple[Tensor, ...],
+    *,
+    engine: Literal["auto", "torch", "onnxruntime", "openvino"] | None = None,
+    compile: bool = False,
+    gpu_kernels: bool = False,
 ) -> Optimized:
     """Make a copy of a network that is faster in inference and equal to `model.eval()` up to rounding.
 
@@ -184,13 +193,20 @@ def optimize(
         example: images (N, C, H, W) of the dtype and device that the network will get, and of the size if the network
             depends on it. One image is enough. On a CPU a batch is fastest with an example of that many images. A tuple
             of tensors for a network that takes several arguments; sizes other than the batch's are then fixed.
+        engine: what runs it, float32 on a CPU, with torch's number of threads. None: our kernels. "torch": the faster
+            of these and `torch.compile`. "onnxruntime", "openvino": these libraries, which get the folded graph with
+            its squeezes moved. "auto": the fastest of all that are installed. Where there is a choice, the outputs are
+            compared with the network's, the calls are timed with the example, up to a minute, most of it for
+            `torch.compile`; `engine` of the result tells the times. This machine remembers the answer.
         compile: also compile with `torch.compile`. It takes up to a minute, needs a C++ compiler on a CPU, and pays.
         gpu_kernels: on a GPU, compute block ends by Triton kernels, and replay CUDA graphs. No GPU has run these yet.
             Each new shape is recorded once, up to 8 shapes; further ones run without a graph.
 
     Raises:
-        ConfigError: a network that cannot be captured, an example that it does not take, or `gpu_kernels` without a
-            GPU.
+        ConfigError: a network that cannot be captured, an example that it does not take, `gpu_kernels` without a GPU,
+            an unknown engine, or one together with `compile` or `gpu_kernels`.
+        MissingExtraError: the engine is not installed.
+        RunError: the engine cannot run the network, or computes something else.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
     >>> print(optimize(net, torch.zeros(1, 3, 8, 8)).rewrites)
@@ -198,22 +214,56 @@ def optimize(
     """
     check_model(model)
     _check_example(model, example)
-    images, *others = inputs_of(example)
+    images, *others = inputs = inputs_of(example)
+    if engine is not None:
+        if compile or gpu_kernels:
+            what = "compile" if compile else "gpu_kernels"
+            raise ConfigError(f"{what}: True with engine={engine!r}; expected: one of the two")
+        check_engine(engine, inputs)
     if gpu_kernels and (others or not images.is_cuda):
         what = "with several inputs" if others else f"on {images.device}"
         raise ConfigError(f"gpu_kernels: True has no effect {what}; expected: False, or images on a GPU")
     g, rewrites = rewritten(model, example)
+    makers = _makers(g.copy(), inputs) if engine not in (None, "torch") else {}
     if images.dim() == 4:
         channels_last(g)
     with torch.autocast(images.device.type, enabled=False):
-        own = g.copy()
-        done = _specialise(own, images, compile, gpu_kernels)
-        run: Any = _Compiled(own.module, images.device) if compile else own.module
-        if gpu_kernels:
-            from senet.kernels.cuda_graph import CudaGraphed
+        if engine is None:
+            made = _in_torch(g, images, compile, gpu_kernels)
+            chosen = Engine("torch compiled" if compile else "torch")
+        else:
+            ours = {"torch": partial(_in_torch, g, images), "torch compiled": partial(_in_torch, g, images, True)}
+            makers = {"auto": ours | makers, "torch": ours}.get(engine) or {engine: makers[engine]}
+            with evaluating(model), torch.no_grad():
+                want = tensors(model(*(t.clone() for t in inputs)))
+            with torch.no_grad():
+                made, chosen = fastest(makers, inputs, want, graph_key(g))
+    return Optimized(g, made.run, inputs, replace(rewrites, **made.done), chosen)
 
-            run = CudaGraphed(run.eval(), images)
-    return Optimized(g, run, (images, *others), replace(rewrites, **done))
+
+def _in_torch(g: Graph, images: Tensor, compile: bool = False, gpu_kernels: bool = False) -> Candidate:
+    """The network by our kernels, perhaps compiled; g is not changed."""
+    own = g.copy()
+    done = _specialise(own, images, compile, gpu_kernels)
+    run: Any = _Compiled(own.module, images.device) if compile else own.module
+    if gpu_kernels:
+        from senet.kernels.cuda_graph import CudaGraphed
+
+        run = CudaGraphed(run.eval(), images)
+    return Candidate(run, done)
+
+
+def _makers(g: Graph, inputs: tuple[Tensor, ...]) -> dict[str, Callable[[], Candidate]]:
+    """What makes the network run in each engine that is installed, from one ONNX file."""
+
+    @cache
+    def file() -> bytes:
+        return to_onnx(g, inputs, [f"x{i}" for i in range(len(inputs))], any_size=g.any_size)
+
+    def make(engine: Any) -> Candidate:
+        return Candidate(run_in(engine, file()), {})
+
+    return {name: partial(make, name) for name in ("onnxruntime", "openvino") if not is_missing(name)}
 
 
 def rewritten(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> tuple[Graph, Rewrites]:

@@ -8,6 +8,7 @@ convolution or a non-linearity.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -219,7 +220,8 @@ def spread_layers(g: Graph, gated: Gated) -> None:
     todo, seen = [gated.s], set[fx.Node]()
     while todo:
         n = todo.pop()
-        if n in seen or n is gated.squeeze or n.op == "get_attr":
+        # A squeeze may be a result of the depthwise convolution by now.
+        if n in seen or n is gated.squeeze or n.op == "get_attr" or n.target is operator.getitem:
             continue
         seen.add(n)
         todo += n.all_input_nodes

@@ -14,6 +14,8 @@ import warnings
 from functools import cache
 from pathlib import Path
 
+from senet.files import cache_folder
+
 HEADERS = Path(__file__).parent
 FLAGS = ("-O3", "-march=native", "-fno-jump-tables", "-fopenmp", "-shared", "-fPIC")
 
@@ -23,11 +25,6 @@ def compiler() -> list[str] | None:
     commands = (shlex.split(os.environ.get("CC", "")), ["cc"], ["gcc"], ["clang"])
     found = ([path, *options] for name, *options in filter(None, commands) if (path := shutil.which(name)))
     return next(found, None)
-
-
-def cache_folder() -> Path:
-    """Folder of the compiled libraries: `$XDG_CACHE_HOME/senet`, by default `~/.cache/senet`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "senet"
 
 
 @cache
@@ -43,7 +40,7 @@ def library(source: Path) -> ctypes.CDLL | None:
             return _warn(source, "no C compiler: found none of $CC, cc, gcc, clang")
         if wanted and shutil.which(wanted[0]) is None:
             warnings.warn(f"$CC: {wanted[0]} not found; {cc[0]} compiles instead", RuntimeWarning, stacklevel=2)
-        machine = platform.machine(), *platform.libc_ver(), _cpu()
+        machine = platform.machine(), *platform.libc_ver(), processor()
         texts = [file.read_text() for file in (source, *sorted(HEADERS.glob("*.h")))]
         text = "\0".join((*texts, *cc, *FLAGS, *machine))
         name = f"{source.stem}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
@@ -65,7 +62,7 @@ def library(source: Path) -> ctypes.CDLL | None:
         return _warn(source, str(error))
 
 
-def _cpu() -> str:
+def processor() -> str:
     """The processor's features, which `-march=native` depends on."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
