@@ -40,9 +40,9 @@ def thumbnails(split: Split, recipe: DataRecipe, most_bytes: int = MOST_BYTES) -
     return thumbnail
 
 
-def data_uri(image: Image.Image) -> str:
-    """An image, at most `SIDE` pixels wide and high, as a data URI; a small one without loss."""
-    image.thumbnail((SIDE, SIDE))
+def data_uri(image: Image.Image, side: int = SIDE) -> str:
+    """An image, at most `side` pixels wide and high, as a data URI; a small one without loss."""
+    image.thumbnail((side, side))
     file = BytesIO()
     image.save(file, "WEBP", lossless=max(image.size) <= SIDE // 2, quality=80)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()

@@ -2,12 +2,17 @@
 
 A unit that is off has other gates than its own: given ones, such as means over images, or ones. Units are found as the
 doctor finds them.
-Shapes: K classes, C channels of a unit's feature map.
+
+The class activation map says which places of the image the answer comes from. It is Grad-CAM (arXiv:1610.02391, Eq. 1
+and 2) without its ReLU, on the last feature map; behind average pooling and one linear layer, that is CAM
+(arXiv:1512.04150, Eq. 2).
+Shapes: K classes, C channels of a unit's feature map, H x W of the last feature map.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from threading import Lock
 
@@ -28,10 +33,13 @@ class Result:
         logits: (K,).
         gates: Name of each unit -> (C,), in the order in which they ran; gates per position are averaged over space. A
             unit that is off has the gates that it computed, although they were not applied.
+        places: (H, W), what each place of the last feature map adds to the logit of the most likely class, or takes
+            from it; None in a network that has no such map.
     """
 
     logits: Tensor
     gates: dict[str, Tensor]
+    places: Tensor | None = None
 
     @property
     def probabilities(self) -> Tensor:
@@ -90,13 +98,17 @@ class Switchboard:
         self.model = model.eval()
         self.units: dict[str, int] = {}
         self._lock = Lock()
-        self.units = {name: len(s) for name, s in self.run(example).gates.items()}
+        self._last: nn.Module | None = None
+        with ExitStack() as hooks:
+            for module in self.model.modules():
+                hooks.enter_context(module.register_forward_hook(self._note))
+            gates = self.run(example).gates
+        self.units = {name: len(s) for name, s in gates.items()}
         if not self.units:
             raise ConfigError(
                 "model: has no attention unit that multiplies a feature map: a plain network, or an unknown kind"
             )
 
-    @torch.no_grad()
     def run(
         self, image: Tensor, off: Collection[str] = (), instead: Mapping[str, Tensor | np.ndarray] | None = None
     ) -> Result:
@@ -126,9 +138,33 @@ class Switchboard:
                 return s.new_ones(1)
             return torch.as_tensor(instead[name]).to(s).reshape(1, -1, *(1,) * (s.dim() - 2))
 
+        last: list[Tensor] = []
+
+        def from_here(_module: nn.Module, _inputs: object, u: Tensor) -> Tensor:
+            torch.set_grad_enabled(True)
+            last[:] = [u.detach().requires_grad_()]
+            # What follows may write into it.
+            return last[0].clone()
+
         # The threads of a server share the network and its hooks.
         with self._lock, watch_products(self.model, find(self.model), switch):
-            logits = logits_of(self.model(image.to(like.device, like.dtype)))
+            hook = self._last.register_forward_hook(from_here) if self._last else nullcontext()
+            with torch.no_grad(), hook:
+                logits = logits_of(self.model(image.to(like.device, like.dtype)))
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 1:
             raise ConfigError("model: does not return logits (1, K) for an image (1, C, H, W)")
-        return Result(logits[0].cpu(), gates)
+        return Result(logits[0].detach().cpu(), gates, _places(logits, last[0]) if last else None)
+
+    def _note(self, module: nn.Module, _inputs: object, output: object) -> None:
+        """Note the module that returns the last feature map of more than one place."""
+        if isinstance(output, Tensor) and output.dim() == 4 and output.is_floating_point() and output[0, 0].numel() > 1:
+            self._last = module
+
+
+def _places(logits: Tensor, u: Tensor) -> Tensor | None:
+    """Weigh the channels of a map (1, C, H, W) by the mean gradient of the largest logit, and sum: (H, W)."""
+    if not logits.requires_grad:
+        return None
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(logits.max(), u)
+    return (gradient.mean((2, 3), keepdim=True) * u.detach()).sum(1)[0].float().cpu()

@@ -11,11 +11,22 @@ from dataclasses import dataclass
 from html import escape as _escape
 
 import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
 
+from senet.analysis.pictures import data_uri
 from senet.analysis.switchboard import Averages, Result
 
 TOP = 5
 """Number of classes and channels in a table."""
+
+HEAT = (0.98, 0.45, 0.09)
+"""Colour of the places that an answer comes from, red, green and blue."""
+
+MAP_SIDE = 320
+"""Largest width and height of the picture of these places, in pixels."""
 
 LOW, HIGH = 0.05, 0.95
 """A gate below LOW is closed, above HIGH open."""
@@ -100,6 +111,35 @@ def answer(view: View, classes: Sequence[str]) -> str:
         f'<div class="se-answer">{verdict(view, classes)}<p class="se-quiet">{lead}</p>'
         f'<table class="se-table"><thead><tr>{titles}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     )
+
+
+def places(view: View, image: Tensor, classes: Sequence[str]) -> str:
+    """Draw where the answer comes from, over the image in grey, before and after switching units off.
+
+    Args:
+        view: The results.
+        image: (1, C, H, W), as the network gets it.
+        classes: Names of the outputs.
+    """
+    shown = [("all units on", view.before), *([(f"{len(view.off)} off", view.after)] if view.off else [])]
+    maps = [(words, result, result.places.clamp(min=0)) for words, result in shown if result.places is not None]
+    most = max((float(heat.max()) for _, _, heat in maps), default=0.0)
+    if not most:
+        return ""
+    grey = image[0].mean(0)
+    grey = (grey - grey.min()) / (grey.max() - grey.min()).clamp(min=1e-6)
+    figures = []
+    for words, result, heat in maps:
+        large = interpolate(heat[None, None] / most, image.shape[2:], mode="bilinear")[0, 0, :, :, None]
+        pixels = torch.lerp(0.8 * grey[:, :, None].expand(-1, -1, 3), torch.tensor(HEAT), 0.6 * large)
+        picture = data_uri(Image.fromarray((255 * pixels).byte().numpy()), MAP_SIDE)
+        name = escape(classes[int(result.logits.argmax())])
+        figures.append(
+            f'<figure class="se-place"><img src="{picture}" alt="The image in grey, with the places that speak for '
+            f'{name} in orange"><figcaption><b>{name}</b>, {words}</figcaption></figure>'
+        )
+    what = '<p class="se-quiet">Class activation map: the places that the answer comes from.</p>'
+    return f'{what}<div class="se-places">{"".join(figures)}</div>'
 
 
 def depth(view: View, chosen: str, labels: Mapping[str, str], averages: Averages | None) -> str:
@@ -209,7 +249,8 @@ def _percent(p: float) -> str:
 
 
 def _signed(value: float, digits: int) -> str:
-    return f"{value:+.{digits}f}".replace("-", "−")  # noqa: RUF001
+    rounded = round(value, digits)
+    return f"{rounded:+.{digits}f}".replace("-", "−") if rounded else f"{0:.{digits}f}"  # noqa: RUF001
 
 
 def _bar(p: float, side: str) -> str:

@@ -33,10 +33,12 @@ CHOOSE = """element.addEventListener("click", (event) => {
 });"""
 """A click on a unit in the drawing of all units selects it."""
 
-NAME_EXAMPLES = """() => document.querySelectorAll("#examples button").forEach(
-    (button, i) => button.setAttribute("aria-label", `Example ${i + 1}`)
-)"""
-"""Gradio gives its example images no accessible names."""
+NAME = """() => {
+    const name = (text) => (element, i) => element.setAttribute("aria-label", text(i));
+    document.querySelectorAll("#examples button").forEach(name((i) => `Example ${i + 1}`));
+    document.querySelectorAll("#off .select-all-checkbox").forEach(name(() => "All units off"));
+}"""
+"""Gradio gives these no accessible names."""
 
 MEAN, OTHER, ONE = "its mean gates", "another image's gates", "gates of one"
 """What a unit that is off has."""
@@ -124,18 +126,19 @@ def build(content: PageContent) -> gr.Blocks:
     def run(path: str, off: tuple[str, ...], how: str) -> Result:
         return board.run(content.prepare(path), off, instead(how, run(path, (), "")) if off else None)
 
-    def show(image: dict[str, Any] | None, off: list[str], how: str, chosen: str) -> tuple[str, str, str, str]:
-        """Return the answer, the line beside the switches, and the drawings of all units and of one."""
+    def show(image: dict[str, Any] | None, off: list[str], how: str, chosen: str) -> tuple[str, str, str, str, str]:
+        """Return the answer, its places, the line beside the switches, and the drawings of all units and of one."""
         averages = held["averages"]
         if image is None:
-            return draw.nothing(), "", "", ""
+            return draw.nothing(), "", "", "", ""
         path, ordered = image["path"], tuple(name for name in names if name in off)
         try:
             view = View(run(path, (), ""), run(path, ordered, how if off else ""), ordered)
         except SenetError as error:
-            return draw.failed(str(error).replace(path, Path(path).name)), "", "", ""
+            return draw.failed(str(error).replace(path, Path(path).name)), "", "", "", ""
         return (
             draw.answer(view, classes),
+            draw.places(view, content.prepare(path), classes),
             draw.verdict(view, classes) if off else "",
             draw.depth(view, chosen, labels, averages),
             draw.gates(view, chosen, classes, labels, averages),
@@ -172,23 +175,23 @@ def build(content: PageContent) -> gr.Blocks:
                 if content.examples:
                     files = [[str(path)] for path in content.examples]
                     gr.Examples(files, image, label="Or one of these", elem_id="examples", api_visibility="private")
-                    page.load(None, js=NAME_EXAMPLES)
             with gr.Column(scale=3, min_width=300):
                 answer = gr.HTML(draw.nothing(), elem_id="answer", apply_default_css=False)
+                places = gr.HTML("", elem_id="places", apply_default_css=False)
         about = (
             "At their mean over images, gates are a constant scale: what changes is what gating this image is worth."
         )
         gr.HTML(_heading(2, "Switches", about))
         ways = [MEAN, *([OTHER] if len(seen) > 1 else []), ONE] if seen or averages else [ONE]
         how = gr.Radio(ways, value=ways[0], label="A unit that is off has", elem_id="how")
-        off = gr.CheckboxGroup(choices, value=[], label="Units that are off", elem_id="off")
-        with gr.Row(elem_id="buttons"):
-            all_off = gr.Button("All off", size="sm", scale=0, min_width=90)
-            all_on = gr.Button("All on", size="sm", scale=0, min_width=90)
-            verdict = gr.HTML("", elem_id="verdict", apply_default_css=False)
+        off = gr.CheckboxGroup(choices, value=[], label="Units that are off", elem_id="off", show_select_all=True)
+        verdict = gr.HTML("", elem_id="verdict", apply_default_css=False)
         gr.HTML(_heading(2, "Gates", "This image, and the averages of the predicted class and of all images."))
         button = gr.Button(
-            "Measure class averages", size="sm", visible=averages is None and content.measure is not None
+            "Measure class averages",
+            size="sm",
+            visible=averages is None and content.measure is not None,
+            elem_id="measure",
         )
         unit = gr.Dropdown(
             choices, value=_liveliest(names, averages, seen), label="Unit", elem_id="unit", min_width=200
@@ -200,19 +203,18 @@ def build(content: PageContent) -> gr.Blocks:
         # The network runs for one visitor at a time.
         network: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 1}
         measured = button.click(measure, None, button, **network, api_visibility="private")
+        page.load(None, js=NAME)
         for changed in (page.load, image.change, off.change, how.change, unit.change, measured.then):
             changed(
                 show,
                 [image, off, how, unit],
-                [answer, verdict, depth, gates],
+                [answer, places, verdict, depth, gates],
                 **network,
                 trigger_mode="always_last",
                 # `prepare` reads the file and explains what is wrong with it.
                 preprocess=False,
                 **quiet,
             )
-        all_off.click(lambda: names, None, off, **quiet)
-        all_on.click(lambda: [], None, off, **quiet)
         depth.click(point_at, None, unit, **quiet)
     return page
 

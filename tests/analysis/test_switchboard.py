@@ -96,6 +96,32 @@ def test_all_off_and_on_again(case: tuple) -> None:
     assert hooks == [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()]
 
 
+def test_the_places_add_up_to_the_logit() -> None:
+    """Behind average pooling and one linear layer, by hand: the classifier's row times the last map, over H x W."""
+    torch.manual_seed(0)
+    model = lively(create_model("se_resnet20", num_classes=7))
+    image = torch.randn(1, 3, 32, 32)
+    found = Switchboard(model, torch.zeros(1, 3, 32, 32)).run(image)
+    with torch.no_grad():
+        u = model.features(image)[0]
+        k = int(found.logits.argmax())
+        by_hand = torch.einsum("c,chw->hw", model.classifier.weight[k], u) / u[0].numel()
+    assert found.places is not None
+    torch.testing.assert_close(found.places, by_hand)
+    torch.testing.assert_close(found.places.sum() + model.classifier.bias[k].detach(), found.logits[k])
+
+
+def test_places_of_any_network(case: tuple) -> None:
+    """The map is that of the last places, and follows what is switched off."""
+    _, image, board, unit = case
+    on, off = board.run(image).places, board.run(image, {unit}).places
+    assert on is not None
+    assert off is not None
+    assert on.shape == off.shape
+    assert on.numel() > 1
+    assert not torch.equal(on, off)
+
+
 @torch.no_grad()
 def test_the_gates_are_those_of_the_equation() -> None:
     torch.manual_seed(0)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import re
+from dataclasses import replace
+from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from senet.analysis.switchboard import Averages, Result
 from senet.app import draw
@@ -41,6 +45,30 @@ def test_the_answer_before_and_after() -> None:
     assert "cat 50.0 % 10.0 % −40.0" in words(html)  # noqa: RUF001
     # Not among the first five until the unit is off.
     assert "&#123;bee} 1.0 % 41.0 % +40.0" in words(html)
+
+
+def test_places_are_over_the_image_and_on_one_scale() -> None:
+    """Two by two places; the first speaks for the answer, half as much with the unit off, and the last against it."""
+    on, off = (replace(r, places=torch.tensor([[s, 0.0], [0.0, -1.0]])) for r, s in ((BEFORE, 2.0), (AFTER, 1.0)))
+    image = torch.zeros(1, 1, 80, 80)
+    image[..., 40:] = 1.0
+    html = draw.places(View(on, off, ("a.se",)), image, CLASSES)
+    assert (
+        words(html)
+        == "Class activation map: the places that the answer comes from. cat , all units on &#123;bee} , 1 off"
+    )
+    found = []
+    for data in re.findall('src="data:image/webp;base64,([^"]*)"', html):
+        pixels = np.array(Image.open(BytesIO(base64.b64decode(data))).convert("RGB"), np.int64)
+        assert pixels.shape == (80, 80, 3)
+        # Grey where nothing speaks for it: black on the left, light on the right.
+        assert pixels[70, 10].max() < 12
+        assert np.ptp(pixels[70, 70]) < 12
+        assert pixels[70, 70].min() > 190
+        found.append(pixels[5, 5])
+    # 0.6 of the colour over black, and half of that.
+    np.testing.assert_allclose(found, [[150, 69, 14], [75, 34, 7]], atol=8)
+    assert draw.places(View(BEFORE, BEFORE), image, CLASSES) == ""
 
 
 def test_one_dot_for_each_channel_in_the_order_of_the_averages() -> None:

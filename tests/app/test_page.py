@@ -26,6 +26,7 @@ from senet.cli import app as command
 from senet.data import load_image, normalise
 from senet.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from senet.recipes.registry import recipe_for
+from tests.axe import SCHEMES, faults
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SEVEN = Path(__file__).parents[2] / "examples" / "seven.png"
@@ -152,6 +153,17 @@ def test_it_opens_on_an_example(page: Any) -> None:
         assert rows.nth(i).locator(".se-bar").count() == ("0.0" not in rows.nth(i).inner_text().split()[1])
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_axe_finds_nothing(page: Any, scheme: str) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.reload()
+    page.locator("#gates figcaption").wait_for()
+    page.get_by_role("checkbox", name="SE_3_2").check()
+    page.locator("#verdict .se-head").wait_for()
+    assert page.locator("#places img").count() == 2
+    assert faults(page) == []
+
+
 def test_see_switch_and_choose(page: Any, folder: Path) -> None:
     head = page.locator("#answer .se-head")
     page.get_by_label("Remove Image").click()
@@ -172,11 +184,11 @@ def test_see_switch_and_choose(page: Any, folder: Path) -> None:
     assert head.inner_text() == f"{said(before)} → {end}"
     assert page.locator("#units .se-off").count() == 1
 
-    page.get_by_role("button", name="All off").click()
+    page.get_by_label("All units off").check()
     page.get_by_text("9 of 9 units off").wait_for()
     every = by_hand(folder, set(UNITS))
     assert head.inner_text().endswith(f"{100 * every.max():.1f}\N{NO-BREAK SPACE}%")
-    page.get_by_role("button", name="All on").click()
+    page.get_by_label("All units off").uncheck()
     page.get_by_text("With all units on.").wait_for()
     assert head.inner_text() == said(before)
 
@@ -206,7 +218,7 @@ def test_by_keyboard_alone(page: Any, folder: Path) -> None:
     go_to("[aria-label='Example 4']")
     keys.press("Enter")
     page.locator("#answer .se-head").wait_for()
-    go_to("#off input")
+    go_to("#off input[name]")
     keys.press("Space")
     page.get_by_text("1 of 9 units off").wait_for()
     assert page.get_by_label("SE_2_1").is_checked()
