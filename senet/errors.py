@@ -34,7 +34,7 @@ class RunError(SenetError):
     """A training run that cannot start, go on or be written to disk."""
 
 
-TRAIN_LIBRARIES = ("lightning", "matplotlib", "PIL", "scipy", "torchdata", "torchvision")
+TRAIN_LIBRARIES = ("lightning", "matplotlib", "PIL", "scipy", "torchvision")
 """What the extra `train` installs, by the name of the import: for training, data, evaluation, analysis and pages."""
 
 

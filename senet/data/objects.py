@@ -22,6 +22,7 @@ from senet.data.splits import Batch, FileSplit, Key, Order
 from senet.errors import DataError
 from senet.initialization import stream
 from senet.models.detector import LONGEST
+from senet.processes import rank, world
 from senet.recipes.recipe import DataRecipe
 
 Target = dict[str, Tensor]
@@ -107,26 +108,24 @@ class ObjectOrder(Order):
     Args:
         wide: (n,) bool.
         batch_size: Images in a batch; the last ones of both kinds share batches.
-        seed: See `Order`.
+        seed, rank, world: See `Order`.
     """
 
-    def __init__(self, wide: Tensor, batch_size: int, seed: int | None) -> None:
-        super().__init__(len(wide), batch_size, seed)
+    def __init__(self, wide: Tensor, batch_size: int, seed: int | None, *, rank: int = 0, world: int = 1) -> None:
+        super().__init__(len(wide), batch_size, seed, rank=rank, world=world)
         self.wide = wide
 
-    def __iter__(self) -> Any:
-        indices = [i for _, part in super().__iter__() for i in part]
+    def images(self) -> Tensor:
+        """The images of the epoch, (n,) int64: batches of one kind, then the rest of both."""
         groups: dict[bool, list[int]] = {False: [], True: []}
-        batches = []
-        for i in indices:
+        batches: list[int] = []
+        for i in super().images().tolist():
             group = groups[bool(self.wide[i])]
-            group.append(int(i))
+            group.append(i)
             if len(group) == self.batch_size:
-                batches.append([*group])
+                batches += group
                 group.clear()
-        rest = groups[False] + groups[True]
-        batches += [rest[k : k + self.batch_size] for k in range(0, len(rest), self.batch_size)]
-        return iter([(self.epoch, batch) for batch in batches])
+        return torch.tensor(batches + groups[False] + groups[True], dtype=torch.int64, device="cpu")
 
 
 class ObjectSplit(FileSplit):
@@ -150,9 +149,9 @@ class ObjectSplit(FileSplit):
     def order(self, batch_size: int, *, in_turn: bool = False) -> Order:
         """Return the keys of an epoch; in training a batch is of upright or of wide images."""
         if self.seed is None:
-            return Order(len(self), batch_size, None)
+            return super().order(batch_size)
         wide = torch.tensor([o.width > o.height for o in self.objects], device="cpu")
-        return ObjectOrder(wide, batch_size, self.seed)
+        return ObjectOrder(wide, batch_size, self.seed, rank=rank(), world=world())
 
     def counts(self, classes: int) -> list[int]:
         """How many objects of each class there are, without crowds."""

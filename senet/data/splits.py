@@ -1,6 +1,7 @@
 """Training or validation images as data sets whose items are whole batches.
 
-A key is (epoch, indices). Since it has the epoch, worker processes need no state, and a resumed run skips keys.
+A key is (epoch, indices). Since it has the epoch, worker processes need no state, and a resumed run skips keys. Several
+processes that train together share the images of each batch.
 
 An index is a number in the list of an epoch's images, which `Split.images_in` returns. That is the list of all images,
 unless `recipe.balanced` chooses others in each epoch.
@@ -26,6 +27,7 @@ from senet.data.augment import Draws, Each, augment, draw, draw_boxes, mix
 from senet.data.images import cpus, evaluation_side, fit, normalise, pixels, read, scaled
 from senet.errors import DataError
 from senet.initialization import stream
+from senet.processes import rank, share, world
 from senet.recipes.recipe import DataRecipe
 
 Key = tuple[int, Sequence[int] | Tensor]
@@ -61,38 +63,72 @@ def permutation(n: int, seed: int, epoch: int) -> Tensor:
 class Order(Sampler[Key]):
     """Yields the keys of an epoch, one per batch; the last batch may be smaller.
 
-    The epoch is its only state. A run is resumed by `set_epoch` and skipping keys.
+    A batch is one of all processes that train together, and each has its share of it, `share`. So the batches are the
+    same for any number of processes, and its only state is one integer, the `place`: how many images of the run came
+    before, whole epochs of n and those of the unfinished one.
 
     Args:
         n: Number of images.
-        batch_size: Images in a batch.
+        batch_size: Images in a batch, of all processes.
         seed: The order is a permutation that depends on (seed, epoch) only; None for no shuffling.
         classes: (n,) int64, the class of each image, where classes are to take turns: first an image of each, then
             another of each, so that a few batches have all of them. None for the plain order.
+        rank: Which of the processes, from 0.
+        world: How many there are.
 
     >>> list(Order(5, batch_size=2, seed=None))
     [(0, [0, 1]), (0, [2, 3]), (0, [4])]
+    >>> list(Order(5, batch_size=2, seed=None, rank=1, world=2))
+    [(0, [1]), (0, [3]), (0, [4])]
+    >>> order = Order(5, batch_size=2, seed=None)
+    >>> order.go_to(7)
+    >>> list(order)
+    [(1, [2, 3]), (1, [4])]
     >>> list(Order(5, batch_size=2, seed=None, classes=torch.tensor([0, 0, 0, 1, 1])))
     [(0, [0, 3]), (0, [1, 4]), (0, [2])]
     """
 
-    def __init__(self, n: int, batch_size: int, seed: int | None, classes: Tensor | None = None) -> None:
-        self.n, self.batch_size, self.seed, self.classes, self.epoch = n, batch_size, seed, classes, 0
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        seed: int | None,
+        classes: Tensor | None = None,
+        *,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.n, self.batch_size, self.seed, self.classes = n, batch_size, seed, classes
+        self.rank, self.world = rank, world
+        self.epoch = self.consumed = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, from 0."""
-        self.epoch = epoch
+        """Choose the epoch, from 0; another one than before starts at its first image."""
+        if epoch != self.epoch:
+            self.epoch, self.consumed = epoch, 0
+
+    def go_to(self, place: int) -> None:
+        """Start after so many images of the run."""
+        self.epoch, self.consumed = divmod(place, self.n)
+
+    def place(self, epoch: int, batches: int) -> int:
+        """How many images of the run came before, after so many batches of an epoch."""
+        return epoch * self.n + min(batches * self.batch_size, self.n)
 
     def __len__(self) -> int:
+        """Batches in a whole epoch."""
         return -(-self.n // self.batch_size)
 
+    def images(self) -> Tensor:
+        """The images of the epoch, (n,) int64, in the order in which they are trained on."""
+        everything = torch.arange(self.n, device="cpu")
+        indices = everything if self.seed is None else permutation(self.n, self.seed, self.epoch)
+        return indices if self.classes is None else _in_turn(indices, self.classes)
+
     def __iter__(self) -> Iterator[Key]:
-        epoch = self.epoch
-        indices = torch.arange(self.n, device="cpu") if self.seed is None else permutation(self.n, self.seed, epoch)
-        if self.classes is not None:
-            indices = _in_turn(indices, self.classes)
+        epoch, batches = self.epoch, self.images()[self.consumed :].split(self.batch_size)
         # Lists, since each tensor sent to a worker process takes a file descriptor.
-        return ((epoch, part.tolist()) for part in indices.split(self.batch_size))
+        return ((epoch, batch[share(len(batch), self.rank, self.world)].tolist()) for batch in batches)
 
 
 def _in_turn(indices: Tensor, classes: Tensor) -> Tensor:
@@ -145,7 +181,8 @@ class Split(Dataset[Batch], ABC):
 
     def order(self, batch_size: int, *, in_turn: bool = False) -> Order:
         """Return the keys of an epoch: shuffled for training, in order for evaluation; `in_turn`: see `Order`."""
-        return Order(len(self), batch_size, self.seed, self.targets if in_turn else None)
+        classes = self.targets if in_turn else None
+        return Order(len(self), batch_size, self.seed, classes, rank=rank(), world=world())
 
     def draws(self, epoch: int) -> Draws:
         """Return the random numbers of `prepare` for all images of an epoch, on the CPU. For training only."""

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from senet.data import Split, normalise
 from senet.errors import ConfigError, DataError, unknown
 from senet.outputs import logits_of
+from senet.processes import rank, share, world
 from senet.recipes.recipe import MOST_PIXELS
 
 CROPS = (1, 10, 12)
@@ -167,9 +168,10 @@ class Viewed(Dataset[Batch]):
         return len(self.images)
 
     def order(self, batch_size: int) -> list[list[int]]:
-        """Return the keys in order: indices of images with at most `batch_size` views together, at least one image."""
+        """Return this process's keys in order: indices of images with at most `batch_size` views together, or one."""
         n = max(1, batch_size // self.views.count)
-        return [part.tolist() for part in torch.arange(len(self), device="cpu").split(n)]
+        batches = torch.arange(len(self), device="cpu").split(n)
+        return [batch[share(len(batch), rank(), world())].tolist() for batch in batches]
 
     def __getitem__(self, key: list[int]) -> Batch:
         """Cut the views of these images; runs in a worker process."""

@@ -21,6 +21,7 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
 from senet.data import Data, FileSplit, Split, TensorSplit
+from senet.data.splits import Order
 from senet.errors import DataError, RunError, SenetError
 from senet.files import write_atomically
 from senet.progress import Bar, span
@@ -141,7 +142,7 @@ class Keeper(Checkpoint):
 
     Args:
         folder: The run's.
-        set_epoch: Sets the epoch of the sampler, for a resumed run.
+        order: Of the training images; a resumed run goes on in it.
         resumable: The folder that messages name for `--resume`: the run's, or that of its experiment.
         say: Called with each epoch, the number of epochs, and whether it is the best so far.
         is_asked: Whether another process asks to stop.
@@ -151,13 +152,13 @@ class Keeper(Checkpoint):
     def __init__(
         self,
         folder: Path,
-        set_epoch: Callable[[int], object],
+        order: Order,
         resumable: Path,
         say: Callable[[Epoch, int, bool], None] | None = None,
         is_asked: Callable[[], bool] = lambda: False,
         task: Task = CLASSIFICATION,
     ) -> None:
-        self.folder, self.set_epoch, self.say, self.task = folder, set_epoch, say, task
+        self.folder, self.order, self.say, self.task = folder, order, say, task
         self.history: list[Epoch] = []
         self.by_class: list[tuple[int, int, int]] = []
         self.seconds = 0.0
@@ -195,7 +196,7 @@ class Keeper(Checkpoint):
         self.images = self.images or fingerprint(pl_module.images)
         checkpoint["images"] = self.images
         checkpoint["skipped"] = {part: list(split.skipped) for part, split in self.parts(pl_module)}
-        checkpoint["order_epoch"] = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+        checkpoint["place"] = self.place(trainer.fit_loop)
         checkpoint["plateau"] = pl_module.plateau.state_dict() if pl_module.plateau else None
 
     def on_load_checkpoint(
@@ -204,8 +205,8 @@ class Keeper(Checkpoint):
         """Restore what `on_save_checkpoint` added; the plateau waits for the optimiser."""
         assert isinstance(pl_module, TrainingModule)
         pl_module.load_sums(checkpoint["sums"])
-        # Lightning sets the sampler's epoch only after workers may have fetched from it.
-        self.set_epoch(checkpoint["order_epoch"])
+        # Here, since Lightning fetches before it says which epoch it is.
+        self.order.go_to(checkpoint["place"])
         self.plateau_state = checkpoint["plateau"]
         for part, split in self.parts(pl_module):
             split.skipped.extend(line for line in checkpoint["skipped"][part] if line not in split.skipped)
@@ -337,6 +338,12 @@ class Keeper(Checkpoint):
                 f"epoch {epoch}: the {word} loss is {loss}; try a lower optim.lr. "
                 f"{self.folder / LAST} is of the epoch before"
             )
+
+    def place(self, loop: Any) -> int:
+        """How many images of the run came before what Lightning's loop trains on next."""
+        epochs = loop.epoch_progress.current
+        is_between = epochs.processed == epochs.started
+        return self.order.place(epochs.processed, 0 if is_between else loop.epoch_loop.batch_progress.current.ready)
 
     def keep(self, trainer: pl.Trainer) -> None:
         """Write last.ckpt."""

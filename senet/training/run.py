@@ -17,10 +17,10 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from torchdata.stateful_dataloader import StatefulDataLoader
 
 from senet.data import Data, Split, load_image, normalise
 from senet.data.duplicates import duplicates
+from senet.data.splits import Order
 from senet.device import pick_device
 from senet.errors import CheckpointError, ConfigError, DataError, RunError
 from senet.files import held, new_folder, write_text
@@ -78,25 +78,11 @@ def device_of(recipe: Recipe) -> torch.device:
     return device
 
 
-class _Stateful(StatefulDataLoader[Any]):
-    """A loader that resumes with the number of workers of its saved state, whatever this machine would choose."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from `state_dict()`."""
-        workers = state_dict.get("_snapshot", {}).get("_main_snapshot", {}).get("_num_workers")
-        self.num_workers = workers or self.num_workers
-        super().load_state_dict(state_dict)
-
-
-def loader(split: Split, batch_size: int, device: torch.device, *, train: bool, limit: int = 0) -> DataLoader[Any]:
-    """Batches of a split; the training loader saves its position and resumes from it.
-
-    Where only `limit` batches of it will be used, the classes take turns.
-    """
-    kind = _Stateful if train else DataLoader
+def loader(split: Split, batch_size: int, device: torch.device, *, limit: int = 0) -> DataLoader[Any]:
+    """Batches of a split. Where only `limit` batches of it will be used, the classes take turns."""
     # Workers start by fork where that is the platform's default, and end with each epoch.
-    return kind(
-        split,  # type: ignore[arg-type]
+    return DataLoader(
+        split,
         sampler=split.order(batch_size, in_turn=0 < limit < -(-len(split) // batch_size)),
         batch_size=None,
         num_workers=split.workers,
@@ -158,11 +144,11 @@ def train(
         if not quiet:
             print("".join(f"{note}\n" for note in notes), end="", flush=True)
         limit = recipe.train.limit_batches
-        batches = loader(data.train, recipe.data.batch_size, device, train=True, limit=limit)
-        val = loader(data.measured, recipe.data.eval_batch_size, device, train=False, limit=limit)
-        set_epoch = batches.sampler.set_epoch  # type: ignore[union-attr]
+        batches = loader(data.train, recipe.data.batch_size, device, limit=limit)
+        val = loader(data.measured, recipe.data.eval_batch_size, device, limit=limit)
+        order: Order = batches.sampler  # type: ignore[assignment]
         said = None if quiet else say
-        keeper = Keeper(folder, set_epoch, part_of or folder, said, is_asked_to_stop, recipe.task)
+        keeper = Keeper(folder, order, part_of or folder, said, is_asked_to_stop, recipe.task)
         steps = math.ceil(min(len(batches), limit or len(batches)) / recipe.train.accumulate)
         module = TrainingModule(recipe, data, steps, _initial(recipe, data, folder, quiet) if start is None else None)
         trainer = _trainer(recipe, device, folder, [*([keeper] if quiet else [keeper, Progress()]), *callbacks])
@@ -241,6 +227,8 @@ def _check_start(start: Path, recipe: Recipe, data: Data) -> None:
     about = Header.loads(state[KEY], start)
     if about.model != recipe.model:
         raise CheckpointError(f"{start}: is of another network, {about.name}; the run's recipe is of {recipe.name}")
+    if "place" not in state:
+        raise CheckpointError(f"{start}: written by an earlier senet, which kept its place in the data in another way")
     if state.get("images") != fingerprint(data):
         raise RunError(f"{start}: the images are not those that the run began with: {data.source}")
 
@@ -265,7 +253,7 @@ def measure(model: nn.Module, data: Data, recipe: Recipe, device: torch.device) 
     tally = task.tally()
     model = model.eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     limit = recipe.train.limit_batches
-    for batch in islice(loader(split, recipe.data.eval_batch_size, device, train=False, limit=limit), limit or None):
+    for batch in islice(loader(split, recipe.data.eval_batch_size, device, limit=limit), limit or None):
         images, targets = split.prepare(batch, device)
         if len(targets):
             tally.add(task.answer(model, images), targets)
@@ -403,7 +391,8 @@ def _plain_speech() -> Iterator[None]:
             # A run that began on a machine of more processors keeps its workers.
             warnings.filterwarnings("ignore", message=".*worker processes in total.*")
             warnings.filterwarnings("ignore", message=".*training_step. returned .None.*")
-            warnings.filterwarnings("ignore", message=".*set_vital.*", module=r"torchdata\..*")
+            # The order of the images goes on from the checkpoint's place; Lightning looks for a loader that would.
+            warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
             warnings.filterwarnings("ignore", module=r"lightning\..*", category=DeprecationWarning)
             warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
             yield

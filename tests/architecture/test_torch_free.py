@@ -12,7 +12,7 @@ import senet
 from senet.models.registry import FAMILIES
 
 ROOT = Path(senet.__file__).parent
-HEAVY = ("torch", "torchvision", "lightning", "torchdata", "safetensors", "matplotlib", "scipy", "numpy", "PIL")
+HEAVY = ("torch", "torchvision", "lightning", "safetensors", "matplotlib", "scipy", "numpy", "PIL")
 
 BLOCK = f"""
 import sys

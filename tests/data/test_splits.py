@@ -89,6 +89,47 @@ def test_order_is_a_permutation_that_depends_on_seed_and_epoch_alone() -> None:
     assert flat(103, 10, None, 4) == list(range(103))
 
 
+def consumed(n: int, batch_size: int, place: int, world: int, batches: int) -> tuple[list[int], list[int], int]:
+    """What processes train on together from a place on: the images of all, the sizes of their shares, the place."""
+    orders = [Order(n, batch_size, 7, rank=rank, world=world) for rank in range(world)]
+    for order in orders:
+        order.go_to(place)
+    parts = [[part for _, part in keys] for keys in zip(*orders, strict=True)][:batches]
+    images = [i for batch in parts for part in batch for i in part]
+    return images, [len(part) for batch in parts for part in batch], place + len(images)
+
+
+@pytest.mark.parametrize(("n", "batch_size"), [(103, 10), (64, 16), (7, 3), (5, 8)])
+def test_an_epoch_goes_on_with_any_number_of_processes(n: int, batch_size: int) -> None:
+    """Each image once, in the order of one process, though the place is at no batch of another batch size."""
+    whole = Order(n, batch_size, 7).images().tolist()
+    layouts = [(4, 2, batch_size), (2, 1, batch_size), (3, 3, 5), (1, n, batch_size)]
+    place, seen = 0, []
+    for world, batches, size in layouts:
+        if place < n:
+            images, sizes, place = consumed(n, size, place, world, batches)
+            assert max(sizes) - min(sizes) <= 1 or place == n
+            seen += images
+    assert seen == whole
+    assert place == n
+    order = Order(n, batch_size, 7)
+    order.go_to(place)
+    assert order.epoch == 1
+    assert sorted(i for _, part in order for i in part) == list(range(n))
+
+
+def test_place_counts_the_images_of_whole_epochs_and_of_this_one() -> None:
+    order = Order(10, 4, 0)
+    assert [order.place(0, 0), order.place(0, 2), order.place(0, 3), order.place(2, 1)] == [0, 8, 10, 24]
+    order.go_to(24)
+    assert [len(part) for _, part in order] == [4, 2]
+    # Lightning says again which epoch it is, and then which comes next.
+    order.set_epoch(2)
+    assert [len(part) for _, part in order] == [4, 2]
+    order.set_epoch(3)
+    assert [len(part) for _, part in order] == [4, 4, 2]
+
+
 @BOTH
 def test_samples_do_not_depend_on_batch_size_or_workers(split: Split) -> None:
     reference, targets = by_sample(split, epoch=1, batch_size=11)

@@ -184,7 +184,7 @@ def test_resumes_bit_for_bit_with_worker_processes(
 ) -> None:
     """Images from files, decoded by two workers that fetch ahead: stopped in mid-epoch, and at an epoch's end.
 
-    So also where the machine that goes on has fewer processors, or more: workers are as many as there were.
+    So also where the machine that goes on has fewer processors, or more.
     """
     from PIL import Image
 
