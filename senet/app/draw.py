@@ -18,6 +18,7 @@ from torch.nn.functional import interpolate
 
 from senet.analysis.pictures import data_uri
 from senet.analysis.switchboard import Averages, Result
+from senet.report.words import number
 
 TOP = 5
 """Number of classes and channels in a table."""
@@ -104,7 +105,10 @@ def answer(view: View, classes: Sequence[str]) -> str:
     for k in sorted(set(best), key=best.index):
         cells = [_bar(before[k], "on")]
         if view.off:
-            cells += [_bar(after[k], "off"), f'<td class="se-number">{_signed(100 * (after[k] - before[k]), 1)}</td>']
+            cells += [
+                _bar(after[k], "off"),
+                f'<td class="se-number">{_signed(100 * (after[k] - before[k]), 1)}</td>',
+            ]
         rows.append(f'<tr><th scope="row">{escape(classes[k])}</th>{"".join(cells)}</tr>')
     titles = "".join(f'<th scope="col">{title}</th>' for title in ("class", *columns))
     return (
@@ -146,7 +150,7 @@ def depth(view: View, chosen: str, labels: Mapping[str, str], averages: Averages
     """Draw all units in order: mean and range of this image's gates, and the mean over all images."""
     low, high = _range(*(s.numpy() for s in view.after.gates.values()))
     bars = []
-    for number, (name, s) in enumerate(view.after.gates.items(), 1):
+    for place, (name, s) in enumerate(view.after.gates.items(), 1):
         gate = s.numpy()
         p10, p90, mean = (float(v) for v in (*np.quantile(gate, (0.1, 0.9)), gate.mean()))
         bottom, top, middle = (_place(v, low, high) for v in (p10, p90, mean))
@@ -159,7 +163,7 @@ def depth(view: View, chosen: str, labels: Mapping[str, str], averages: Averages
         off = ", off" if name in view.off else ""
         title = escape(f"{labels[name]}{off}: mean gate {mean:.2f}, from {p10:.2f} to {p90:.2f} for 8 of 10 channels")
         words = f'<span class="se-words">{title}</span>'
-        bars.append(f'<li class="{style}" data-number="{number}" title="{title}">{marks}{words}</li>')
+        bars.append(f'<li class="{style}" data-number="{place}" title="{title}">{marks}{words}</li>')
     legend = [("se-key-mean", "mean over channels"), ("se-key-spread", "8 of 10 channels")]
     legend += [("se-key-average", "mean of all images")] * (averages is not None)
     legend += [("se-key-off", "off")] * bool(view.off)
@@ -249,8 +253,7 @@ def _percent(p: float) -> str:
 
 
 def _signed(value: float, digits: int) -> str:
-    rounded = round(value, digits)
-    return f"{rounded:+.{digits}f}".replace("-", "−") if rounded else f"{0:.{digits}f}"  # noqa: RUF001
+    return number(float(value), digits, signed=True)
 
 
 def _bar(p: float, side: str) -> str:

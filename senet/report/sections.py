@@ -42,7 +42,7 @@ class Scale:
         """An axis with round ends a little beyond the values."""
         found = [v for v in values if is_number(v)] or [0.0]
         low, high = min(found), max(found)
-        step = 10 ** math.floor(math.log10(max(high - low, 1e-3))) / 2
+        step = 10 ** math.floor(math.log10(max(high - low, 0.1))) / 2
         return cls(step * math.floor(low / step - 0.25), step * math.ceil(high / step + 0.25))
 
     def place(self, value: float) -> str:

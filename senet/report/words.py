@@ -15,14 +15,15 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def number(value: Any, digits: int = 2, *, signed: bool = False) -> str:
-    """A number with this many decimals and a typographic minus; a dash for None, NaN and infinity.
+    """A number with this many decimals and a typographic minus; a dash for None, NaN and infinity. Zero has no sign.
 
-    >>> number(-0.416, signed=True), number(3), number(None)
-    ('\N{MINUS SIGN}0.42', '3.00', '\N{EN DASH}')
+    >>> number(-0.416, signed=True), number(3), number(-0.001, signed=True), number(None)
+    ('\N{MINUS SIGN}0.42', '3.00', '0.00', '\N{EN DASH}')
     """
     if not is_number(value):
         return NONE
-    text = f"{value:+,.{digits}f}" if signed else f"{value:,.{digits}f}"
+    value = round(value, digits) or 0.0
+    text = f"{value:+,.{digits}f}" if signed and value else f"{value:,.{digits}f}"
     return text.replace("-", MINUS)
 
 
