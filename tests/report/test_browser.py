@@ -292,6 +292,12 @@ def test_it_can_be_printed(browser: Any, file: Path) -> None:
         assert not page.locator(hidden).first.is_visible(), hidden
     for shown in ("h1", "#mistakes", "#provenance"):
         assert page.locator(shown).first.is_visible(), shown
+    # A4 without its margins, in CSS pixels.
+    page.set_viewport_size({"width": 673, "height": 1000})
+    cut = """() => [...document.querySelectorAll(".scroll, pre")].filter(
+        (one) => one.scrollWidth > one.clientWidth || one.scrollHeight > one.clientHeight
+    ).map((one) => one.outerHTML.slice(0, 200))"""
+    assert page.evaluate(cut) == []
     document = page.pdf()
     assert document[:5] == b"%PDF-"
     page.close()
