@@ -29,6 +29,7 @@ COMMANDS = {
     "info": "show a network's stages, parameters and multiply-adds",
     "doctor": "check that a trained network's attention units are active and well placed",
     "convert": "convert weights from and to other libraries",
+    "shard": "write a folder of images as tars that training reads by index, also over the network",
     "export": "write a trained network as ONNX or torch.export",
     "bench": "time SE networks, their plain twins and other libraries' networks",
     "tables": "compare parameters and multiply-adds with the paper's",

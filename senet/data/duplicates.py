@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 
+from senet.data.shards import ShardFiles
 from senet.data.sources import Data
 from senet.data.splits import FileSplit, Split, TensorSplit
 from senet.recipes.recipe import PARTS
@@ -39,6 +40,9 @@ def _count(train: Split, other: Split) -> int:
         return sum(digest in known for digest in _pixels(other))
     assert isinstance(train, FileSplit)
     assert isinstance(other, FileSplit)
+    if isinstance(train.files, ShardFiles) and isinstance(other.files, ShardFiles):
+        known = set(train.files.digests())
+        return sum(digest in known for digest in other.files.digests())
     # Only files of one size can be equal, and few are, so little is read.
     ours, others = _by_size(train.files), _by_size(other.files)
     same = ours.keys() & others.keys()

@@ -16,9 +16,12 @@ from hashlib import blake2b
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from senet.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 PartName = Literal["train", "val", "test", "all"]
 """A part of a data set; "all" is a folder that is not split."""
@@ -55,17 +58,17 @@ class Listing:
     """The images of one part.
 
     Attributes:
-        folder: The folder of the class folders.
+        folder: The folder of the class folders; of shards perhaps a URL.
         classes: Names of the classes, sorted; of all parts those of the training part.
         files: Paths of the images, by class, then by name.
         targets: The class of each.
         empty: Class folders without an image.
     """
 
-    folder: Path
+    folder: Path | str
     classes: tuple[str, ...]
-    files: tuple[str, ...]
-    targets: tuple[int, ...]
+    files: Sequence[str]
+    targets: Sequence[int] | np.ndarray
     empty: tuple[str, ...] = ()
 
 
@@ -74,16 +77,18 @@ class Layout:
     """What a folder of images holds.
 
     Attributes:
-        folder: Where the parts or the classes are: the folder that was given, or the only one in it.
+        folder: Where the parts or the classes are: the folder that was given, or the only one in it; or a URL.
         parts: "all" alone, or any of "train", "val" and "test".
         unread: What is not read.
         notes: What a user should know, a line each.
+        stored_digest: The digest, where it is known without reading the images.
     """
 
-    folder: Path
+    folder: Path | str
     parts: Mapping[PartName, Listing]
     unread: Unread = field(default_factory=Counter)
     notes: tuple[str, ...] = ()
+    stored_digest: str = ""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -97,6 +102,8 @@ def digest(layout: Layout) -> str:
     The hash is of all their names and classes, and of what is in up to 100 of the files, evenly spread. "" for a folder
     without training images.
     """
+    if layout.stored_digest:
+        return layout.stored_digest
     part = "all" if "all" in layout.parts else "train"
     listing = layout.parts.get(part)
     if listing is None:

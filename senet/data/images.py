@@ -22,6 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from senet.data.folders import formats, printable
+from senet.data.shards import ShardPath, sources_at
 from senet.errors import ConfigError, DataError
 from senet.progress import Bar
 from senet.recipes.recipe import DataRecipe
@@ -105,13 +106,17 @@ def read(source: str | Path | Image.Image, recipe: DataRecipe) -> Image.Image:
     """
     try:
         return converted(source.copy() if isinstance(source, Image.Image) else opened(source), recipe)
+    except DataError:
+        # A shard, which is named.
+        raise
     except FileNotFoundError as error:
         raise DataError(f"{printable(str(source))}: no such file") from error
     # For damaged files PIL raises OSError, SyntaxError, ValueError, struct.error and others.
     except Exception as error:
         name = getattr(source, "filename", "") if isinstance(source, Image.Image) else str(source)
-        reason = printable(_reason(error, name))
-        raise DataError(f"{printable(name) or 'image'}: cannot be read as an image ({reason})") from error
+        reason = printable(_reason(error, name if isinstance(source, Image.Image) else source))
+        said = DataError(f"{printable(name) or 'image'}: cannot be read as an image ({reason})")
+        raise (source.files.named(said, source.row) if isinstance(source, ShardPath) else said) from error
 
 
 @contextmanager
@@ -124,15 +129,16 @@ def quiet() -> Iterator[None]:
 
 def opened(source: str | Path) -> Image.Image:
     """Decode a file as it is stored, upright; where metadata breaks this, without the metadata."""
+    data = source.read_bytes() if isinstance(source, ShardPath) else None
     # Opening a pipe waits for who writes to it.
-    if os.path.exists(source) and not os.path.isfile(source):
+    if data is None and os.path.exists(source) and not os.path.isfile(source):
         raise ValueError("it is no file")
     try:
-        return _decoded(source)
+        return _decoded(source if data is None else io.BytesIO(data))
     except (FileNotFoundError, PermissionError, IsADirectoryError, Image.DecompressionBombError):
         raise
     except Exception:
-        pixels_alone = without_metadata(Path(source).read_bytes())
+        pixels_alone = without_metadata(Path(source).read_bytes() if data is None else data)
         if pixels_alone is None:
             raise
         return _decoded(io.BytesIO(pixels_alone))
@@ -200,12 +206,15 @@ def without_metadata(data: bytes) -> bytes | None:
     return b"".join(kept) or None
 
 
-def _reason(error: Exception, name: str) -> str:
+def _reason(error: Exception, source: str | Path) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, Pillow's limit; scale it down"
     if isinstance(error, UnidentifiedImageError):
-        with open(name, "rb") as file:
-            start = file.read(12)
+        if isinstance(source, ShardPath):
+            start = source.read_bytes()[:12]
+        else:
+            with open(source, "rb") as file:
+                start = file.read(12)
         if start.startswith((b"%!PS", b"%PDF", b"\xc5\xd0\xd3\xc6")):
             return "it is a drawing in PostScript or PDF; convert it to PNG"
         if start[4:8] == b"ftyp":
@@ -336,7 +345,10 @@ def read_all(
     bad: dict[int, str] = {}
     read_chunk = partial(_read_chunk, sources, recipe, store)
     first = sources[0]
-    is_large = not isinstance(first, Image.Image) and os.path.exists(first) and os.path.getsize(first) >= _SMALL
+    size_of_first = first.files.span(first.row).length if isinstance(first, ShardPath) else 0
+    if not isinstance(first, Image.Image) and os.path.exists(first):
+        size_of_first = os.path.getsize(first)
+    is_large = size_of_first >= _SMALL
     threads = cpus() if is_large else 1
     with (
         ThreadPoolExecutor(threads) as pool,
@@ -361,9 +373,10 @@ def _read_chunk(
 ) -> dict[int, str]:
     bad: dict[int, str] = {}
     side = evaluation_side(recipe)
-    for i in range(start, min(start + _CHUNK, len(sources))):
+    numbers = range(start, min(start + _CHUNK, len(sources)))
+    for i, source in zip(numbers, sources_at(sources, numbers), strict=True):
         try:
-            store[i] = pixels(fit(read(sources[i], recipe), side, recipe))
+            store[i] = pixels(fit(read(source, recipe), side, recipe))
         except DataError as error:
             if recipe.on_bad_image == "error":
                 raise

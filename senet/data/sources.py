@@ -34,6 +34,7 @@ from senet.data.folders import (
 )
 from senet.data.images import BUILT_IN, read_all
 from senet.data.sample import sample_notes
+from senet.data.shards import is_shards, read_layout, take
 from senet.data.splits import FileSplit, Split, TensorSplit
 from senet.data.table import ENDINGS, read_table
 from senet.errors import ConfigError, DataError
@@ -242,7 +243,7 @@ def open_part(
         words = data.held_out if data.parts[name] is data.measured else f"{len(split):,} {WORDS[name]}"
         split.seed = None
         return Part(name, data.classes, split, words, data.notes)
-    layout = _find(recipe)
+    layout = find_images(recipe)
     is_own, said = is_trained_on(trained_on, recipe, layout) if trained_on else (False, "")
     whole = "all" in layout.parts and not is_own
     name = part or ("all" if whole else "test" if "test" in layout.parts else "val")
@@ -393,12 +394,18 @@ class _Files:
 
 
 def _files(listing: Listing) -> _Files:
-    targets = torch.tensor(listing.targets, dtype=torch.int64, device="cpu")
+    targets = torch.as_tensor(listing.targets, dtype=torch.int64, device="cpu")
     return _Files(listing.files, targets, f"images in {listing.folder}")
 
 
-def _find(recipe: DataRecipe) -> Layout:
+def find_images(recipe: DataRecipe) -> Layout:
+    """The parts, classes and images of a folder, a CSV file or shards. DataError where there are none."""
     name = os.path.expanduser(recipe.name)
+    if is_shards(name):
+        return read_layout(recipe)
+    for field_name in ("shuffle_window", "shard_cache_gb", "shard_cache"):
+        if value := getattr(recipe, field_name):
+            raise ConfigError(f"data.{field_name}: {value!r} has no effect on {printable(name)}, which has no shards")
     if not os.path.exists(name):
         raise DataError(
             f"data.name: '{printable(recipe.name)}' is neither a known data set nor a folder"
@@ -415,7 +422,7 @@ def _parts(layout: Layout, recipe: DataRecipe) -> tuple[dict[PartName, _Files], 
     where = []
     for name, listing in layout.parts.items():
         parts[name] = _files(listing)
-        where += [] if name == "all" else [f"{listing.folder.relative_to(layout.folder)}/"]
+        where += [] if name == "all" else [f"{os.path.relpath(listing.folder, layout.folder)}/"]
     whole = parts.get("all") or parts.get("train")
     if "val" in parts or whole is None:
         if recipe.val_fraction and whole is not None:
@@ -426,7 +433,7 @@ def _parts(layout: Layout, recipe: DataRecipe) -> tuple[dict[PartName, _Files], 
         chosen = hold_out(whole.targets, layout.classes, fraction, recipe.split_seed, layout.folder)
         words = f"images of {layout.folder} (split_seed {recipe.split_seed})"
         parts["train"], parts["val"] = (
-            _Files(list(map(whole.files.__getitem__, some.tolist())), whole.targets[some], f"{kind} {words}")
+            _Files(take(whole.files, some.tolist()), whole.targets[some], f"{kind} {words}")
             for some, kind in zip(chosen, ("training", "held-out"), strict=True)
         )
         where.append(f"{fraction:.0%} held out, split_seed {recipe.split_seed}")
@@ -437,12 +444,12 @@ def _check_trainable(listing: Listing) -> None:
     if len(listing.classes) == 1:
         raise DataError(f"{listing.folder}: has only one class folder, {listing.classes[0]!r}; {EXPECTED}")
     if listing.empty:
-        folder = listing.folder / listing.empty[0]
+        folder = Path(listing.folder) / listing.empty[0]
         raise DataError(f"{folder}: has no images; {no_images(list_images(folder)[1])}")
 
 
 def _open_folder(recipe: DataRecipe, seed: int, progress: bool) -> Data:
-    layout = _find(recipe)
+    layout = find_images(recipe)
     listing = layout.parts.get("all") or layout.parts.get("train")
     if listing is None:
         raise DataError(f"{layout.folder}: has no training images; {EXPECTED}")
@@ -450,7 +457,7 @@ def _open_folder(recipe: DataRecipe, seed: int, progress: bool) -> Data:
     parts, where = _parts(layout, recipe)
     whole = parts["train"]
     used = train_part(whole.targets, recipe)
-    parts["train"] = replace(whole, files=[whole.files[i] for i in used.tolist()], targets=whole.targets[used])
+    parts["train"] = replace(whole, files=take(whole.files, used.tolist()), targets=whole.targets[used])
     count = len(whole.files) + sum(len(parts[name].files) for name in ("val", "test") if name in parts)
     unread = describe(layout.unread)
     opened = {
@@ -460,7 +467,7 @@ def _open_folder(recipe: DataRecipe, seed: int, progress: bool) -> Data:
     }
     measured = parts["val" if "val" in parts else "test"]
     return Data(
-        name=layout.folder.resolve().name,
+        name=os.path.basename(os.path.realpath(layout.folder)),
         classes=layout.classes,
         channels=recipe.channels,
         train=opened["train"],
@@ -482,7 +489,7 @@ def _split(part: _Files, recipe: DataRecipe, seed: int | None, bar: str | None) 
 
 
 def hold_out(
-    targets: Tensor, classes: Sequence[str], fraction: float, split_seed: int, folder: Path | None = None
+    targets: Tensor, classes: Sequence[str], fraction: float, split_seed: int, folder: Path | str | None = None
 ) -> tuple[Tensor, Tensor]:
     """Split a data set: hold out a share of every class, at least one image and not all.
 

@@ -25,6 +25,7 @@ from torch.utils.data import Dataset, Sampler
 
 from senet.data.augment import Draws, Each, augment, draw, draw_boxes, mix
 from senet.data.images import cpus, evaluation_side, fit, normalise, pixels, read, scaled
+from senet.data.shards import ShardFiles, sources_at
 from senet.errors import DataError
 from senet.initialization import stream
 from senet.processes import rank, share, world
@@ -383,13 +384,13 @@ class TensorSplit(Split):
 
 
 class FileSplit(Split):
-    """Images in files, decoded by worker processes when needed.
+    """Images in files or shards, decoded by worker processes when needed.
 
     In training, `crop="resized"` crops from the whole image. Otherwise the shorter side is scaled to `recipe.resize`
     and the centre cropped, and `crop="pad"` works on the result.
 
     Args:
-        files: Their paths. Unreadable ones are noticed when they are needed.
+        files: Their paths, or `ShardFiles`. Unreadable ones are noticed when they are needed.
         targets: (n,) int64.
         recipe: Preparation and augmentation.
         seed: As for `Split`.
@@ -409,6 +410,9 @@ class FileSplit(Split):
 
     def _digest(self, digest: blake2b) -> None:
         # Reading the files would take as long as the evaluation that the hash may save.
+        if isinstance(self.files, ShardFiles):
+            digest.update(b"".join(self.files.digests()))
+            return
         for name in self.files:
             digest.update(os.fsencode(name) + f"\0{_stamp(name)}\0".encode())
 
@@ -418,9 +422,9 @@ class FileSplit(Split):
         store = np.empty((len(indices), size, size, channels), np.uint8)
         kept, skipped = [], []
         images_of: list[int] = self.images_in(epoch)[indices].tolist()
-        for index, image in zip(indices.tolist(), images_of, strict=True):
+        for index, source in zip(indices.tolist(), sources_at(self.files, images_of), strict=True):
             try:
-                store[len(kept)] = pixels(self._crop(read(self.files[image], self.recipe), epoch, index))
+                store[len(kept)] = pixels(self._crop(read(source, self.recipe), epoch, index))
                 kept.append(index)
             except DataError as error:
                 skipped.append(str(error))

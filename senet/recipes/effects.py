@@ -61,6 +61,9 @@ def check_effects(recipe: Recipe, named: Iterable[str]) -> None:
         "data.background": (not known, f"data.name={d.name}"),
         "data.pixel_range": (not known, f"data.name={d.name}"),
         "data.on_bad_image": (not known, f"data.name={d.name}"),
+        "data.shuffle_window": (not known, f"data.name={d.name}"),
+        "data.shard_cache_gb": ("://" in d.name, f"data.name={d.name}, which is no URL"),
+        "data.shard_cache": (d.shard_cache_gb > 0, "data.shard_cache_gb=0"),
         "data.split_seed": (
             d.name not in ("cifar10", "cifar100") or d.train_fraction < 1 or d.val_fraction > 0,
             f"data.name={d.name}, which is split already, data.val_fraction=0 and data.train_fraction=1",

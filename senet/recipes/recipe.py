@@ -50,6 +50,10 @@ class DataRecipe:
         split_seed: seed of the choice of these images, and of `train_fraction`.
         train_fraction: share of the training images to use, class by class; a smaller share is a subset of a larger
             one.
+        shuffle_window: shards that are shuffled together: their order is drawn in each epoch, and that of the images of
+            each so many; 0 shuffles all images.
+        shard_cache_gb: space on the disk for whole shards of a URL; 0 reads each image by a request of its own.
+        shard_cache: the folder for them, by default `~/.cache/senet/shards`; processes may share it.
         on_bad_image: "error" stops at an image that cannot be read and names it; "skip" leaves it out and counts it.
         crop: training crop: "none", "pad" (pad with zeros by `crop_padding`, then crop at random; the paper's for
             CIFAR) or "resized" (random area and aspect ratio; the paper's for ImageNet).
@@ -101,6 +105,9 @@ class DataRecipe:
     val_fraction: float = 0.0
     split_seed: int = 0
     train_fraction: float = 1.0
+    shuffle_window: int = 0
+    shard_cache_gb: float = 0.0
+    shard_cache: str = ""
     on_bad_image: Literal["error", "skip"] = "error"
     crop: Literal["none", "pad", "resized"] = "none"
     crop_padding: int = 4
@@ -132,6 +139,7 @@ class DataRecipe:
         check_at_most(self, MOST_PIXELS, "image_size", "resize", "crop_padding", "cutout", "max_size")
         check_at_most(self, MOST_IMAGES, "batch_size", "eval_batch_size")
         check_at_least(self, 0, "resize", "max_size", "workers", "crop_padding", "cutout", "rotate", "jitter")
+        check_at_least(self, 0, "shuffle_window", "shard_cache_gb")
         check_at_least(self, 0, "randaugment_magnitude", "color_jitter", "random_erasing", "mixup", "cutmix")
         for name, most in (("randaugment_magnitude", 30), ("color_jitter", 1), ("random_erasing", 1)):
             if getattr(self, name) > most:
