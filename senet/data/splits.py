@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -56,9 +56,20 @@ class Batch(NamedTuple):
     targets: list[dict[str, Tensor]] | None = None
 
 
-def permutation(n: int, seed: int, epoch: int) -> Tensor:
-    """The order of an epoch's n images."""
-    return torch.randperm(n, generator=stream(seed, "order", epoch), device="cpu")
+def permutation(n: int, seed: int, epoch: int, windows: Tensor | None = None) -> Tensor:
+    """The order of an epoch's n images.
+
+    Args:
+        n: Number of images.
+        seed: The order depends on (seed, epoch) only.
+        epoch: From 0.
+        windows: (n,) int64, which images stay together: first come those with 0, then those with 1, and so on.
+
+    >>> permutation(4, 0, 0, torch.tensor([1, 0, 1, 0]))
+    tensor([1, 3, 2, 0])
+    """
+    order = torch.randperm(n, generator=stream(seed, "order", epoch), device="cpu")
+    return order if windows is None else order[windows[order].argsort(stable=True)]
 
 
 class Order(Sampler[Key]):
@@ -74,6 +85,7 @@ class Order(Sampler[Key]):
         seed: The order is a permutation that depends on (seed, epoch) only; None for no shuffling.
         classes: (n,) int64, the class of each image, where classes are to take turns: first an image of each, then
             another of each, so that a few batches have all of them. None for the plain order.
+        windows: Epoch -> `windows` of `permutation`.
         rank: Which of the processes, from 0.
         world: How many there are.
 
@@ -96,11 +108,12 @@ class Order(Sampler[Key]):
         seed: int | None,
         classes: Tensor | None = None,
         *,
+        windows: Callable[[int], Tensor | None] | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         self.n, self.batch_size, self.seed, self.classes = n, batch_size, seed, classes
-        self.rank, self.world = rank, world
+        self.windows, self.rank, self.world = windows, rank, world
         self.epoch = self.consumed = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -122,8 +135,11 @@ class Order(Sampler[Key]):
 
     def images(self) -> Tensor:
         """The images of the epoch, (n,) int64, in the order in which they are trained on."""
-        everything = torch.arange(self.n, device="cpu")
-        indices = everything if self.seed is None else permutation(self.n, self.seed, self.epoch)
+        if self.seed is None:
+            indices = torch.arange(self.n, device="cpu")
+        else:
+            windows = self.windows(self.epoch) if self.windows else None
+            indices = permutation(self.n, self.seed, self.epoch, windows)
         return indices if self.classes is None else _in_turn(indices, self.classes)
 
     def __iter__(self) -> Iterator[Key]:
@@ -183,7 +199,7 @@ class Split(Dataset[Batch], ABC):
     def order(self, batch_size: int, *, in_turn: bool = False) -> Order:
         """Return the keys of an epoch: shuffled for training, in order for evaluation; `in_turn`: see `Order`."""
         classes = self.targets if in_turn else None
-        return Order(len(self), batch_size, self.seed, classes, rank=rank(), world=world())
+        return Order(len(self), batch_size, self.seed, classes, windows=self.windows, rank=rank(), world=world())
 
     def draws(self, epoch: int) -> Draws:
         """Return the random numbers of `prepare` for all images of an epoch, on the CPU. For training only."""
@@ -203,6 +219,10 @@ class Split(Dataset[Batch], ABC):
             return self._hold("list", None, lambda: torch.arange(len(self), device="cpu"))
         return self._hold("list", epoch, lambda: balanced(self.targets, stream(self.seed, "balanced", epoch)))
 
+    def windows(self, epoch: int) -> Tensor | None:
+        """Return which images of an epoch's list stay together in its order, `windows` of `permutation`."""
+        return None
+
     def mates(self, epoch: int) -> Tensor:
         """Return what each index of an epoch is mixed with, (len(self),) int64: its neighbour in the epoch's order.
 
@@ -211,7 +231,7 @@ class Split(Dataset[Batch], ABC):
 
         def pair() -> Tensor:
             assert self.seed is not None
-            order = permutation(len(self), self.seed, epoch)
+            order = permutation(len(self), self.seed, epoch, self.windows(epoch))
             mates, pairs = torch.arange(len(self), device="cpu"), order[: len(order) // 2 * 2].view(-1, 2)
             mates[pairs] = pairs.flip(1)
             return mates
@@ -407,6 +427,14 @@ class FileSplit(Split):
     def whole(self, index: int) -> Image.Image:
         """Return one decoded image."""
         return read(self.files[index], self.recipe)
+
+    def windows(self, epoch: int) -> Tensor | None:
+        """Return for images in shards the place of their window: so many shards, in a random order of all."""
+        size = self.recipe.shuffle_window
+        if self.seed is None or not size or not isinstance(self.files, ShardFiles):
+            return None
+        place = torch.randperm(len(self.files.shards), generator=stream(self.seed, "shards", epoch), device="cpu")
+        return place[torch.from_numpy(self.files.shard_numbers())[self.images_in(epoch)]] // size
 
     def _digest(self, digest: blake2b) -> None:
         # Reading the files would take as long as the evaluation that the hash may save.

@@ -33,7 +33,7 @@ RECIPE = DataRecipe(
 COUNTS = {"train/ape": 9, "train/bee": 7, "train/cat": 8, "val/ape": 3, "val/bee": 2, "val/cat": 4}
 
 
-def sharded(folder: Path, shard_bytes: int = 20_000) -> Path:
+def sharded(folder: Path, shard_bytes: int = 8_000) -> Path:
     """The shards of a folder, in a folder beside it."""
     out = folder.with_name(f"{folder.name}-shards")
     write_shards(find_images(DataRecipe(name=str(folder))), out, shard_bytes=shard_bytes)
@@ -147,20 +147,20 @@ def test_a_stopped_run_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(module, "_write_tar", stopping)
     with pytest.raises(KeyboardInterrupt):
-        write_shards(layout, out, shard_bytes=20_000)
+        write_shards(layout, out, shard_bytes=8_000)
     assert not (out / INDEX).exists()
     monkeypatch.setattr(module, "_write_tar", real)
     damaged = out / "train-000000.tar"
     data = bytearray(damaged.read_bytes())
     data[700] ^= 1
     damaged.write_bytes(data)
-    kept = write_shards(layout, out, shard_bytes=20_000).kept
+    kept = write_shards(layout, out, shard_bytes=8_000).kept
     # Two were finished; one of them was damaged since.
     assert kept == 1
     visible = [path.name for path in whole.iterdir() if path.is_file()]
     assert sorted(visible) == sorted(path.name for path in out.iterdir() if path.is_file())
     assert all((out / name).read_bytes() == (whole / name).read_bytes() for name in visible)
-    assert write_shards(layout, out, shard_bytes=20_000).kept == len(list(out.glob("*.tar")))
+    assert write_shards(layout, out, shard_bytes=8_000).kept == len(list(out.glob("*.tar")))
 
 
 def test_other_images_are_not_added(folder: Path, shards: Path, save_image: Callable[..., None]) -> None:
@@ -403,6 +403,53 @@ def test_the_cache_is_bounded_and_keeps_what_was_used_last(shards: Path, server:
     kept = {path.stem for path in (tmp_path / "cache").glob("*.tar")}
     assert train.shards[len(sizes) - 1].digest in kept
     assert train.shards[0].digest not in kept
+
+
+def test_windows_of_shards(folder: Path) -> None:
+    """The order is a function of seed and epoch; each window has two shards, all of their images, shuffled."""
+    shards = sharded(folder, shard_bytes=20_000)
+    data = opened(shards, shuffle_window=2)
+    shard_of = data.train.files.shard_numbers()  # type: ignore[attr-defined]
+    orders = []
+    for epoch in (0, 1):
+        order = data.train.order(5)
+        order.set_epoch(epoch)
+        images = order.images().tolist()
+        assert sorted(images) == list(range(24))
+        assert images == [image for _, batch in order for image in batch]
+        found = [shard_of[image] for image in images]
+        start = 0
+        while start < len(found):
+            window = found[start : start + int(np.isin(shard_of, list(dict.fromkeys(found[start:]))[:2]).sum())]
+            assert len({*window}) <= 2
+            assert not {*window} & {*found[start + len(window) :]}
+            assert len({*window}) == 1 or window != sorted(window)
+            start += len(window)
+        again = opened(shards, shuffle_window=2).train.order(5)
+        again.set_epoch(epoch)
+        assert again.images().tolist() == images
+        orders.append(images)
+    assert orders[0] != orders[1]
+
+
+def test_windows_need_a_small_cache_and_each_shard_once(shards: Path, server: ShardServer, tmp_path: Path) -> None:
+    train = read_index(Store(str(shards))).parts["train"]
+    room = 4 * max(shard.bytes for shard in train.shards)
+    assert room < sum(shard.bytes for shard in train.shards)
+    fields = {"shuffle_window": 2, "shard_cache_gb": room / 1e9, "shard_cache": str(tmp_path / "cache")}
+    with pytest.raises(ConfigError, match=r"is too small for data.shuffle_window=0"):
+        opened(server.url, **(fields | {"shuffle_window": 0}))
+    data = opened(server.url, **fields)
+    for file in (tmp_path / "cache").glob("*.tar"):
+        file.unlink()
+    server.requests.clear()
+    assert same(batches(data), batches(opened(shards, shuffle_window=2)))
+    assert [server.requests[shard.file] for shard in train.shards] == [1] * len(train.shards)
+    # Mates are in one window too.
+    mixed = opened(server.url, **fields, mixup=0.2)
+    windows, mates = mixed.train.windows(0), mixed.train.mates(0)
+    assert windows is not None
+    assert (windows == windows[mates]).float().mean() > 0.8
 
 
 def test_a_cache_without_room(shards: Path, server: ShardServer, tmp_path: Path) -> None:
