@@ -39,6 +39,9 @@ OTHERS = {
 }
 """Our network -> what it and its plain twin are called in other libraries; "": they have none."""
 
+ENGINES = ("onnxruntime", "openvino")
+"""What else runs our network, as `torch.onnx` exports it, in float32 on a CPU."""
+
 KINDS = ("SE", "plain")
 TREATMENTS = {
     "inference": {
@@ -129,6 +132,10 @@ def sides(plan: Plan) -> Iterator[Side]:
         for treatment in treatments(plan, plan.own):
             yield Side(plan.own, kind, treatment)
     for library in plan.against:
+        if library in ENGINES:
+            for kind in reversed(plan.kinds):
+                yield Side(library, kind, "exported")
+            continue
         for kind in reversed(KINDS):
             if OTHERS[plan.model][library][KINDS.index(kind)]:
                 for treatment in treatments(plan, library):
@@ -155,8 +162,9 @@ def ratios(plan: Plan) -> list[tuple[str, str]]:
     """SE over plain in each treatment; ours as fast as it goes over the others, and over torchvision's plain one."""
     there = list(sides(plan))
     pairs = [(s, s._replace(kind="plain")) for s in there if s.kind == "SE"]
-    best = [s for s in there if s.library == plan.own and s.kind == "SE" and s.treatment != "eager"]
+    best = [s for s in there if s.library == plan.own and s.kind != "plain" and s.treatment != "eager"]
     rivals = [s for s in there if (s.library, s.kind) in (("timm", "SE"), ("torchvision", "plain"))]
+    rivals += [s for s in there if s.library in ENGINES and s.kind != "plain"]
     rivals = [s for s in rivals if s.library != plan.own]
     rivals += [s for s in there if s == Side(plan.own, "plain", "compiled")]
     pairs += [(ours, other) for ours in best for other in rivals]
@@ -194,8 +202,10 @@ def subjects(plan: Plan) -> list[Subject]:
         return model
 
     def make(side: Side) -> Callable[[], Answer]:
-        model = copy.deepcopy(reference(side.kind)) if side.library == plan.own else other(plan, side, reference)
         images = _images(plan, plan.batch, plan.net.in_channels)
+        if side.library in ENGINES:
+            return exported(side.library, reference(side.kind), images)
+        model = copy.deepcopy(reference(side.kind)) if side.library == plan.own else other(plan, side, reference)
         return (inference if plan.what == "inference" else training)(plan, side.treatment, model, images)
 
     def exact(kind: str) -> Tensor:
@@ -207,7 +217,7 @@ def subjects(plan: Plan) -> list[Subject]:
     counted = {kind: tuple(layers(plan, net_of(plan, kind))) for kind in plan.kinds}
     found = []
     for side in sides(plan):
-        own = side.library == plan.own or is_same
+        own = side.library in (plan.own, *ENGINES) or is_same
         first = Side(plan.own if own else side.library, side.kind, "eager")
         # Logits in float32; the others have room enough.
         is_judge = side.library == plan.own and side == first and (plan.what, plan.precision) == ("inference", "fp32")
@@ -247,6 +257,19 @@ def other(plan: Plan, side: Side, reference: Callable[[str], Network]) -> nn.Mod
     else:
         settle_norms_(model, _images(plan, 4, 3))
     return model
+
+
+def exported(engine: str, model: nn.Module, images: Tensor) -> Callable[[], Tensor]:
+    """The call of a network in an engine: exported as it is, for this batch size alone, with torch's threads."""
+    from senet.deploy.engines import run_in
+    from senet.deploy.graph import capture
+    from senet.deploy.onnx_graph import to_onnx
+
+    g = capture(model, images)
+    # An engine plans better for a known shape.
+    g.any_batch = False
+    run = run_in(engine, to_onnx(g, images, ["image"]))  # type: ignore[arg-type]
+    return lambda: run(images)[0]
 
 
 def inference(plan: Plan, treatment: str, model: nn.Module, images: Tensor) -> Callable[[], Tensor]:

@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from senet.bench.subjects import OTHERS, TREATMENTS, Plan, Side, ratios, subjects, treatments
+from senet.bench.subjects import ENGINES, OTHERS, TREATMENTS, Plan, Side, ratios, sides, subjects
 from senet.cli.checkpoint import add_code, use_code
 from senet.cli.output import print_json
 from senet.cli.parse import Parser, read_list
@@ -56,6 +56,8 @@ AXES = {
 """What varies -> field of a `Plan`, and label of the axis."""
 
 LIBRARIES = ("timm", "torchvision")
+AGAINST = """timm, torchvision, onnxruntime, openvino, none; by default timm and torchvision, where installed; the two
+engines run the network as torch exports it"""
 PRECISIONS = ("fp32", "bf16", "fp16")
 MODES = ("eager", "compiled")
 FUNCTIONS = ("same", "paper")
@@ -136,7 +138,7 @@ def _read(argv: list[str]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     parser.option("size", default="", metavar="PIXELS", help="of a side; by default the network's own")
     parser.option("sweep", choices=tuple(SWEEPS), help="vary this at batch 1")
     parser.option("modes", default="eager,compiled", metavar="MODES", help=f"some of: {', '.join(MODES)}")
-    parser.option("against", default="", metavar="NAMES", help="timm, torchvision, none; by default what is installed")
+    parser.option("against", default="", metavar="NAMES", help=AGAINST)
     parser.option("function", default="same", choices=FUNCTIONS, help=FUNCTION_HELP)
     parser.device()
     parser.option("threads", type=int, default=0, low=0, high=1024, help="CPU threads; 0: torch's default")
@@ -223,14 +225,21 @@ def _libraries(found: dict[str, Any], models: list[str]) -> tuple[str, ...]:
     """Return the libraries to compare with; ConfigError if a named one has none of these networks."""
     if not found["against"]:
         return tuple(name for name in LIBRARIES if find_spec(name) and all(model in OTHERS for model in models))
-    words = _words(found, "against", (*LIBRARIES, "none"))
+    words = _words(found, "against", (*LIBRARIES, *ENGINES, "none"))
     if words == ("none",):
         return ()
     if "none" in words:
         raise ConfigError(f"--against: {found['against']!r} mixes none and libraries")
     for model in models:
-        if model not in OTHERS:
+        if model not in OTHERS and set(words) & set(LIBRARIES):
             raise unknown("--against", model, OTHERS, says=f"{{!r}} is in neither of {', '.join(LIBRARIES)}")
+    if engines := [word for word in words if word in ENGINES]:
+        if found["WHAT"] != "inference" or found["precision"] != "fp32":
+            raise ConfigError(f"--against: {engines[0]!r} runs inference in fp32 only")
+        from senet.deploy.engines import check_installed
+
+        for engine in engines:
+            check_installed(engine)
     return words
 
 
@@ -258,8 +267,8 @@ def _plot(path: Path, bench: Bench, plans: list[Plan], option: str) -> None:
     for plan, case in zip(plans, bench.cases, strict=False):
         value = getattr(plan, field)
         place = value if option != "models" else int(re.findall(r"\d+", value)[0])
-        for library in (plan.own, *(name for name in plan.against if OTHERS[plan.model][name][0])):
-            for treatment in treatments(plan, library):
+        for library in dict.fromkeys(side.library for side in sides(plan) if side.kind == "SE"):
+            for treatment in dict.fromkeys(side.treatment for side in sides(plan) if side.library == library):
                 se, plain = (Side(library, kind, treatment).name for kind in ("SE", "plain"))
                 curves.setdefault(f"{library} {treatment}", []).append((place, case.ratio(se, plain)))
     m, first = bench.machine, plans[0]

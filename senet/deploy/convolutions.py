@@ -105,9 +105,12 @@ def use_pointwise(g: Graph, gates: Mapping[fx.Node, Gated]) -> None:
 
 def join_expansions(g: Graph) -> None:
     """Compute a 1x1 convolution row by row inside of the depthwise one that reads it, where `dispatch` says so."""
-    for node in g.calls(torch.ops.senet.depthwise.default, torch.ops.senet.depthwise_squeeze.default):
+    for node in g.calls():
+        # By name: without a kernel its operation is not defined.
+        if operation(node) not in ("depthwise", "depthwise_squeeze"):
+            continue
         h: Any = node.args[0]
-        if h.target is not torch.ops.senet.conv1x1_packed.default or only_user(h) is not node:
+        if operation(h) != "conv1x1_packed" or only_user(h) is not node:
             continue
         x, w1, _, gate, b1, s, e, act1 = h.args
         channels, *size = shape(h)[1:]
@@ -115,7 +118,7 @@ def join_expansions(g: Graph) -> None:
             continue
         with g.graph.inserting_before(node):
             both = g.graph.call_function(torch.ops.senet.expanded_depthwise.default, (x, w1, b1, act1, *node.args[1:]))
-            if node.target is torch.ops.senet.depthwise.default:
+            if operation(node) == "depthwise":
                 y = g.graph.call_function(operator.getitem, (both, 0))
                 y.meta, both = dict(node.meta), y
         node.replace_all_uses_with(both)
@@ -199,16 +202,18 @@ def _is_winograd(conv: Convolution, weight: torch.Tensor, node: fx.Node, batch: 
     return dispatch.conv3x3(weight, batch * prod(size), batch * tiles, conv.groups) == "c"
 
 
-def use_direct(g: Graph) -> None:
-    """Give grouped convolutions and those of a network's first layer to C. Run after `use_winograd`.
+def use_direct(g: Graph, batch: int) -> None:
+    """Give grouped and small convolutions and those of a network's first layer to C. Run after `use_winograd`.
 
     An input image is read as it is given: only this convolution would need it channels-last.
+
+    batch: images of the example's size that the choice is made for.
     """
     for node in g.calls(*CONVOLUTIONS):
         conv, weight = arguments(node), g.constant(node.args[1])
         if conv is None or weight is None or conv.dilation != [1, 1] or conv.stride[0] != conv.stride[1]:
             continue
-        if dispatch.direct(weight, conv.groups) != "c":
+        if dispatch.direct(weight, conv.groups, batch * prod(shape(node)[2:])) != "c":
             continue
         from senet.kernels.direct.c import merged, pack
 

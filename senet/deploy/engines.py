@@ -88,6 +88,11 @@ def check_engine(engine: str, example: Sequence[Tensor]) -> None:
             raise ConfigError(
                 f"engine: {engine!r} with {t.dtype} on {t.device}; expected: torch.float32 on cpu, or None"
             )
+    check_installed(engine)
+
+
+def check_installed(engine: str) -> None:
+    """Raise MissingExtraError if something is not installed that an engine needs."""
     if is_missing(engine):
         raise MissingExtraError("ONNX files" if engine == "onnxruntime" else "networks in OpenVINO", ENGINES[engine])
 

@@ -23,14 +23,14 @@ class Epilogue:
         end: the last node: the sum or the activation.
         u: the feature map that is gated.
         s: its gates; None without.
-        e: the other term of the sum.
+        e: the other term of the sum; None without.
         act: the activation, by its name in `packed.ACTIVATIONS`.
     """
 
     end: fx.Node
     u: fx.Node
     s: fx.Node | None
-    e: fx.Node
+    e: fx.Node | None
     act: str
 
 
@@ -75,7 +75,7 @@ def _fuse(g: Graph, t: Epilogue, gates: Mapping[fx.Node, Gated], compile: bool, 
         channels = shape(conv.args[0])[1]
         kernel = dispatch.conv1x1(value.device, value.dtype, channels, gpu_kernels=gpu_kernels)
     if conv is None or kernel == "torch" or (kernel == "triton" and t.act not in ("none", "relu")):
-        return t.s is not None and not compile and _addcmul(g, t)
+        return t.s is not None and not compile and (_gated(g, t) or _addcmul(g, t))
     h, weight, bias = conv.args[0], conv.args[1], conv.args[2] if len(conv.args) > 2 else None
     s = None if t.s is None else flat_gates(g, t.s, t.end)
     h, gate = gated_input(g, h, conv, gates) if kernel == "c" else (h, None)
@@ -88,6 +88,32 @@ def _fuse(g: Graph, t: Epilogue, gates: Mapping[fx.Node, Gated], compile: bool, 
             channels = shape(t.u)[1]
             args = (h, pointwise_weight(g, conv), channels, gate, bias, s, t.e, t.act)
             y = g.graph.call_function(torch.ops.senet.conv1x1_packed.default, args)
+    y.meta = dict(t.end.meta)
+    t.end.replace_all_uses_with(y)
+    return True
+
+
+def use_products(g: Graph, gates: Mapping[fx.Node, Gated]) -> None:
+    """Give products with gates that nothing else has taken to C, with the activation that follows."""
+    for product, gated in gates.items():
+        if not product._erased and product.users:
+            end, act = activation_of(product)
+            _gated(g, Epilogue(end, gated.u, gated.s, None, act))
+    g.graph.eliminate_dead_code()
+
+
+def _gated(g: Graph, t: Epilogue) -> bool:
+    value = t.u.meta["val"]
+    if len(shape(t.u)) != 4 or shape(t.s) != (*shape(t.u)[:2], 1, 1) or shape(t.end) != shape(t.u):
+        return False
+    dtypes = {n.meta["val"].dtype for n in (t.u, t.s, t.e, t.end) if n is not None}
+    if len(dtypes) > 1 or not dispatch.c_convolutions(value.device, value.dtype):
+        return False
+    import senet.kernels.gates.c  # noqa: F401  (defines the operation)
+
+    s = flat_gates(g, t.s, t.end)  # type: ignore[arg-type]
+    with g.graph.inserting_before(t.end):
+        y = g.graph.call_function(torch.ops.senet.gated.default, (t.u, s, shape(t.u)[1], t.e, t.act))
     y.meta = dict(t.end.meta)
     t.end.replace_all_uses_with(y)
     return True

@@ -18,8 +18,8 @@ IN_PLACE = {
     aten.addcmul.default: aten.addcmul_.default,
 }
 
-PACKED = ("conv1x1_packed", "conv3x3_packed", "direct")
-"""The convolutions in C: `(h, w, c, ..., e, act)`."""
+PACKED = ("conv1x1_packed", "conv3x3_packed", "direct", "gated")
+"""The convolutions in C, and the scaling by gates: `(h, w, c, ..., e, act)`."""
 
 OWNERS = {
     *("conv1d", "conv2d", "conv3d", "linear", "relu", "silu", "hardswish", "sigmoid", "hardsigmoid", "add", "mul"),

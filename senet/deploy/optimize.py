@@ -22,7 +22,7 @@ from senet.deploy.convolutions import (
 from senet.deploy.engines import Candidate, Engine, check_engine, fastest, graph_key, is_missing, run_in
 from senet.deploy.excitation import use_gates, use_squeeze
 from senet.deploy.fold import fold_factors, fold_norms
-from senet.deploy.fuse_epilogues import fuse_epilogues
+from senet.deploy.fuse_epilogues import fuse_epilogues, use_products
 from senet.deploy.graph import Graph, aten, capture, inputs_of, shape
 from senet.deploy.in_place import write_in_place
 from senet.deploy.onnx_graph import to_onnx
@@ -298,10 +298,12 @@ def _specialise(g: Graph, example: Tensor, compile: bool, gpu_kernels: bool) -> 
     g.graph.eliminate_dead_code()
     if is_map:
         use_pointwise(g, gates)
+        if not compile:
+            use_products(g, gates)
         join_expansions(g)
     winograd = use_winograd(g, len(example)) if is_map else []
     if is_map and not compile:
-        use_direct(g)
+        use_direct(g, len(example))
     if example.device.type == "cpu" and not compile:
         use_onednn(g, example.dtype)
         g.tidy()

@@ -30,6 +30,9 @@ Kernel = Literal["triton", "c", "reference", "layers", "torch"]
 
 HAS_TRITON = find_spec("triton") is not None
 
+SMALL = 2**25
+"""Products of a convolution up to which the one in C is taken: oneDNN is 1.04 times as fast, but its call is slower."""
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """Dtypes of feature maps that the fused block epilogue takes."""
 
@@ -93,22 +96,29 @@ def conv3x3(weight: Tensor, positions: int, tiles: int, groups: int = 1) -> Kern
         return "torch"
     channels, inputs = len(weight) // groups, weight.shape[1]
     if groups > 1:
-        return "c" if min(channels, inputs) >= 24 and tiles >= 16 else "torch"
+        # Against `direct`; few tiles do not pay for reading the weights.
+        return "c" if min(channels, inputs) >= 8 and tiles >= max(16, weight.numel() >> 14) else "torch"
     from senet.kernels.conv3x3.c import lanes
 
-    if channels % lanes() or inputs % lanes() or min(channels, inputs) < 32:
+    if channels % lanes() or inputs % lanes() or min(channels, inputs) < 16:
         return "torch"
     reading = 432 if channels * inputs > 32768 else 0
     return "c" if 47 * tiles + reading < 9 * positions else "torch"
 
 
-def direct(weight: Tensor, groups: int) -> Kernel:
-    """Who computes another convolution in `senet.optimize`: "c" if it has groups, is a network's first layer, or 1x1.
+def direct(weight: Tensor, groups: int, positions: int) -> Kernel:
+    """Who computes another convolution in `senet.optimize`: "torch", or "c".
 
-    weight: (C, K / groups, A, B).
+    That is for groups, a network's first layer, 1x1 convolutions, and small ones.
+
+    Args:
+        weight: (C, K / groups, A, B).
+        groups: of the convolution.
+        positions: of the output, over all images of a batch.
     """
-    is_small = groups > 1 or weight.shape[1] <= 4 or weight.shape[2:] == (1, 1)
-    return "c" if is_small and c_convolutions(weight.device, weight.dtype) else "torch"
+    is_few = groups > 1 or weight.shape[1] <= 4 or weight.shape[2:] == (1, 1)
+    is_small = weight.numel() * positions <= SMALL
+    return "c" if (is_few or is_small) and c_convolutions(weight.device, weight.dtype) else "torch"
 
 
 def is_joined(inputs: int, channels: int, positions: int) -> bool:

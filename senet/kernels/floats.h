@@ -45,6 +45,26 @@ INLINE floats larger(floats a, floats b) { return where(a > b, a, b); }
 #endif
 
 /* The first `n` numbers, none below 1; the others are 0, or stay as they are. */
+#if defined(__AVX512F__)
+INLINE __mmask16 first(int64_t n) { return n >= LANES ? 0xffff : n > 0 ? (1 << n) - 1 : 0; }
+INLINE floats load_part(const float *p, int64_t n) { return (floats)_mm512_maskz_loadu_ps(first(n), p); }
+INLINE void store_part(float *p, floats v, int64_t n) { _mm512_mask_storeu_ps(p, first(n), (__m512)v); }
+#elif defined(__AVX__)
+INLINE __m256i first(int64_t n)
+{
+    const int m = n >= LANES ? LANES : n > 0 ? (int)n : 0;
+    return (__m256i)((ints){0, 1, 2, 3, 4, 5, 6, 7} < m);
+}
+INLINE floats load_part(const float *p, int64_t n)
+{
+    return n >= LANES ? load(p) : (floats)_mm256_maskload_ps(p, first(n));
+}
+INLINE void store_part(float *p, floats v, int64_t n)
+{
+    if (n >= LANES) store(p, v);
+    else _mm256_maskstore_ps(p, first(n), (__m256)v);
+}
+#else
 INLINE floats load_part(const float *p, int64_t n)
 {
     floats v = {0};
@@ -57,6 +77,7 @@ INLINE void store_part(float *p, floats v, int64_t n)
     if (n >= LANES) store(p, v);
     else if (n > 0) memcpy(p, &v, n * sizeof *p);
 }
+#endif
 
 /* e^v to 2 units in the last place: 2^n e^r with |r| <= ln 2 / 2; infinite above 88.3, 1e-38 below -87.3, NaN of NaN. */
 INLINE floats exponential(floats v)
@@ -127,7 +148,7 @@ INLINE void product_at(const int rows, const int vectors, const float *h, const 
             v[j] = load(w + k * width + j * LANES);
             IN_REGISTER(v[j]);
         }
-#pragma GCC unroll 12
+#pragma GCC unroll 16
         for (int i = 0; i < rows; i++) {
             float a = from[i * step];
 #pragma GCC unroll 3

@@ -34,19 +34,20 @@ def define(
 ) -> None:
     """Define `senet::NAME(h, w, c, OPTIONS, e, act) -> y`, and `senet::NAME_(h, w, OPTIONS, e, act)`, which writes e.
 
-    `h` (N, K, H, W) and `e` (N, C, Y, X) are feature maps of any layout, `w` are packed weights, `act` is one of
-    `ACTIVATIONS`. y is channels-last.
+    `h` (N, K, H, W) and `e` (N, C, Y, X) are feature maps of any layout, `w` are packed weights or gates, `act` is one
+    of `ACTIVATIONS`. y is channels-last.
 
     Args:
         name: of the operation.
-        options: schema of its further arguments.
+        options: schema of its further arguments; "" for none.
         run: `run(h, w, *options, e, y, act)` writes y, where act is a number; h, e and y are channels-last, and y may
             be e.
         size: `size(h, *options)` is the height and width of y.
         any_strides: whether run takes h of any strides.
     """
-    operations.define(f"{name}(Tensor h, Tensor w, int c, {options}, Tensor? e, str act) -> Tensor")
-    operations.define(f"{name}_(Tensor h, Tensor w, {options}, Tensor(a!) e, str act) -> ()")
+    options = f"{options}, " if options else ""
+    operations.define(f"{name}(Tensor h, Tensor w, int c, {options}Tensor? e, str act) -> Tensor")
+    operations.define(f"{name}_(Tensor h, Tensor w, {options}Tensor(a!) e, str act) -> ()")
 
     def given(h: Tensor) -> Tensor:
         return h if any_strides else channels_last(h)

@@ -164,6 +164,21 @@ def test_the_least_work_is_counted_by_hand() -> None:
     assert steps[1] == (3 * counted[1][0] / 2, 3 * counted[1][1])
 
 
+def test_engines_run_the_same_network(senet: Call) -> None:
+    words = ["inference", *TWENTY, "--size", "16", "--against", "onnxruntime,openvino", "--json"]
+    status, out, err = senet("bench", *words)
+    assert status == 0, err
+    (case,) = json.loads(out)["cases"]
+    rows = {row["name"]: row for row in case["rows"]}
+    for engine in ("onnxruntime", "openvino"):
+        for kind in ("SE", "plain"):
+            row = rows[f"{engine} {kind} exported"]
+            assert row["failure"] is None
+            assert row["like"] == f"senet {kind} eager"
+            assert row["deviation"][0] < 1e-5
+        assert ["senet SE optimized", f"{engine} SE exported"] in [[r["top"], r["bottom"]] for r in case["ratios"]]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -176,7 +191,12 @@ def test_the_least_work_is_counted_by_hand() -> None:
         (["inference", "--size", "big"], "--size: 'big' is not a whole number"),
         (["inference", "--modes", "eagre"], "--modes: 'eagre' is not known (did you mean 'eager'?)"),
         (["inference", "--modes", ","], "--modes: ',' is an empty list"),
-        (["inference", "--against", "pycls"], "--against: 'pycls' is not known; expected: timm, torchvision, none"),
+        (
+            ["inference", "--against", "pycls"],
+            "'pycls' is not known; expected: timm, torchvision, onnxruntime, openvino",
+        ),
+        (["training", "--against", "openvino"], "--against: 'openvino' runs inference in fp32 only"),
+        (["inference", "--against", "openvino", "--precision", "bf16"], "'openvino' runs inference in fp32 only"),
         (["inference", "--against", "timm,none"], "--against: 'timm,none' mixes none and libraries"),
         (["inference", "se_resnet20", "--against", "timm"], "'se_resnet20' is in neither of timm"),
         (

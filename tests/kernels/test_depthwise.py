@@ -1,9 +1,8 @@
-"""Depthwise convolutions and gates in C against torch's in float64."""
+"""Depthwise convolutions, gates and the scaling by them in C against torch's in float64."""
 
 from __future__ import annotations
 
 import itertools
-import random
 
 import pytest
 import torch
@@ -109,6 +108,27 @@ def test_global_mean(shape: tuple[int, ...]) -> None:
     assert torch.equal(OPS.global_mean(u.contiguous()), OPS.global_mean(u))
 
 
+@pytest.mark.parametrize("shape", [(2, 40, 13, 11), (1, 101, 9, 70), (3, 5, 1, 1), (1, 64, 1, 200), (0, 8, 3, 3)])
+@pytest.mark.parametrize("act", ["none", "relu", "silu"])
+def test_gated(shape: tuple[int, ...], act: str) -> None:
+    """With and without a sum, in place, other memory formats, any number of threads."""
+    (n, c, *_), before = shape, torch.get_num_threads()
+    u, e, s = maps(*shape), maps(*shape, seed=1), torch.rand(c, n, generator=torch.Generator().manual_seed(2)).t()
+    for term in (None, e):
+        want = u.double() * s.double()[..., None, None]
+        y = OPS.gated(u, s, c, term, act)
+        assert y.is_contiguous(memory_format=torch.channels_last)
+        close(y, ACTS[act](want if term is None else want + term.double()))
+        assert torch.equal(y, OPS.gated(u.contiguous(), s, c, None if term is None else term.contiguous(), act))
+        try:
+            torch.set_num_threads(2)
+            assert torch.equal(y, OPS.gated(u, s, c, term, act))
+        finally:
+            torch.set_num_threads(before)
+    OPS.gated_(u, s, e, act)
+    assert torch.equal(e, y)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_sizes(name: str) -> None:
     check(*CASES[name], "relu")
@@ -118,18 +138,6 @@ def test_sizes(name: str) -> None:
 def test_activations(act: str) -> None:
     check(*CASES["a vector and a rest"], act)
     assert set(ACTS) == set(ACTIVATIONS)
-
-
-def test_random_cases() -> None:
-    draw = random.Random(0)
-    for _case in range(100):
-        kernel = draw.choice(depthwise.SIZES)
-        padding = draw.randint(0, kernel // 2), draw.randint(0, kernel // 2)
-        height, width = (draw.randint(kernel - 2 * min(padding), 20) for _ in range(2))
-        channels, stride = draw.randint(depthwise.lanes(), 70), draw.choice(depthwise.STRIDES)
-        check(
-            draw.randint(1, 3), channels, max(1, height), max(1, width), kernel, stride, padding, draw.choice([*ACTS])
-        )
 
 
 def test_one_weight_by_hand() -> None:
@@ -177,6 +185,9 @@ def test_as_operations_of_torch() -> None:
     expanded = (maps(2, 6, 5, 4), conv1x1.pack(noise(16, 6, 1, 1)), None, "relu", *arguments[1:])
     torch.library.opcheck(OPS.expanded_depthwise.default, expanded, test_utils=tests)  # type: ignore[attr-defined]
     torch.library.opcheck(OPS.global_mean.default, (maps(2, 16, 5, 4),), test_utils=tests)  # type: ignore[attr-defined]
+    gated = maps(2, 16, 5, 4), noise(2, 16), 16, maps(2, 16, 5, 4, seed=1), "relu"
+    torch.library.opcheck(OPS.gated.default, gated, test_utils=tests)  # type: ignore[attr-defined]
+    torch.library.opcheck(OPS.gated_.default, (*gated[:2], *gated[3:]), test_utils=tests)  # type: ignore[attr-defined]
     gates = (noise(2, 8), noise(4, 8), noise(4), noise(4, 9), None, "relu", "sigmoid")
     torch.library.opcheck(OPS.gates.default, gates, test_utils=tests)  # type: ignore[attr-defined]
 
@@ -194,5 +205,8 @@ def test_wrong_shapes_do_not_reach_the_kernel() -> None:
         OPS.expanded_depthwise(h, conv1x1.pack(noise(16, 15, 1, 1)), None, "relu", w, None, 1, (1, 1), "relu")
     with pytest.raises(RuntimeError, match=r"senet::global_mean: "):
         OPS.global_mean(h.double())
+    for wrong in (noise(2, 15), noise(1, 16)):
+        with pytest.raises(RuntimeError, match=r"senet::gated: "):
+            OPS.gated(h, wrong, 16, None, "relu")
     with pytest.raises(RuntimeError, match=r"senet::gates: "):
         OPS.gates(noise(2, 7), noise(4, 8), None, noise(4, 9), None, "relu", "sigmoid")

@@ -52,26 +52,23 @@ INLINE void tile(const Layer *l, const int rows, const int vectors, const int cu
             store_part(y + i * C + j * LANES, v[i * vectors + j], cut && j == vectors - 1 ? n - j * LANES : LANES);
 }
 
-static void cut_tile(const Layer *l, int rows, const float *h, int64_t m, int64_t c)
-{
-    for (int i = 0; i < rows; i++)
-        if (l->C - c > LANES) tile(l, 1, 2, 1, h + i * l->K, m + i, c);
-        else tile(l, 1, 1, 1, h + i * l->K, m + i, c);
-}
+/* Functions of their own: in a large one the compiler keeps the sums in memory. */
+#define EACH(r) \
+    static __attribute__((noinline)) void tile_##r(const Layer *l, const float *h, int64_t m, int64_t c) \
+    { \
+        const int64_t n = l->C - c; \
+        if (n >= NR) tile(l, r, 2, 0, h, m, c); \
+        else if (n > LANES) tile(l, r, 2, 1, h, m, c); \
+        else tile(l, r, 1, 1, h, m, c); \
+    }
+FOR_ROWS(EACH)
+#undef EACH
 
 static void any_tile(const Layer *l, int rows, const float *h, int64_t m, int64_t c)
 {
-    const int64_t n = l->C - c;
-#define WIDE(r) case r: tile(l, r, 2, 0, h, m, c); break;
-#define NARROW(r) case r: tile(l, r, 1, 0, h, m, c); break;
-    if (n >= NR)
-        switch (rows) { FOR_ROWS(WIDE) }
-    else if (n == LANES)
-        switch (rows) { FOR_ROWS(NARROW) }
-    else
-        cut_tile(l, rows, h, m, c);
-#undef WIDE
-#undef NARROW
+#define EACH(r) case r: tile_##r(l, h, m, c); break;
+    switch (rows) { FOR_ROWS(EACH) }
+#undef EACH
 }
 
 int panel(void) { return NR; }

@@ -131,28 +131,45 @@ void depthwise(const int64_t *a)
     means(&l);
 }
 
+/* `rows` positions of h = act(w1 x + b1), from channel c on. */
+INLINE void expand_tile(const int rows, const float *x, const float *w1, const float *b1, float *h, int64_t I, int64_t C,
+                        int64_t c, int act)
+{
+    const int64_t n = C - c;
+    floats v[2 * ROWS];
+    product(rows, 2, x, w1 + c * I, I, I, NR, v);
+#pragma GCC unroll 12
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; j++)
+            if (b1) v[i * 2 + j] += load_part(b1 + c + j * LANES, n - j * LANES);
+    activate(v, 2 * rows, act);
+#pragma GCC unroll 12
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; j++) store_part(h + i * C + c + j * LANES, v[i * 2 + j], n - j * LANES);
+}
+
+/* Functions of their own: in a large one the compiler keeps the sums in memory. */
+#define EACH(r) \
+    static __attribute__((noinline)) void expand_##r(const float *x, const float *w1, const float *b1, float *h, int64_t I, \
+                                                     int64_t C, int64_t c, int act) \
+    { \
+        expand_tile(r, x, w1, b1, h, I, C, c, act); \
+    }
+FOR_ROWS(EACH)
+#undef EACH
+
 /* m positions of h = act(w1 x + b1), I channels of x to C of h; w1 is packed in panels, as for conv1x1. */
 static void expand(const float *x, const float *w1, const float *b1, float *h, int64_t m, int64_t I, int64_t C, int act)
 {
-    for (int64_t c = 0; c < C; c += NR) {
-        const int64_t n = C - c;
-        for (int64_t i = 0; i < m; i += ROWS) {
+    for (int64_t c = 0; c < C; c += NR)
+        for (int64_t i = 0; i < m; i += ROWS)
             switch (m - i < ROWS ? (int)(m - i) : ROWS) {
-#define EACH(r) \
-    case r: { \
-        floats v[2 * ROWS]; \
-        product(r, 2, x + i * I, w1 + c * I, I, I, NR, v); \
-        for (int j = 0; b1 && j < 2 * r; j++) v[j] += load_part(b1 + c + j % 2 * LANES, n - j % 2 * LANES); \
-        activate(v, 2 * r, act); \
-        for (int j = 0; j < 2 * r; j++) \
-            store_part(h + (i + j / 2) * C + c + j % 2 * LANES, v[j], n - j % 2 * LANES); \
-        break; \
-    }
+#define EACH(r) case r: expand_##r(x + i * I, w1, b1, h + i * C, I, C, c, act); break;
                 FOR_ROWS(EACH)
 #undef EACH
             }
-        }
-    }
 }
 
 /* Columns of a row of h, with zeros around. */

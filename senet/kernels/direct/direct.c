@@ -98,7 +98,7 @@ INLINE void tile(const Plan *p, const int rows, const int vectors, const float *
     float *y = p->y + m * p->C + c;
     floats v[2 * ROWS];
     product_at(rows, vectors, h, p->at, w, p->step, p->A * p->B * p->k, vectors * LANES, v);
-#pragma GCC unroll 12
+#pragma GCC unroll 16
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 3
         for (int j = 0; j < vectors; j++) {
@@ -106,20 +106,32 @@ INLINE void tile(const Plan *p, const int rows, const int vectors, const float *
             if (e) v[i * vectors + j] += load_part(e + i * p->C + j * LANES, n - j * LANES);
         }
     activate(v, rows * vectors, p->act);
-#pragma GCC unroll 12
+#pragma GCC unroll 16
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 3
         for (int j = 0; j < vectors; j++) store_part(y + i * p->C + j * LANES, v[i * vectors + j], n - j * LANES);
 }
 
+/* Functions of their own: in a large one the compiler keeps the sums in memory. */
+#define EACH(r) \
+    static __attribute__((noinline)) void tile_##r(const Plan *p, int64_t vectors, const float *h, const float *w, \
+                                                   int64_t m, int64_t c, int64_t n) \
+    { \
+        if (vectors == 1) tile(p, r, 1, h, w, m, c, n); \
+        else if (vectors == 2 && r <= ROWS) tile(p, r, 2, h, w, m, c, n); \
+        else if (r <= ROWS * 2 / 3) tile(p, r, 3, h, w, m, c, n); \
+    }
+FOR_ROWS(EACH) FOR_WIDE(EACH)
+#undef EACH
+
 /* A row of results, in tiles of about equal width. */
-INLINE void line(const Plan *p, const int most, const int vectors, const float *h, const float *w, int64_t m, int64_t c,
-                 int64_t n)
+static void line(const Plan *p, const float *h, const float *w, int64_t m, int64_t c, int64_t n)
 {
+    const int64_t most = p->vectors == 1 ? WIDE : p->vectors == 2 ? ROWS : ROWS * 2 / 3;
     int64_t x = 0;
     for (int64_t left = (p->X + most - 1) / most; left > 0; left--) {
         const int64_t rows = left == 1 ? p->X - x : (p->X - x + left - 1) / left;
-#define EACH(r) case r: if (r <= most) tile(p, r, vectors, h + x * p->step, w, m + x, c, n); break;
+#define EACH(r) case r: tile_##r(p, p->vectors, h + x * p->step, w, m + x, c, n); break;
         switch (rows) { FOR_ROWS(EACH) FOR_WIDE(EACH) }
 #undef EACH
         x += rows;
@@ -157,9 +169,7 @@ void direct(const int64_t *a)
                             const int64_t m = (n * p.Y + first + i) * p.X;
                             const float *h = band + of * p.height * p.columns * p.k + i * p.s * row;
                             const float *w = p.w + ((g + of) * p.panels + j) * panel;
-                            if (p.vectors == 1) line(&p, WIDE, 1, h, w, m, c, p.c - from);
-                            else if (p.vectors == 2) line(&p, ROWS, 2, h, w, m, c, p.c - from);
-                            else line(&p, ROWS * 2 / 3, 3, h, w, m, c, p.c - from);
+                            line(&p, h, w, m, c, p.c - from);
                         }
         }
     }

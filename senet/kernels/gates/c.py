@@ -1,10 +1,11 @@
-"""A unit's squeeze and gates in C, for float32 on a CPU: both fully connected layers are one call.
+"""A unit's squeeze, gates and scaling in C, for float32 on a CPU: both fully connected layers are one call.
 
-    z = mean(u) over positions,    s = gate(W2 act(W1 z + b1) + b2)
+    z = mean(u) over positions,    s = gate(W2 act(W1 z + b1) + b2),    y = act(s u + e)
 
 `torch.ops.senet.global_mean(u)` returns z (N, C) of u (N, C, H, W), `torch.ops.senet.gates(z, w1, b1, w2, b2, act,
 gate)` s (N, C). `z` (N, K), `w1` (R, K), `b1` (R), `w2` (R, C): transposed, `b2` (C); `act` and `gate` are of
-`packed.ACTIVATIONS`. There is no gradient. Wrong shapes or dtypes raise RuntimeError.
+`packed.ACTIVATIONS`. `gated(u, s, c, e, act)` returns y, with `e` (N, C, H, W) or None, where c is C; `gated_(u, s, e,
+act)` writes it into e. There is no gradient. Wrong shapes or dtypes raise RuntimeError.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from senet.kernels.cc import library
-from senet.kernels.packed import call, channels_last, check, empty, number, operations, scratch
+from senet.kernels.packed import call, channels_last, check, define, empty, number, operations, scratch
 
 SOURCE = Path(__file__).with_name("gates.c")
 
@@ -52,6 +53,13 @@ def _global_mean(u: Tensor) -> Tensor:
     return z
 
 
+def _gated(u: Tensor, s: Tensor, e: Tensor | None, y: Tensor, act: int) -> None:
+    n, c, height, width = u.shape
+    check("gated", (u, u.shape), (s, (n, c)), (e, u.shape), (y, u.shape))
+    call(_c().gated, (u, s.contiguous(), e, y), n, height * width, c, act, torch.get_num_threads())
+
+
+define("gated", "", _gated, lambda u: list(u.shape[2:]))
 operations.define("global_mean(Tensor u) -> Tensor")
 operations.define("gates(Tensor z, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, str act, str gate) -> Tensor")
 operations.impl("global_mean", _global_mean, "CPU")

@@ -1,10 +1,10 @@
-/* A unit, float32: the squeeze of channels-last feature maps u (N, P positions, C), and gates by two fully connected
-   layers.
+/* A unit, float32: the squeeze of channels-last feature maps u (N, P positions, C), gates by two fully connected layers,
+   and the scaling of u by gates, with a sum and an activation.
 
-       z[n][c] = mean_p u[n][p][c]
+       z[n][c] = mean_p u[n][p][c],    y[n][p][c] = act(s[n][c] u[n][p][c] + e[n][p][c])
        t[r] = act(sum_c w1[r][c] z[c] + b1[r]),    s[c] = gate(sum_r w2[r][c] t[r] + b2[c])
 
-   z (N, K), w1 (R, K), w2 (R, C), s (N, C), t (N, R) to work in; b1 and b2 may be NULL. */
+   z (N, K), w1 (R, K), w2 (R, C), s (N, C), t (N, R) to work in; b1, b2 and e may be NULL, and y may be e or u. */
 
 #include "floats.h"
 
@@ -75,4 +75,33 @@ void gates(const int64_t *a)
             store_part(s + n * C + c, activated(sum, gate), C - c);
         }
     }
+}
+
+/* A row of `n` vectors: of all positions of one image in turn, and a part of one at its end. */
+void gated(const int64_t *a)
+{
+    const float *u = (const float *)a[0], *s = (const float *)a[1], *e = (const float *)a[2];
+    float *y = (float *)a[3];
+    const int64_t N = a[4], P = a[5], C = a[6], each = P < 64 ? P : 64, bands = P ? (P + each - 1) / each : 0;
+    const int act = (int)a[7], threads = (int)a[8];
+#pragma omp parallel for collapse(2) schedule(static) num_threads(threads) if (N * P * C > 65536)
+    for (int64_t n = 0; n < N; n++)
+        for (int64_t band = 0; band < bands; band++)
+            for (int64_t p = band * each; p < P && p < (band + 1) * each; p++) {
+                const int64_t at = (n * P + p) * C;
+                int64_t c = 0;
+                for (; c + 4 * LANES <= C; c += 4 * LANES) {
+                    floats v[4];
+                    for (int i = 0; i < 4; i++) v[i] = load(u + at + c + i * LANES) * load(s + n * C + c + i * LANES);
+                    if (e)
+                        for (int i = 0; i < 4; i++) v[i] += load(e + at + c + i * LANES);
+                    activate(v, 4, act);
+                    for (int i = 0; i < 4; i++) store(y + at + c + i * LANES, v[i]);
+                }
+                for (; c < C; c += LANES) {
+                    floats v = load_part(u + at + c, C - c) * load_part(s + n * C + c, C - c);
+                    if (e) v += load_part(e + at + c, C - c);
+                    store_part(y + at + c, activated(v, act), C - c);
+                }
+            }
 }
