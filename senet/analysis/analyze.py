@@ -10,11 +10,11 @@ from torch import nn
 
 from senet.analysis.ablate import ablate
 from senet.analysis.collect import collect_gates
-from senet.analysis.images import load, mixed, pixels
+from senet.analysis.images import grouped, load, mixed, pixels
 from senet.analysis.pictures import thumbnails
 from senet.analysis.plots import draw_all
 from senet.analysis.statistics import Gates
-from senet.data import Part
+from senet.data import ObjectSplit, Part
 from senet.errors import ConfigError, DataError
 from senet.evaluation.classes import match_classes
 from senet.recipes.recipe import DataRecipe
@@ -33,11 +33,15 @@ def analyze(
     chosen: Sequence[int] = (),
     channels: int = 50,
     per_class: int = 0,
+    by: str = "class",
     ablations: bool = False,
     name: str = "",
     progress: bool = True,
 ) -> tuple[Gates, list[Path]]:
     """Measure the gates of every unit over images (section 7.2) and write gates.npz, gates.json, pictures.
+
+    Of a detector these are the gates of its trunk, one image at a time. A gate is of a whole image, not of an object:
+    an image counts once for each class that one of its objects has, and not at all without objects.
 
     Args:
         model: Any network with units.
@@ -49,6 +53,7 @@ def analyze(
         chosen: Numbers of the classes to draw; by default the first four.
         channels: Channels of each unit to draw.
         per_class: Number of images of each class; 0 for all.
+        by: "class"; or "size" of objects, "small", "medium" and "large" as COCO has them, in place of their classes.
         ablations: Also measure the error with gates replaced: 3 passes for each unit.
         name: What the network is called.
         progress: Show bars.
@@ -57,27 +62,34 @@ def analyze(
         The gates, and the PNG files.
 
     Raises:
-        ConfigError: The network has no units, or ablations are asked for and its outputs are not these classes.
+        ConfigError: The network has no units; ablations are asked for and its outputs are not these classes, or it is a
+            detector; or `by="size"` of images without objects.
         RunError: A file cannot be written.
     """
-    classes, split = named(images.classes), images.split
-    try:
-        judged = match_classes(outputs, images.classes, "data.name")
-    except DataError as error:
+    split, source, batch_size, judged = images.split, images.words, recipe.eval_batch_size, None
+    groups, of = grouped(images, by)
+    if isinstance(split, ObjectSplit):
         if ablations:
-            raise ConfigError(f"--ablate: needs an error: {error}") from None
-        judged = None
+            raise ConfigError("--ablate: needs the error of a classifier, and this is a detector")
+        model, batch_size = model.backbone.trunk, 1  # type: ignore[union-attr, assignment]
+        source += f"; an image counts for each {by} that its objects have"
+    else:
+        try:
+            judged = match_classes(outputs, images.classes, "data.name")
+        except DataError as error:
+            if ablations:
+                raise ConfigError(f"--ablate: needs an error: {error}") from None
     # One order for both passes, mixed, since another image's gates should come from other classes.
-    keys = mixed(split, per_class, recipe.eval_batch_size)
+    keys = mixed(of, per_class, batch_size)
     model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     gates = collect_gates(
         model,
-        load(split, keys, device, bar="gates" if progress else None),
-        classes,
+        load(split, keys, device, groups=of, bar="gates" if progress else None),
+        named(groups),
         chosen=chosen,
         sampled=channels,
         outputs=judged,
-        source=images.words,
+        source=source,
         name=name,
     )
     if judged is not None and ablations:

@@ -16,7 +16,8 @@ from senet.outputs import logits_of
 from senet.tracing import evaluating
 
 Batches = Iterable[tuple[Tensor, Tensor, Tensor]]
-"""Batches of images (n, ...), their classes (n,) and their indices in the data set (n,)."""
+"""Batches of images (n, ...), their classes, (n,) or, of images with several or none, (n, K) bool, and their indices in
+the data set (n,)."""
 
 
 def collect_gates(
@@ -38,9 +39,10 @@ def collect_gates(
 
     Args:
         model: Any network; its units are found by their structure, as `senet.doctor` finds them.
-        batches: Images on the model's device, their classes and their indices, in any order.
+        batches: Images on the model's device, their classes and their indices, in any order. An image of several
+            classes counts once for each of them, also in what is measured over all; one of none does not count.
         classes: Names of the K classes.
-        chosen: Indices of the classes to draw; () for the first four.
+        chosen: Indices of the classes to draw; () for the first four with images.
         sampled: Number of channels of each unit to draw.
         top: Number of images to keep for each sampled channel, with the largest and with the smallest gates.
         outputs: Index of the network's output for each class; None if it has none, then no error is measured.
@@ -65,9 +67,11 @@ def collect_gates(
     _check(classes, chosen, sampled, top, outputs)
     candidates = find(model)
     running: dict[str, StreamingUnit] = {}
-    wrong = scored = 0
+    wrong = scored = counted = 0
 
-    def record(unit: Candidate, _u: Tensor, s: Tensor, *, calls: CallNames, of: np.ndarray, which: np.ndarray) -> None:
+    def record(
+        unit: Candidate, _u: Tensor, s: Tensor, *, calls: CallNames, rows: np.ndarray, of: np.ndarray, which: np.ndarray
+    ) -> None:
         called = calls.name(unit)
         gates = per_channel(s).mean(2).cpu().numpy()
         if not np.isfinite(gates).all():
@@ -76,20 +80,23 @@ def collect_gates(
             running[called] = StreamingUnit.start(
                 called, unit.kind, channels=gates.shape[1], classes=len(classes), sampled=sampled, top=top
             )
-        running[called].add(gates, of, which)
+        running[called].add(gates[rows], of, which)
 
     with evaluating(model):
         for images, targets, numbers in batches:
             if not len(images):
                 continue
             of = targets.cpu().numpy()
+            rows, of = of.nonzero() if of.ndim == 2 else (np.arange(len(of)), of)
+            if not len(of):
+                continue
             if of.min() < 0 or of.max() >= len(classes):
                 raise DataError(
                     f"targets: {of.min()} to {of.max()}; expected: 0 to {len(classes) - 1}, for {len(classes)} classes"
                 )
-            with watch_products(
-                model, candidates, partial(record, calls=CallNames(), of=of, which=numbers.cpu().numpy())
-            ):
+            counted += len(np.unique(rows))
+            seen = {"rows": rows, "of": of, "which": numbers.cpu().numpy()[rows]}
+            with watch_products(model, candidates, partial(record, calls=CallNames(), **seen)):
                 out = model(images)
             if outputs is not None:
                 wrong += int((logits_of(out)[:, outputs].argmax(1).cpu() != targets.cpu()).sum())
@@ -105,8 +112,8 @@ def collect_gates(
     return Gates(
         units=tuple(unit.read() for unit in running.values()),
         classes=tuple(classes),
-        chosen=tuple(chosen) or tuple(range(min(4, len(classes)))),
-        images=int(first.count.sum()),
+        chosen=tuple(chosen) or tuple(np.flatnonzero(has_images)[:4].tolist()),
+        images=counted,
         per_class=first.count,
         similarity=linear_cka([unit.moments.mean[has_images] for unit in running.values()]),
         top1_error=100 * wrong / scored if scored else None,

@@ -177,11 +177,12 @@ class StreamingUnit:
         )
 
     def add(self, s: np.ndarray, targets: np.ndarray, images: np.ndarray) -> None:
-        """Add gates (n, C) of images of these classes (n,) and indices (n,)."""
+        """Add gates (n, C) of images of these classes (n,) and indices (n,); an image may come with several classes."""
         s = s.astype(float)
         self.moments.add(s, targets)
         self.histogram.add(s)
-        rows = s[:, self.sampled].T
+        images, first = np.unique(images, return_index=True)
+        rows = s[first][:, self.sampled].T
         self.openers.add(rows, images)
         self.closers.add(-rows, images)
         self.low += (s < LOW).sum(0)

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 DESCRIPTION = """Measure the gates of every unit over the images of a data set, in one pass (section 7.2).
 
 The network is a checkpoint of ours, timm:NAME or torchvision:NAME; those two are drawn at random without --pretrained,
-and need --data. Writes a folder: gates.npz; as PNG and SVG the paper's Figures 6 and 7, specificity, entropy and
-saturation by depth, similarity of units, and the images that open and close channels; report.html."""
+and need --data. Of a detector, an image counts for the class of each of its objects. Writes a folder: gates.npz; as PNG
+and SVG the paper's Figures 6 and 7, specificity, entropy and saturation by depth, similarity of units, and the images
+that open and close channels; report.html."""
 
 
 def run(argv: list[str]) -> int:
@@ -35,12 +36,21 @@ def run(argv: list[str]) -> int:
     parser.option(
         "draw",
         metavar="A,B,...",
-        help="classes to draw, by default the first four; quote a name with a comma: '\"tench, Tinca tinca\",pug'",
+        help="classes to draw, by default the first four that have images; quote a name with a comma: "
+        "'\"tench, Tinca tinca\",pug'",
+    )
+    parser.option(
+        "by", default="class", choices=("class", "size"), help="group a detector's images by class or size of objects"
     )
     parser.option("channels", type=int, default=50, help="channels of each unit to draw, evenly spread")
     parser.option("images", type=int, default=0, help="images of each class; 0 for all")
     parser.switch("ablate", help="also the error with gates replaced: 3 passes for each unit")
-    parser.option("out", default="", metavar="FOLDER", help="by default RUN/analysis, else analysis/NAME")
+    parser.option(
+        "out",
+        default="",
+        metavar="FOLDER",
+        help="by default RUN/analysis, else analysis/NAME; with --by size RUN/analysis-size",
+    )
     parser.option("device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute")
     parser.switch("json", help="print JSON")
     found = parser.read(argv)
@@ -51,10 +61,11 @@ def run(argv: list[str]) -> int:
     if other and "data.name" not in found.named:
         raise ConfigError(f"--data: {found['CHECKPOINT']} has no data of its own; name a data set or an image folder")
 
-    checkpoint = open_checkpoint(found)
+    checkpoint = open_checkpoint(found, detectors=True)
     recipe = with_data(checkpoint.recipe, found)
 
     from senet.analysis.analyze import analyze
+    from senet.analysis.images import grouped
     from senet.data import open_part
     from senet.device import pick_device
     from senet.report.folder import write_page
@@ -62,7 +73,8 @@ def run(argv: list[str]) -> int:
 
     device = pick_device(found["device"], field="--device")
     part = open_part(recipe.data, found["part"], trained_on=checkpoint.trained_on, progress=not found["json"])
-    folder = _folder(found["out"], found["CHECKPOINT"], recipe.name)
+    groups, _ = grouped(part, found["by"])
+    folder = _folder(found["out"], found["CHECKPOINT"], recipe.name, "-size" if found["by"] == "size" else "")
     gates, pictures = analyze(
         checkpoint.model,
         checkpoint.classes,
@@ -70,9 +82,10 @@ def run(argv: list[str]) -> int:
         recipe.data,
         folder,
         device=device,
-        chosen=_chosen(found["draw"], named(part.classes), part.classes),
+        chosen=_chosen(found["draw"], named(groups), groups),
         channels=found["channels"],
         per_class=found["images"],
+        by=found["by"],
         ablations=found["ablate"],
         name=recipe.name + (" (random weights)" if other and not found["pretrained"] else ""),
         progress=not found["json"],
@@ -106,16 +119,16 @@ def _chosen(wanted: str, words: Sequence[str], names: Sequence[str]) -> list[int
     return found
 
 
-def _folder(out: str, checkpoint: str, name: str) -> Path:
+def _folder(out: str, checkpoint: str, name: str, suffix: str) -> Path:
     """Where the results go: files of an analysis from before are replaced."""
     source = Path(checkpoint).expanduser()
     label = name.replace(":", "-").replace("/", "-")
     folder = (
         Path(out).expanduser()
         if out
-        else source / "analysis"
+        else source / f"analysis{suffix}"
         if source.is_dir()
-        else free_name(Path("analysis"), label)
+        else free_name(Path("analysis"), f"{label}{suffix}")
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -157,7 +157,7 @@ def measured(checkpoint: Checkpoint) -> Averages:
     recipe = checkpoint.recipe.data
     part = open_part(recipe, trained_on=checkpoint.trained_on)
     device = next(checkpoint.model.parameters()).device
-    batches = load(part.split, mixed(part.split, 0, recipe.eval_batch_size), device)
+    batches = load(part.split, mixed(part.split.targets, 0, recipe.eval_batch_size), device)
     gates = collect_gates(checkpoint.model, batches, part.classes)
     return Averages({u.name: u.mean for u in gates.units}, {u.name: u.overall_mean for u in gates.units})
 

@@ -78,6 +78,6 @@ def open_checkpoint(line: Line, word: str = "", *, detectors: bool = False) -> C
     if found.recipe.task.name == "detection" and not detectors:
         raise ConfigError(
             f"CHECKPOINT: {found.recipe.name} is a detector, which this command does not take; expected: a classifier "
-            "(evaluate, predict and report take detectors)"
+            "(detectors: analyze, doctor, evaluate, export, predict, report)"
         )
     return found

@@ -12,8 +12,9 @@ from senet.errors import ConfigError, DataError
 
 DESCRIPTION = """Find units that never run, are misplaced, have saturated gates, get no gradient, or overflow.
 
-On images of the run's own data, or of --data; noise, where there are none, shows most faults but saturated gates. The
-exit status is 1 if there are faults. For any other network, use senet.doctor(model) in Python."""
+On images of the run's own data, or of --data; noise, where there are none, shows most faults but saturated gates. Of a
+detector, the trunk is checked. The exit status is 1 if there are faults. For any other network, use senet.doctor(model)
+in Python."""
 
 EXAMPLES = (
     "senet doctor runs/pair-digits/runs/se_resnet20-seed0",
@@ -23,6 +24,9 @@ EXAMPLES = (
 
 IMAGES = 16
 """Number of images, spread over all classes."""
+
+FEW = 4
+"""Number of images of a detector, which are larger."""
 
 
 def run(argv: list[str]) -> int:
@@ -42,7 +46,7 @@ def run(argv: list[str]) -> int:
     from senet.device import pick_device
     from senet.diagnosis.doctor import doctor
 
-    checkpoint = open_checkpoint(line)
+    checkpoint = open_checkpoint(line, detectors=True)
     recipe = with_data(checkpoint.recipe, line)
     device = pick_device(line["device"], field="--device")
     images, source, part = None, "noise", None
@@ -62,8 +66,13 @@ def run(argv: list[str]) -> int:
             notes = ("noise; its own images need an extra: pip install 'senet[train]'",)
     if part is not None:
         n = len(part.split)
-        some = torch.linspace(0, n - 1, min(IMAGES, n), dtype=torch.float32, device="cpu").long().tolist()
+        few = FEW if checkpoint.recipe.task.name == "detection" else IMAGES
+        some = torch.linspace(0, n - 1, min(few, n), dtype=torch.float32, device="cpu").long().tolist()
         images, _ = part.split.prepare(part.split[(0, some)], device)
+        if isinstance(images, list):
+            from senet.detection.build import batch_of
+
+            images = batch_of(images)
         source, notes = f"{len(some)} of {part.words}", part.notes
     report = doctor(checkpoint.model.to(device), images)
     if line["json"]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from senet.cli.checkpoint import add_checkpoint, open_checkpoint
 from senet.cli.output import print_json
 from senet.cli.parse import Line, Parser, data_fields, with_data
-from senet.errors import ConfigError, RunError, unknown
+from senet.errors import ConfigError, DataError, RunError, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,10 @@ DESCRIPTION = """Write a trained network as one file that runs without senet, an
 OUT.onnx runs in ONNX Runtime, OpenVINO, TensorRT; OUT.pt2 where torch is, by torch.export.load. Batch norms are
 folded, squeezes moved before the expansion. The file states its preprocessing and its classes. --int8 writes ONNX in 8
 bits for ONNX Runtime: training images of the run, or of --data, calibrate it; as many others compare it with float.
-TensorRT does not take the 8-bit file, whose zero points are not 0: give it the file in float, and let it calibrate."""
+TensorRT does not take the 8-bit file, whose zero points are not 0: give it the file in float, and let it calibrate.
+
+A detector is written as OUT.onnx that takes one image (1, 3, H, W) of any size, scaled and normalised, and gives boxes
+in its pixels, scores and labels from 0. It is as it is: --optimize, --int8 and the like are for classifiers."""
 
 EXAMPLES = (
     "senet export runs/pair-digits/runs/se_resnet20-seed0 digits.onnx",
@@ -57,7 +60,9 @@ def run(argv: list[str]) -> int:
         help="any: rewrite for every runtime; machine: for ONNX Runtime on CPUs like this one; no: as is",
     )
     parser.option("batch", type=int, default=0, low=0, help="batch size, with --optimize machine; 0: 1")
-    parser.option("opset", type=int, default=0, help="ONNX opset, 18 to 23; 0: 20; torch exports no lower one")
+    parser.option(
+        "opset", type=int, default=0, help="ONNX opset, 18 to 23; 0: 20, of a detector 18; torch exports no lower one"
+    )
     parser.switch("int8", help="write ONNX in 8 bits, for ONNX Runtime")
     parser.option("images", type=int, default=0, low=0, help="with --int8: number of calibration images; 0: 128")
     parser.option("gates", choices=GATES, help="with --int8: dynamic leaves the units in float, static quantises them")
@@ -66,19 +71,27 @@ def run(argv: list[str]) -> int:
     line = parser.read(argv)
     out = check(line)
 
-    checkpoint = open_checkpoint(line)
+    checkpoint = open_checkpoint(line, detectors=True)
+    is_detector = checkpoint.recipe.task.name == "detection"
+    if is_detector:
+        check_detector(line, out, checkpoint.recipe.name)
     recipe = sized(with_data(checkpoint.recipe, line), line["size"])
     checkpoint.model.preprocessing = recipe.data.preprocessing  # type: ignore[assignment]
     told: dict[str, Any] = {"model": recipe.name, "out": str(out)}
-    told |= write_int8(checkpoint, recipe, out, line) if line["int8"] else write(checkpoint, recipe, out, line)
+    writer = write_detector if is_detector else write_int8 if line["int8"] else write
+    told |= writer(checkpoint, recipe, out, line)
     told["bytes"] = out.stat().st_size
     if line["json"]:
         print_json(told)
         return 0
-    print("\n".join(told["rewrites"]))
+    if not is_detector:
+        print("\n".join(told["rewrites"]))
     print(f"{out}: {told['model']}, {told['bytes'] / 1e6:.1f} MB, takes ({', '.join(map(str, told['input']))})")
     if told["deviation"] is None:
         print("not checked: onnxruntime is not installed (pip install 'senet[export]')")
+    elif is_detector:
+        found, images = told["detections"], told["compared_on"]
+        print(f"checked: {found:,} detections in {images}, {told['deviation']:.1e} from the network's")
     else:
         print(f"checked: outputs {told['deviation']:.1e} from the network's, relative")
     if line["int8"]:
@@ -118,6 +131,18 @@ def check(line: Line) -> Path:
     return out
 
 
+def check_detector(line: Line, out: Path, name: str) -> None:
+    """Raise ConfigError for options that a detector's file does not have."""
+    if out.suffix != ".onnx":
+        raise ConfigError(f"OUT: {out.name}, and {name} is a detector; expected: OUT.onnx")
+    for option in ("size", "any_size", "int8"):
+        if line[option]:
+            why = "whose file takes any size" if option != "int8" else "which is written in float only"
+            raise ConfigError(f"--{option.replace('_', '-')}: has no effect on {name}, a detector, {why}")
+    if line["optimize"] == "machine":
+        raise ConfigError(f"--optimize: 'machine' has no effect on {name}, a detector, which is written as it is")
+
+
 def sized(recipe: Recipe, size: int) -> Recipe:
     """Return the recipe for images of this size, with `resize` scaled in proportion; 0: the recipe itself."""
     data = recipe.data
@@ -135,12 +160,11 @@ def write(checkpoint: Checkpoint, recipe: Recipe, out: Path, line: Line) -> dict
 
     side = recipe.data.image_size
     example = torch.zeros(line["batch"] or 1, recipe.model.in_channels, side, side, dtype=torch.float32, device="cpu")
-    about = {
-        "model": recipe.name,
-        "data": Path(checkpoint.recipe.data.name).name,
-        "measurements": json.dumps(checkpoint.measurements),
+    common: dict[str, Any] = {
+        "any_size": line["any_size"],
+        "classes": checkpoint.classes,
+        "about": about_of(checkpoint),
     }
-    common: dict[str, Any] = {"any_size": line["any_size"], "classes": checkpoint.classes, "about": about}
     form: Any = None if line["optimize"] == "no" else line["optimize"]
     if out.suffix == ".pt2":
         done = export_program(checkpoint.model, out, example, optimize=form is not None, **common)
@@ -153,6 +177,46 @@ def write(checkpoint: Checkpoint, recipe: Recipe, out: Path, line: Line) -> dict
         "input": [batch, recipe.model.in_channels, *(sizes or [side, side])],
         "rewrites": str(done.rewrites or "   0 rewrites, as asked").splitlines(),
         "deviation": done.deviation,
+    }
+
+
+def about_of(checkpoint: Checkpoint) -> dict[str, str]:
+    """What the file says about its training."""
+    return {
+        "model": checkpoint.recipe.name,
+        "data": Path(checkpoint.recipe.data.name).name,
+        "measurements": json.dumps(checkpoint.measurements),
+    }
+
+
+def write_detector(checkpoint: Checkpoint, recipe: Recipe, out: Path, line: Line) -> dict[str, Any]:
+    """Export a detector, compare on two of its own images where they are here, else on noise; return what to print."""
+    import torch
+
+    from senet.deploy.onnx_detector import export_detector
+
+    try:
+        from senet.data import open_part
+
+        part = open_part(recipe.data, trained_on=checkpoint.trained_on)
+        sizes = [(o.width, o.height) for o in part.split.objects]  # type: ignore[attr-defined]
+        other = next((k for k, size in enumerate(sizes) if size != sizes[0]), len(sizes) - 1)
+        images = [*part.split.prepare(part.split[(0, sorted({0, other}))], torch.device("cpu"))[0]]
+        source = f"{len(images)} of {part.words}"
+    except (DataError, ModuleNotFoundError):
+        side = recipe.data.image_size
+        shapes = ((side, side), (side, side * 4 // 3))
+        images = [torch.randn(recipe.model.in_channels, *shape, dtype=torch.float32, device="cpu") for shape in shapes]
+        source = "2 images of noise"
+    opset = {"opset": line["opset"]} if line["opset"] else {}
+    about = about_of(checkpoint)
+    done, count = export_detector(checkpoint.model, out, images, classes=checkpoint.classes, about=about, **opset)
+    return {
+        "input": [1, recipe.model.in_channels, "H", "W"],
+        "rewrites": [],
+        "deviation": done.deviation,
+        "detections": count,
+        "compared_on": source,
     }
 
 

@@ -22,6 +22,7 @@ from senet.deploy.onnx_graph import session, to_onnx
 from senet.deploy.optimize import Rewrites, rewritten
 from senet.errors import ConfigError, MissingExtraError, RunError, unknown
 from senet.files import write_atomically
+from senet.models.detector import DetectorNet
 from senet.models.net import Preprocessing
 from senet.models.network import Network
 from senet.outputs import describe, tensors
@@ -145,13 +146,14 @@ def metadata(
 ) -> dict[str, str]:
     """Metadata of a file: keys under `senet.`, values are text, or JSON for tables and lists.
 
-    `version` and `optimize` always; `net` (the table) of a network of ours; `preprocessing` if known; `classes` and
-    `smallest` (least height and width) if given; and the keys of `about`: `senet export` adds `model`, `data` and
-    `measurements`.
+    `version` and `optimize` always; `net` (the table) of a network or detector of ours; `preprocessing` if known;
+    `classes` and `smallest` (least height and width) if given; and the keys of `about`: `senet export` adds `model`,
+    `data` and `measurements`.
     """
     found: dict[str, str] = {"version": __version__, "optimize": str(form), **about}
-    if isinstance(model, Network):
-        found["net"] = json.dumps(to_dict(model.net))
+    net: Any = getattr(model, "net", None)
+    if isinstance(model, Network) or isinstance(net, DetectorNet):
+        found["net"] = json.dumps(to_dict(net))
     # The networks of others carry it too, if they come from a checkpoint or from weights.
     if isinstance(preprocessing := getattr(model, "preprocessing", None), Preprocessing):
         found["preprocessing"] = json.dumps(asdict(preprocessing))

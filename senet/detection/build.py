@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
@@ -179,7 +178,6 @@ def set_thresholds_(detector: nn.Module, score: float | None, nms: float | str |
         of.nms_thresh = float(nms)
 
 
-def batch_of(detector: nn.Module, images: Sequence[Tensor]) -> ImageList:
-    """The images as the trunk gets them: (N, C, H, W), padded to multiples of 32."""
-    transform: Any = detector.transform
-    return transform(list(images))[0]
+def batch_of(images: Sequence[Tensor]) -> Tensor:
+    """The images (C, H, W) as the trunk of a detector gets them: (N, C, H, W), padded to multiples of 32."""
+    return AsPrepared()(list(images))[0].tensors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from senet.diagnosis.judge import Judge, saturated, some
 from senet.diagnosis.placement import misplaced
 from senet.diagnosis.report import Report, UnitRow
 from senet.errors import ConfigError
+from senet.models.detector import DetectorNet
 from senet.models.net import Net
 from senet.models.network import FeatureExtractor, Network
 from senet.outputs import describe, tensors
@@ -43,11 +45,12 @@ def doctor(model: nn.Module, batch: Example | None = None) -> Report:
 
     A unit in its initial state is a note, not a fault: an inserted one that is still the identity, one next to a norm
     with scale zero, and one whose hidden layer is zero for all images if the network is untrained (with one hidden
-    channel that happens to half of the units) or the images are noise. Buffers, gradients, modes and random state are
+    channel that happens to half of the units) or the images are noise. So is one that a detector's table keeps frozen.
+    Buffers, gradients, modes and random state are
     unchanged afterwards.
 
     Args:
-        model: The network.
+        model: The network; of a detector of ours, its trunk is checked.
         batch: Images (N, C, H, W), N of 2 or more; a tuple or mapping of tensors for a network that takes several
             arguments. None: 4 images of noise, of the size the network was designed for.
 
@@ -64,6 +67,11 @@ def doctor(model: nn.Module, batch: Example | None = None) -> Report:
     (9, True)
     """
     model = getattr(model, "_orig_mod", model)
+    net: Any = getattr(model, "net", None)
+    frozen_to = 0
+    if isinstance(net, DetectorNet):
+        # The heads have no units, and take images as a list.
+        model, frozen_to = model.backbone.trunk, net.freeze_at * net.freeze_units  # type: ignore[union-attr, assignment]
     like = next(
         (p for p in model.parameters() if p.is_floating_point()), torch.empty((), dtype=torch.float32, device="cpu")
     )
@@ -86,7 +94,7 @@ def doctor(model: nn.Module, batch: Example | None = None) -> Report:
             if not watch.stopped:
                 watch.find_undone(images)
     is_frozen = not any(p.requires_grad for p in model.parameters())
-    judge = Judge(watch, is_noise=is_noise, is_new=is_new, is_frozen=is_frozen)
+    judge = Judge(watch, is_noise=is_noise, is_new=is_new, is_frozen=is_frozen, frozen_to=frozen_to)
     for s in watch.candidates:
         judge.look(s)
     if not watch.candidates:

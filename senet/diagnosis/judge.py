@@ -26,6 +26,7 @@ class Judge:
         is_noise: Whether the images are noise.
         is_new: Whether the network is untrained.
         is_frozen: Whether none of its parameters requires a gradient.
+        frozen_to: The last stage that its table freezes with its units; 0 for none.
         findings: The faults.
         notes: Text of each note -> the units it is about.
     """
@@ -34,6 +35,7 @@ class Judge:
     is_noise: bool
     is_new: bool
     is_frozen: bool
+    frozen_to: int = 0
     findings: list[Finding] = field(default_factory=list)
     notes: dict[str, list[str]] = field(default_factory=dict)
 
@@ -124,7 +126,9 @@ class Judge:
         """Check the gradients; while the last layer is zero those of the layers before it are zero too."""
         frozen = [name for name, p in s.params.items() if not p.requires_grad]
         missing = [name for name in s.params if name not in s.reached]
-        if frozen:
+        if len(frozen) == len(s.params) and self.frozen_to:
+            self.note(f"does not learn, since the detector freezes its stages up to {self.frozen_to}", s.name)
+        elif frozen:
             self.fault("no-gradient", s, f"{', '.join(frozen)} cannot learn; set requires_grad_(True)")
         elif not s.tracked or s.back is None:
             fix = "look for detach(), no_grad() and unused outputs"

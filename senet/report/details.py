@@ -93,7 +93,9 @@ def measure_details(
     )
     write_evaluation(folder, evaluation)
     if find(model):
-        batches = load_images(split, mixed(split, 0, recipe.eval_batch_size), where, bar="gates" if progress else None)
+        batches = load_images(
+            split, mixed(split.targets, 0, recipe.eval_batch_size), where, bar="gates" if progress else None
+        )
         outputs, name = range(len(classes)), checkpoint.recipe.name
         gates = collect_gates(model, batches, classes, outputs=outputs, source=part.words, name=name)
         write_gates(folder, gates.page(thumbnails(split, recipe)))

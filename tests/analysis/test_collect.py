@@ -296,3 +296,21 @@ def test_what_cannot_be_measured_says_so() -> None:
     nn.init.constant_(broken.excite.expand.weight, float("nan"))
     with warnings.catch_warnings(), pytest.raises(ConfigError, match="gates of excite are NaN or infinite"):
         collect_gates(broken, two, CLASSES)
+
+
+def test_an_image_of_several_classes_counts_for_each_and_one_of_none_for_nothing() -> None:
+    means, targets, s = draw(40)
+    of = torch.nn.functional.one_hot(targets, 4).bool()
+    of[::3, 3] = True
+    of[:2] = False
+    gates = collect_gates(Planted(), batches(images(means), of, 7), CLASSES, top=9)
+    (unit,) = gates.units
+    rows, k = (x.numpy() for x in of.nonzero(as_tuple=True))
+    assert gates.images == 38
+    assert gates.per_class.tolist() == np.bincount(k).tolist()
+    close = {"rtol": 0, "atol": 1e-6}
+    np.testing.assert_allclose(unit.mean[3], s[rows[k == 3]].mean(0), **close)
+    np.testing.assert_allclose(unit.overall_mean, s[rows].mean(0), **close)
+    np.testing.assert_allclose(unit.low, (s[rows] < 0.05).mean(0), **close)
+    # Among the most open ones an image is there once.
+    assert unit.openers[0].tolist() == (2 + np.argsort(-s[2:, 0])[:9]).tolist()

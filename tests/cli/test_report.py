@@ -60,7 +60,7 @@ def test_a_run_shows_gates_that_were_analyzed(senet: Callable, copied: Path) -> 
     recipe = checkpoint.recipe
     part = open_part(recipe.data)
     split = part.split
-    batches = load(split, mixed(split, 2, 20), torch.device("cpu"))
+    batches = load(split, mixed(split.targets, 2, 20), torch.device("cpu"))
     gates = collect_gates(checkpoint.model, batches, part.classes, chosen=[0, 1], sampled=4)
     (copied / "analysis").mkdir()
     write_gates(copied / "analysis", gates.page(thumbnails(split, recipe.data)))
