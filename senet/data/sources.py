@@ -33,6 +33,7 @@ from senet.data.folders import (
     printable,
 )
 from senet.data.images import BUILT_IN, read_all
+from senet.data.places import CATEGORIES, read_places
 from senet.data.sample import sample_notes
 from senet.data.shards import is_shards, read_layout, take
 from senet.data.splits import FileSplit, Split, TensorSplit
@@ -413,6 +414,8 @@ def find_images(recipe: DataRecipe) -> Layout:
             f"expected: {', '.join(BUILT_IN)}, or the path of an image folder or of a CSV file; --data names another"
         )
     path = Path(name)
+    if (path / CATEGORIES).is_file():
+        return read_places(path)
     return read_table(path) if path.suffix.lower() in ENDINGS and path.is_file() else find_layout(path)
 
 

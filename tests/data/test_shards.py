@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.shard_faults import ON_DISK, one, prepare
 from benchmarks.shard_server import FAULTS, ShardServer, serving
 from senet.data import Data, open_data, open_part
 from senet.data.duplicates import duplicates
@@ -499,3 +501,11 @@ def test_an_image_that_is_none_is_named_by_the_file_it_came_from(folder: Path) -
 def test_the_folder_of_the_plan_says_what_was_written(shards: Path) -> None:
     names = {path.name for path in (shards / WRITING).iterdir()}
     assert names == {"plan", *(path.name for path in shards.glob("*.tar"))}
+
+
+def test_faults_at_random(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten of those that `python -m benchmarks.shard_faults` injects."""
+    monkeypatch.setattr(Store, "wait_s", 0.001)
+    prepared = prepare(tmp_path, per_class=12, shard_bytes=15_000)
+    for seed, kind in enumerate((*ON_DISK, "broken", "damaged", "closed", "truncated")):
+        assert one(random.Random(seed), prepared, tmp_path, kind)[1] in ("named", "named by --check", "harmless")

@@ -1,0 +1,242 @@
+"""Damaged and invented files for the readers of shards, checkpoints and recipes: only documented errors, of one line.
+
+    python -m benchmarks.fuzz_readers --examples 2000
+
+hypothesis changes a sound file, byte by byte or value by value, and shrinks what fails. A reader must read the file or
+raise an error of `senet.errors` in one line; it must neither execute anything nor raise another error. The figures
+printed are the numbers of files that were read and refused, for each reader.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from senet import create_model
+from senet.data.shard_store import Store
+from senet.data.shard_writer import scan, write_shards
+from senet.data.shards import INDEX, ShardFiles, read_index
+from senet.data.sources import find_images
+from senet.errors import SenetError
+from senet.models.net import Preprocessing, ResidualNet, Stage, Stem
+from senet.recipes.recipe import DataRecipe
+from senet.recipes.registry import get_recipe
+from senet.runs.checkpoint import load, read_ckpt, save, untrained_recipe
+from senet.runs.recipe_file import read_recipe, write_recipe
+from senet.training.callbacks import AtomicIO
+from senet.weights.header import KEY
+
+NET = ResidualNet(
+    stem=Stem(width=4, kernel=3, stride=1),
+    pool="none",
+    stages=(Stage(block="basic", depth=1, mid=4, out=4),),
+    num_classes=2,
+)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One reader: the file that is changed, what reads it, and what makes a changed file whole again."""
+
+    file: Path
+    read: Callable[[], Any]
+    mend: Callable[[], Any] = lambda: None
+    is_tree: bool = False
+
+
+def sound(folder: Path) -> dict[str, Reader]:
+    """Sound files of each kind."""
+    rng = np.random.default_rng(0)
+    for part, name, count in (("train", "ape", 6), ("train", "bee", 6), ("val", "ape", 2), ("val", "bee", 2)):
+        (folder / "images" / part / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / part / name / f"{i}.jpg")
+    shards = folder / "shards"
+    index = write_shards(find_images(DataRecipe(name=str(folder / "images"))), shards, shard_bytes=15_000).index
+    head, part = (shards / INDEX).read_text(), index.parts["train"]
+    within = np.flatnonzero(part.rows["shard"] == 0)
+    within = within[part.rows["offset"][within].argsort()]
+
+    def right_digest() -> None:
+        changed = json.loads(head)
+        changed["parts"]["train"]["index"]["digest"] = sha256((shards / "train.index").read_bytes()).hexdigest()
+        (shards / INDEX).write_text(json.dumps(changed))
+
+    def all_images() -> None:
+        found = read_index(Store(str(shards))).parts["train"]
+        for path in ShardFiles(Store(str(shards)), "train", found.shards, found.rows):
+            path.read_bytes()
+
+    model = create_model(NET)
+    halves = (0.5,) * 3
+    preprocessing = Preprocessing(mean=halves, std=halves, image_size=32, resize=32)
+    recipe = untrained_recipe("tiny", NET, preprocessing, ("ape", "bee"))
+    save(folder / "best.safetensors", model, recipe=recipe, classes=("ape", "bee"))
+    state = {
+        KEY: json.dumps({"a": 1}),
+        "state_dict": dict(model.state_dict()),
+        "epoch": 3,
+        "loops": {"a": [1, 2.5, None]},
+    }
+    AtomicIO().save_checkpoint(state, folder / "last.ckpt")
+    write_recipe(folder / "recipe.yaml", replace(get_recipe("digits"), name="tiny"))
+    labels = part.rows["label"][within].tolist()
+    shard, ckpt, best = shards / part.shards[0].file, folder / "last.ckpt", folder / "best.safetensors"
+    return {
+        "index.json, bytes": Reader(shards / INDEX, lambda: read_index(Store(str(shards)))),
+        "index.json, values": Reader(shards / INDEX, lambda: read_index(Store(str(shards))), is_tree=True),
+        "train.index": Reader(shards / "train.index", all_images, right_digest),
+        "tar": Reader(shard, lambda: scan(shard, within.tolist(), labels)),
+        "images of a tar": Reader(shard, all_images, lambda: (shards / INDEX).write_text(head)),
+        "best.safetensors": Reader(best, lambda: load(best)),
+        "last.ckpt": Reader(ckpt, lambda: read_ckpt(ckpt)),
+        "recipe.yaml, bytes": Reader(folder / "recipe.yaml", lambda: read_recipe(folder / "recipe.yaml")),
+        "recipe.yaml, values": Reader(
+            folder / "recipe.yaml", lambda: read_recipe(folder / "recipe.yaml"), is_tree=True
+        ),
+    }
+
+
+# A place is a share of the file; many faults lie near its beginning, where headers are.
+_places = st.one_of(st.floats(0, 1), st.floats(0, 0.02))
+_changes = st.lists(
+    st.tuples(
+        st.sampled_from(("flip", "cut", "insert", "zeros", "repeat")), _places, st.binary(min_size=1, max_size=12)
+    ),
+    min_size=1,
+    max_size=4,
+)
+_leaves = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=20)
+)
+_values = st.recursive(
+    _leaves,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=8), inner, max_size=3)),
+    max_leaves=6,
+)
+_edits = st.lists(
+    st.tuples(st.lists(st.integers(0, 40), max_size=6), st.sampled_from(("set", "drop", "add")), _values),
+    min_size=1,
+    max_size=3,
+)
+
+
+def changed(data: bytes, changes: list[tuple[str, float, bytes]]) -> bytes:
+    """Apply changes to the bytes of a file."""
+    for kind, share, some in changes:
+        at = int(share * max(len(data) - 1, 0))
+        if kind == "cut":
+            data = data[:at]
+        elif kind == "insert":
+            data = data[:at] + some + data[at:]
+        elif kind == "zeros":
+            data = data[:at] + bytes(len(some)) + data[at + len(some) :]
+        elif kind == "repeat":
+            data = data[:at] + data[max(0, at - 600) : at] + data[at:]
+        else:
+            data = data[:at] + some + data[at + len(some) :]
+    return data
+
+
+def edited(tree: Any, edits: list[tuple[list[int], str, Any]]) -> Any:
+    """Set, drop or add values in a tree of dictionaries and lists."""
+    tree = deepcopy(tree)
+    for path, kind, value in edits:
+        node = tree
+        for step in path[:-1]:
+            inner = list(node.values()) if isinstance(node, dict) else node if isinstance(node, list) else []
+            if not inner or not isinstance(inner[step % len(inner)], (dict, list)):
+                break
+            node = inner[step % len(inner)]
+        last = path[-1] if path else 0
+        if not isinstance(node, (dict, list)) or (not node and kind != "add"):
+            continue
+        key: Any = [*node][last % len(node)] if isinstance(node, dict) and node else last % max(len(node), 1)
+        if kind == "drop":
+            del node[key]
+        elif isinstance(node, list):
+            node[key : key + (kind == "set")] = [value]
+        else:
+            node[f"new {last}" if kind == "add" else key] = value
+    return tree
+
+
+def outcome(reader: Reader, data: bytes) -> str:
+    """Read a changed file: "read" or "refused"; AssertionError for an error of more than one line.
+
+    The sound file is put back.
+    """
+    before = reader.file.read_bytes()
+    reader.file.write_bytes(data)
+    try:
+        reader.mend()
+        reader.read()
+    except SenetError as error:
+        if "\n" in str(error).strip() or not str(error).strip():
+            raise AssertionError(f"not one line: {error!r}") from error
+        return "refused"
+    finally:
+        reader.file.write_bytes(before)
+    return "read"
+
+
+def fuzz(reader: Reader, examples: int, *, is_random: bool = False) -> Counter[str]:
+    """Try so many changed files."""
+    found: Counter[str] = Counter()
+    before = reader.file.read_bytes()
+    how = settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=not is_random,
+        suppress_health_check=(HealthCheck.too_slow, HealthCheck.data_too_large),
+    )
+    if reader.is_tree:
+        tree = yaml.safe_load(before)
+        dump = json.dumps if reader.file.suffix == ".json" else yaml.safe_dump
+
+        @how
+        @given(_edits)
+        def trees(edits: list[tuple[list[int], str, Any]]) -> None:
+            found[outcome(reader, dump(edited(tree, edits)).encode("utf-8", "surrogatepass"))] += 1
+
+        trees()
+    else:
+
+        @how
+        @given(_changes)
+        def files(changes: list[tuple[str, float, bytes]]) -> None:
+            found[outcome(reader, changed(before, changes))] += 1
+
+        files()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--examples", type=int, default=2000, help="for each reader")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, reader in sound(Path(folder)).items():
+            print(f"{name:<22}{json.dumps(fuzz(reader, args.examples, is_random=True))}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
