@@ -80,7 +80,8 @@ def sound(folder: Path) -> dict[str, Reader]:
 
     def all_images() -> None:
         found = read_index(Store(str(shards))).parts["train"]
-        for path in ShardFiles(Store(str(shards)), "train", found.shards, found.rows):
+        files = ShardFiles(Store(str(shards)), "train", found.shards, found.rows)
+        for path in files.fetched(range(len(files))):
             path.read_bytes()
 
     model = create_model(NET)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from benchmarks.fuzz_readers import Reader, fuzz, sound
@@ -14,8 +11,8 @@ NAMES += ("last.ckpt", "recipe.yaml, bytes", "recipe.yaml, values")
 
 
 @pytest.fixture(scope="module")
-def readers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Reader]]:
-    yield sound(tmp_path_factory.mktemp("sound"))
+def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
+    return sound(tmp_path_factory.mktemp("sound"))
 
 
 def test_all_are_tried(readers: dict[str, Reader]) -> None:
