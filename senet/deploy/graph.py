@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from copy import copy
 from io import StringIO
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +24,9 @@ from senet.outputs import fill, named_tensors, plain_values, reason, tensors
 from senet.tracing import evaluating
 
 aten = torch.ops.aten
+
+METADATA = "senet.json"
+"""File with metadata in the archive of a `torch.export` program, see `senet.deploy.onnx.metadata`."""
 
 PREFIX = "network."
 """Of the names of the network's parameters and modules, in what `torch.export` captures."""
@@ -122,14 +128,16 @@ def inputs_of(example: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return example if isinstance(example, tuple) else (example,)
 
 
-def capture(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Graph:
+def capture(model: nn.Module | str | PathLike[str], example: Tensor | tuple[Tensor, ...]) -> Graph:
     """Capture a network in eval mode. Graph and network are then run and compared on other batches and sizes.
 
-    The network is not changed; the graph's constants are copies.
+    The network is not changed; the graph's constants are copies. Or open the file of one: see `_opened`.
 
     Raises:
         ConfigError: `torch.export` cannot capture the network, it changes its own buffers, or it calls `as_strided`.
     """
+    if isinstance(model, (str, PathLike)):
+        return _opened(Path(model), inputs_of(example))
     args, flat = inputs_of(example), _Flat(model)
     shapes = [tuple(t.shape) for t in args]
     try:
@@ -151,6 +159,46 @@ def capture(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Graph:
     except Exception as error:
         text = f"{type(error).__name__}: {reason(error)}"
         raise ConfigError(f"model: torch.export cannot capture this network ({text})") from error
+
+
+def _opened(path: Path, args: tuple[Tensor, ...]) -> Graph:
+    """Open a `.pt2` file of senet as a graph. It takes the batches and sizes that were left open in the file.
+
+    Raises:
+        ConfigError: it is no such file, or does not take inputs of these shapes.
+    """
+    found, field = {METADATA: ""}, f"model: {str(path)!r}"
+    if not path.is_file():
+        raise ConfigError(f"{field}: no such file; expected: a network, or a .pt2 file that senet wrote")
+    try:
+        with warnings.catch_warnings():
+            # torch 2.11 warns about its own buffers.
+            warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
+            program = torch.export.load(path, extra_files=found)
+    except Exception as error:
+        raise ConfigError(f"{field}: not a program of torch.export ({reason(error)})") from error
+    if not found[METADATA]:
+        raise ConfigError(f"{field}: was not written by senet; expected: a file of `senet export` or export_program")
+    names = set(program.graph_signature.user_inputs)
+    inputs = [node.meta["val"] for node in program.graph.nodes if node.name in names]
+    open_dims = [[not isinstance(d, int) for d in t.shape] for t in inputs]
+    fits = len(inputs) == len(args) and all(
+        t.dim() == x.dim()
+        and t.dtype == x.dtype
+        and all(a or b == c for a, b, c in zip(o, t.shape, x.shape, strict=True))
+        for t, x, o in zip(inputs, args, open_dims, strict=True)
+    )
+    try:
+        if not fits:
+            raise ValueError("another number of inputs, dtype or shape")
+        g = Graph(program, program.module()(*args))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        wanted = "; ".join(f"{tuple(t.shape)} {t.dtype}" for t in inputs)
+        raise ConfigError(f"example: does not fit {path}, which takes {wanted} ({reason(error)})") from error
+    g.any_batch, g.any_size = open_dims[0][0], len(args) == 1 and any(open_dims[0][2:])
+    stated = json.loads(json.loads(found[METADATA]).get("senet.smallest", "[]"))
+    g.smallest = tuple(stated) if g.any_size else tuple(args[0].shape[2:])
+    return g
 
 
 def _export(flat: _Flat, args: tuple[Tensor, ...], dims: Any = None) -> ExportedProgram:
@@ -313,7 +361,7 @@ def place(node: fx.Node) -> str:
     """Name of the innermost module that a node comes from."""
     stack = node.meta.get("nn_module_stack") or {}
     names = [name for name, _ in stack.values()]
-    return names[-1].removeprefix(PREFIX) if names else node.name
+    return (names[-1] if names else "").removeprefix(PREFIX) or node.name
 
 
 def only_user(node: fx.Node) -> fx.Node | None:

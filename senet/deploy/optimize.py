@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from os import PathLike
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from senet.deploy.chains import chain_kernels
 from senet.deploy.convolutions import (
@@ -145,8 +146,8 @@ class Optimized(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         raise ConfigError(
-            "an optimized network is specific to this machine and cannot be copied or pickled; save the original and "
-            "optimize it again, or export it"
+            "an optimized network is specific to this machine and cannot be copied or pickled; save the original by "
+            "senet.deploy.program.export_program(model, 'net.pt2', example), and optimize that file"
         )
 
     def extra_repr(self) -> str:
@@ -171,7 +172,7 @@ class _Compiled(nn.Module):
 
 
 def optimize(
-    model: nn.Module,
+    model: nn.Module | str | PathLike[str],
     example: Tensor | tuple[Tensor, ...],
     *,
     engine: Literal["auto", "torch", "onnxruntime", "openvino"] | None = None,
@@ -189,7 +190,8 @@ def optimize(
     quarter of the products, and four times the memory for weights.
 
     Args:
-        model: not changed.
+        model: not changed; or the path of a `.pt2` file of `senet export` or `export_program`, which is quicker to
+            load than a network to capture.
         example: images (N, C, H, W) of the dtype and device that the network will get, and of the size if the network
             depends on it. One image is enough. On a CPU a batch is fastest with an example of that many images. A tuple
             of tensors for a network that takes several arguments; sizes other than the batch's are then fixed.
@@ -203,8 +205,8 @@ def optimize(
             Each new shape is recorded once, up to 8 shapes; further ones run without a graph.
 
     Raises:
-        ConfigError: a network that cannot be captured, an example that it does not take, `gpu_kernels` without a GPU,
-            an unknown engine, or one together with `compile` or `gpu_kernels`.
+        ConfigError: a network that cannot be captured, a file that senet did not write, an example that it does not
+            take, `gpu_kernels` without a GPU, an unknown engine, or one together with `compile` or `gpu_kernels`.
         MissingExtraError: the engine is not installed.
         RunError: the engine cannot run the network, or computes something else.
 
@@ -212,8 +214,10 @@ def optimize(
     >>> print(optimize(net, torch.zeros(1, 3, 8, 8)).rewrites)
        1 batch norm folded
     """
-    check_model(model)
-    _check_example(model, example)
+    is_file = isinstance(model, (str, PathLike))
+    if not is_file:
+        check_model(model)
+    _check_example(None if is_file else model, example)
     images, *others = inputs = inputs_of(example)
     if engine is not None:
         if compile or gpu_kernels:
@@ -224,7 +228,8 @@ def optimize(
         what = "with several inputs" if others else f"on {images.device}"
         raise ConfigError(f"gpu_kernels: True has no effect {what}; expected: False, or images on a GPU")
     g, rewrites = rewritten(model, example)
-    makers = _makers(g.copy(), inputs) if engine not in (None, "torch") else {}
+    whole = g.copy()
+    makers = _makers(whole, inputs) if engine not in (None, "torch") else {}
     if images.dim() == 4:
         channels_last(g)
     with torch.autocast(images.device.type, enabled=False):
@@ -234,8 +239,9 @@ def optimize(
         else:
             ours = {"torch": partial(_in_torch, g, images), "torch compiled": partial(_in_torch, g, images, True)}
             makers = {"auto": ours | makers, "torch": ours}.get(engine) or {engine: makers[engine]}
-            with evaluating(model), torch.no_grad():
-                want = tensors(model(*(t.clone() for t in inputs)))
+            network = whole.module if isinstance(model, (str, PathLike)) else model
+            with evaluating(network), torch.no_grad():
+                want = tensors(network(*(t.clone() for t in inputs)))
             with torch.no_grad():
                 made, chosen = fastest(makers, inputs, want, graph_key(g))
     return Optimized(g, made.run, inputs, replace(rewrites, **made.done), chosen)
@@ -266,8 +272,8 @@ def _makers(g: Graph, inputs: tuple[Tensor, ...]) -> dict[str, Callable[[], Cand
     return {name: partial(make, name) for name in ("onnxruntime", "openvino") if not is_missing(name)}
 
 
-def rewritten(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> tuple[Graph, Rewrites]:
-    """Capture a network and run the passes that pay on every device: fold norms and factors, squeeze early.
+def rewritten(model: nn.Module | str | PathLike[str], example: Tensor | tuple[Tensor, ...]) -> tuple[Graph, Rewrites]:
+    """Capture a network, or open its file; fold norms and factors, and squeeze early, which pays on every device.
 
     Raises:
         ConfigError: the network cannot be captured.
@@ -314,13 +320,13 @@ def _specialise(g: Graph, example: Tensor, compile: bool, gpu_kernels: bool) -> 
     return {"fused": fused, "winograd": winograd, "depthwise": depthwise}
 
 
-def _check_example(model: nn.Module, example: object) -> None:
+def _check_example(model: nn.Module | None, example: object) -> None:
     given: tuple[Any, ...] = example if isinstance(example, tuple) and example else (example,)
     is_fit = isinstance(given[0], Tensor) and given[0].dim() >= 3
     if not is_fit or not all(isinstance(t, Tensor) and t.dim() and t.is_floating_point() for t in given):
         expected = "images (N, C, H, W) of a floating-point dtype, or a tuple of them and other tensors"
         raise ConfigError(f"example: {describe(example)}; expected: {expected}")
-    first = next(iter(model.parameters()), given[0])
+    first = next(iter(model.parameters()), given[0]) if model is not None else torch.empty(0, device="cpu")
     for t in given:
         if t.is_meta:
             raise ConfigError("example: on the meta device; expected: images on a device with data")
@@ -338,7 +344,7 @@ def channels_last(g: Graph) -> None:
             value = g.constant(node)
             if value is not None and value.dim() == 4:
                 setattr(g.module, str(node.target), value.contiguous(memory_format=torch.channels_last))
-        elif node.op == "placeholder" and len(shape(node)) == 4:
+        elif node.op == "placeholder" and len(shape(node)) == 4 and not _is_made_channels_last(node):
             with g.graph.inserting_after(node):
                 x = g.graph.call_function(aten.contiguous.default, (node,), {"memory_format": torch.channels_last})
             x.meta = dict(node.meta)
@@ -347,3 +353,9 @@ def channels_last(g: Graph) -> None:
                 x, delete_user_cb=lambda user, x=x: user is not x and user.target is not aten.sym_size.int
             )
     g.tidy()
+
+
+def _is_made_channels_last(node: fx.Node) -> bool:
+    """Whether an input is made channels-last already, as in a file."""
+    of = [user for user in node.users if user.target is not aten.sym_size.int]
+    return len(of) == 1 and of[0].target in (aten.contiguous.default, aten.clone.default)

@@ -11,17 +11,29 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
+from torch.export import Dim, ExportedProgram
 
-from senet.deploy.graph import Graph, capture, inputs_of
+from senet.deploy.graph import METADATA, Graph, aten, capture, inputs_of
 from senet.deploy.onnx import Exported, check_exportable, deviation_of, metadata
 from senet.deploy.optimize import channels_last, rewritten
 from senet.errors import ConfigError
 from senet.files import write_atomically
 from senet.outputs import fill, tensors
 
-METADATA = "senet.json"
-"""File in the program's archive with its metadata, see `senet.deploy.onnx.metadata`."""
+
+def _smallest(program: ExportedProgram, batch: Tensor) -> tuple[int, ...]:
+    """The least height and width that torch takes, which may be more than the network does."""
+    name = next(iter(program.graph_signature.user_inputs))
+    x = next(node for node in program.graph.nodes if node.name == name).meta["val"]
+    size = [int(program.range_constraints[d.node.expr].lower) for d in x.shape[2:]]
+    # What torch asserts of products and quotients of sizes is not in its ranges.
+    while size != list(batch.shape[2:]):
+        try:
+            program.module()(batch.new_zeros(*batch.shape[:2], *size))
+            break
+        except AssertionError:
+            size = [min(2 * d, most) for d, most in zip(size, batch.shape[2:], strict=True)]
+    return tuple(size)
 
 
 class _Nested(nn.Module):
@@ -48,7 +60,8 @@ def export_program(
 ) -> Exported:
     """Export a network in inference to a `.pt2` file, of any batch size if the network allows it.
 
-    `torch.export.load(path).module()` runs it; `torch._inductor.aoti_compile_and_package` compiles it ahead of time.
+    `torch.export.load(path).module()` runs it, and `senet.optimize(path, example)` makes it fast.
+    `torch._inductor.aoti_compile_and_package` compiles it ahead of time.
 
     Args:
         model: float32, on the CPU.
@@ -67,10 +80,12 @@ def export_program(
     check_exportable(model, path, example)
     g, rewrites = rewritten(model, example) if optimize else (capture(model, example), None)
     images = inputs_of(example)[0]
-    if optimize and images.dim() == 4:
-        channels_last(g)
     if any_size and not g.any_size:
         raise ConfigError("any_size: True, but this network takes images of one size; expected: False")
+    # Of channels-last feature maps whose channels are padded, as in option A, torch exports even sizes only.
+    is_padded = any(g.calls(aten.pad.default, aten.constant_pad_nd.default))
+    if optimize and images.dim() == 4 and not (any_size and is_padded):
+        channels_last(g)
     open_dims: dict[int, Any] = {0: Dim.DYNAMIC} if g.any_batch else {}
     smallest = g.smallest if any_size else ()
     open_dims |= {2 + i: Dim.DYNAMIC(min=low) for i, low in enumerate(smallest)}
@@ -78,10 +93,7 @@ def export_program(
     more = ((open_sizes,) * (len(batch) - 1),) * (len(batch) > 1)
     with torch.no_grad():
         program = torch.export.export(_Nested(g).eval(), batch, dynamic_shapes=(open_sizes, *more))
-    # torch may refuse sizes below its own estimate of what the operations take.
-    name = next(iter(program.graph_signature.user_inputs))
-    x = next(node for node in program.graph.nodes if node.name == name).meta["val"]
-    smallest = tuple(int(program.range_constraints[d.node.expr].lower) for d in x.shape[2:]) if any_size else ()
+    smallest = _smallest(program, batch[0]) if any_size else ()
     about = metadata(model, "any" if optimize else None, classes, smallest, about or {})
     data = BytesIO()
     with warnings.catch_warnings():

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from senet import ConfigError
+from senet import ConfigError, optimize
 from senet.deploy.program import METADATA, export_program
 from tests.deploy.networks import images, small
 
@@ -64,3 +64,54 @@ def test_as_it_is_and_refused(tmp_path: Path) -> None:
     assert any("norm" in name for name in names)
     with pytest.raises(ConfigError, match=r"example: torch\.float64 on cpu"):
         export_program(small(), tmp_path / "n.pt2", images(1).double())
+
+
+def test_a_file_is_optimized_without_its_network(tmp_path: Path) -> None:
+    model, path = small(), tmp_path / "n.pt2"
+    export_program(model, path, images(1), any_size=True)
+    fast = optimize(path, images(1))
+    assert (fast.any_batch, fast.any_size, fast.smallest) == (True, True, (3, 3))
+    with torch.no_grad():
+        for x in (images(1), images(3, 24)):
+            torch.testing.assert_close(fast(x), model(x), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ConfigError, match="H >= 3, W >= 3"):
+        fast(images(1, 2))
+
+
+def test_a_file_of_one_size_keeps_it(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 2)).eval()
+    path = export_program(model, tmp_path / "n.pt2", images(2, 8)).path
+    fast = optimize(str(path), images(2, 8))
+    assert not fast.any_size
+    with torch.no_grad():
+        torch.testing.assert_close(fast(images(5, 8)), model(images(5, 8)), rtol=1e-5, atol=1e-5)
+    for wrong in (images(2, 9), images(2, 8).double(), (images(2, 8), images(2, 8)), torch.zeros(2, 4, 8, 8)):
+        with pytest.raises(ConfigError, match=r"example: .*(does not fit|expected)"):
+            optimize(path, wrong)
+
+
+def test_padded_channels_take_odd_sizes(tmp_path: Path) -> None:
+    """The shortcuts of option A, of channels-last feature maps, would be exported for even sizes only."""
+
+    class Shortcut(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4))
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), Shortcut()).eval()
+    path = export_program(model, tmp_path / "n.pt2", images(1, 16), any_size=True).path
+    with torch.no_grad():
+        x = images(2, 17)
+        torch.testing.assert_close(torch.export.load(path).module()(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    other, text = tmp_path / "other.pt2", tmp_path / "text.pt2"
+    torch.export.save(torch.export.export(nn.Conv2d(3, 8, 3), (images(1, 8),)), other)
+    text.write_text("no program")
+    for path, says in (
+        (other, "was not written by senet; expected: a file of `senet export`"),
+        (text, r"not a program of torch\.export"),
+        (tmp_path / "none.pt2", "no such file; expected: a network, or a .pt2 file"),
+    ):
+        with pytest.raises(ConfigError, match=f"model: '.*{path.name}'.*{says}"):
+            optimize(path, images(1, 8))
