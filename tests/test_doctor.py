@@ -310,7 +310,7 @@ def test_a_unit_that_blocks_share_is_noted() -> None:
     report = doctor(model, images(16))
     assert report.healthy
     assert len(report.units) == 8
-    assert report.notes[0].startswith("features.stage3.block2.se: called 2 times")
+    assert report.notes[0].startswith("SE_3_2: called 2 times")
 
 
 def test_a_missing_unit_of_the_table_is_noted() -> None:
@@ -404,7 +404,7 @@ def not_a_number(unit: nn.Module, block: nn.Module) -> None:
 @pytest.mark.parametrize(
     ("damage", "kind", "words"),
     [
-        (bias_of_50, "saturated", "100% of its gates"),
+        (bias_of_50, "saturated", "100 % of its gates"),
         (no_weights, "constant", "weights are zero"),
         (dead_for_good, "constant", "hidden layer is zero"),
         (frozen, "no-gradient", "fc1.weight, fc1.bias cannot learn"),
@@ -469,7 +469,7 @@ def test_a_last_layer_of_zeros_is_a_start_too() -> None:
     report = doctor(model, images(16))
     assert (kinds(report), report.notes) == (
         [],
-        ("features.stage3.block2.se: its last layer is zero: the initial state, in which all gates are equal",),
+        ("SE_3_2: its last layer is zero: the initial state, in which all gates are equal",),
     )
     model(images(16))
     assert kinds(doctor(model, images(16))) == [("constant", "features.stage3.block2.se")]
@@ -496,7 +496,7 @@ def test_a_unit_dead_at_its_draw_is_a_note_and_after_training_a_fault() -> None:
     report = doctor(model, images(16))
     assert kinds(report) == []
     assert report.units[0].alive == 0
-    assert report.notes[0].startswith(f"{name}: its hidden layer is zero for all images, by chance")
+    assert report.notes[0].startswith("SE_2_1: its hidden layer is zero for all images, by chance")
     model(images(16))
     assert kinds(doctor(model, images(16))) == [("constant", name)]
     # A trained network may be dead to noise alone.
@@ -595,7 +595,7 @@ def test_the_report_is_a_table() -> None:
     bias_of_50(model.features.stage2.block1.se, model)
     lines = str(doctor(model, images(16))).splitlines()
     assert lines[0] == "1 of 9 units has a fault, on 4 images, 3 x 16 x 16"
-    assert lines[1].startswith("saturated: SE_2_1 (features.stage2.block1.se): 100% of its gates")
+    assert lines[1].startswith("saturated: SE_2_1 (features.stage2.block1.se): 100 % of its gates")
     table = lines[lines.index("") + 1 :]
     assert table[0].split()[:3] == ["unit", "kind", "channels"]
     assert table[2].split() == [
@@ -607,8 +607,10 @@ def test_the_report_is_a_table() -> None:
         "1.000",
         "0.000",
         "0.000",
-        "100%",
-        "100%",
+        "100",
+        "%",
+        "100",
+        "%",
     ]
 
 

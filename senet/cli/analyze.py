@@ -173,18 +173,18 @@ def _print(gates: Gates, folder: Path, outputs: int, notes: Sequence[str]) -> No
     print("".join(f"note: {note}\n" for note in notes))
     hows = list(gates.ablation)
     rows: list[tuple[str, ...]] = [
-        ("unit", "channels", "mean gate", "< 0.05", "> 0.95", "near 1", "specificity", "entropy, bits", *hows)
+        ("unit", "channels", "mean gate", "< 0.05, %", "> 0.95, %", "near 1, %", "specificity", "entropy, bits")
     ]
     for u in gates.units:
         r = _row(u)
-        shares = (f"{100 * r[name]:.1f} %" for name in ("below_0.05", "above_0.95", "near_one"))
-        errors = (f"{u.ablation[how]:.2f} %" for how in hows)
-        numbers = (f"{r['specificity']:.3f}", f"{r['entropy']:.2f}")
-        rows.append((u.label, f"{u.channels:,}", f"{r['mean']:.3f}", *shares, *numbers, *errors))
-    if hows:
-        rows.append(("all units", *[""] * 7, *(f"{gates.ablation[how]:.2f} %" for how in hows)))
+        shares = (f"{100 * r[name]:.1f}" for name in ("below_0.05", "above_0.95", "near_one"))
+        rows.append(
+            (u.label, f"{u.channels:,}", f"{r['mean']:.3f}", *shares, f"{r['specificity']:.3f}", f"{r['entropy']:.2f}")
+        )
     print(table(rows))
     if hows:
-        print("mean, other, one: top-1 error with a unit's gates at their mean, another image's, one")
+        errors = [(u.label, u.ablation) for u in gates.units] + [("all units", gates.ablation)]
+        print("\ntop-1 error in percent, with gates replaced by their mean, by those of another image, by one")
+        print(table([("unit", *hows), *((name, *(f"{found[how]:.2f}" for how in hows)) for name, found in errors)]))
         print(worth(gates.top1_error, gates.ablation, gates.images))
     print(f"\ngates     {folder}/gates.npz")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from senet.cli.checkpoint import add_checkpoint, is_untrained, open_checkpoint
-from senet.cli.output import print_json
+from senet.cli.output import print_json, table
 from senet.cli.parse import Parser, data_fields, with_data
 from senet.cli.views import add_part
 from senet.errors import ConfigError, DataError
@@ -78,8 +78,10 @@ def run(argv: list[str]) -> int:
     if line["json"]:
         print_json({"model": checkpoint.recipe.name, "images": source, "healthy": report.healthy, **asdict(report)})
     else:
-        verdict, *rest = str(report).splitlines()
+        _, *rest = str(replace(report, units=())).splitlines()
         said = [f"note: {note}" for note in notes]
-        on = f"{report.verdict.rpartition(', on ')[0]}, on {source}" if part is not None else verdict
+        on = f"{report.verdict.rpartition(', on ')[0]}, on {source}" if part is not None else report.verdict
         print(f"{checkpoint.recipe.name}: {on}", *said, *rest, sep="\n")
+        if report.units:
+            print("", table(report.rows, left=(0, 1)), sep="\n")
     return 0 if report.healthy else 1

@@ -16,7 +16,7 @@ from typing import Any, Literal
 def table(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
     """Return rows of text as aligned columns, with a line below the first row.
 
-    On a terminal that is narrower, the words of the head are stacked, and then the first column is cut.
+    On a terminal that is narrower, the words of the head are stacked, columns move together, and the first one is cut.
 
     Args:
         rows: cells, row by row; the first row is the head.
@@ -25,9 +25,11 @@ def table(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
     (*head,), *body = rows
     room = get_terminal_size().columns if sys.stdout.isatty() else math.inf
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    between = "  "
     if sum(widths) + 2 * (len(widths) - 1) > room:
         longest = [max(map(len, (*name.split(), *cells))) for name, *cells in zip(head, *body, strict=True)]
-        over = sum(longest) + 2 * (len(longest) - 1) - room
+        between = "  " if sum(longest) + 2 * (len(longest) - 1) <= room else " "
+        over = sum(longest) + len(between) * (len(longest) - 1) - room
         widths = [max(min(12, longest[0]), longest[0] - int(max(over, 0))), *longest[1:]]
     stacked = [textwrap.wrap(name, width) or [""] for name, width in zip(head, widths, strict=True)]
     tall = max(map(len, stacked))
@@ -38,7 +40,7 @@ def table(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
         cells = [
             cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(cut, widths, strict=True))
         ]
-        lines.append("  ".join(cells).rstrip())
+        lines.append(between.join(cells).rstrip())
     rule = "-" * max(map(len, lines))
     return "\n".join([*(styled(line, "bold") for line in lines[:tall]), styled(rule, "faint"), *lines[tall:]])
 

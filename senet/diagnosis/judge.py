@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from senet.diagnosis.discovery import Candidate, Watch, ends
+from senet.diagnosis.labels import label
 from senet.diagnosis.report import Finding, Kind
 
 HALF = 65504.0
@@ -49,7 +50,8 @@ class Judge:
 
     def lines(self) -> tuple[str, ...]:
         """The notes, one line each."""
-        return tuple(": ".join(filter(None, (some(names), text))) for text, names in self.notes.items())
+        named = ((some([label(name) for name in units]), text) for text, units in self.notes.items())
+        return tuple(": ".join(filter(None, words)) for words in named)
 
     def look(self, s: Candidate) -> None:
         """Add the first fault of a unit; later ones would be consequences of it."""
@@ -101,7 +103,8 @@ class Judge:
             return
         if (part := saturated(s, gate)) >= 0.99:
             fix = "check its biases, and the scale of its weights and of its input"
-            self.fault("saturated", s, f"{part:.0%} of its gates are within {NEAR} of an end of their range; {fix}")
+            share = f"{100 * part:.0f} % of its gates"
+            self.fault("saturated", s, f"{share} are within {NEAR} of an end of their range; {fix}")
             return
         last_is_zero = bool(s.layers) and not s.layers[-1].weight.any()  # type: ignore[operator]
         is_start = (is_drawn and last_is_zero) or (s.inserted and bool((gate == 1).all()))

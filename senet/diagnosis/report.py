@@ -90,7 +90,21 @@ class Report:
         lines = [self.verdict]
         lines += [f"{f.kind}: {_named(f.unit)}: {f.message}" for f in self.findings]
         lines += [f"note: {note}" for note in self.notes]
-        return "\n".join([*lines, *(["", *_table(self.units)] if self.units else ())])
+        return "\n".join([*lines, *(["", *_aligned(self.rows)] if self.units else ())])
+
+    @property
+    def rows(self) -> list[tuple[str, ...]]:
+        """The table as cells, its head first."""
+        spread = "over images", "over channels"
+        found: list[tuple[str, ...]] = [
+            ("unit", "kind", "channels", "hidden", "runs", "gate", *spread, "saturated", "alive")
+        ]
+        for r in self.units:
+            counts = (_cell(value, "") for value in (r.channels, r.hidden, r.runs))
+            gates = (_cell(value, ".3f") for value in (r.mean_gate, r.over_images, r.over_channels))
+            parts = ("-" if value is None else f"{100 * value:.0f} %" for value in (r.saturated, r.alive))
+            found.append((label(r.name), r.kind, *counts, *gates, *parts))
+        return found
 
     @property
     def verdict(self) -> str:
@@ -110,25 +124,8 @@ def _count(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
-def _table(units: tuple[UnitRow, ...]) -> list[str]:
-    """Format the rows as aligned columns under a header line."""
-    head = (
-        "unit",
-        "kind",
-        "channels",
-        "hidden",
-        "runs",
-        "gate",
-        "over images",
-        "over channels",
-        "saturated",
-        "alive",
-    )
-    rows: list[tuple[str, ...]] = [head]
-    for r in units:
-        gates = [_cell(value, ".3f") for value in (r.mean_gate, r.over_images, r.over_channels)]
-        parts = [_cell(value, ".0%") for value in (r.saturated, r.alive)]
-        rows.append((label(r.name), r.kind, _cell(r.channels, ""), _cell(r.hidden, ""), str(r.runs), *gates, *parts))
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    """Rows as aligned columns, with a line below the first."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     words = [
         [cell.rjust(w) if i > 1 else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]

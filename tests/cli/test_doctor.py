@@ -43,7 +43,7 @@ def test_status_0_where_healthy_and_1_where_not(senet: Call, checkpoints: tuple[
     status, out, _ = senet("doctor", ill, *words)
     assert status == 1
     assert out.startswith("se_resnet20: 1 of 9 units has a fault, on 16 of 359 held-out digits\n")
-    assert "saturated: SE_3_1 (features.stage3.block1.se): 100% of its gates" in out
+    assert "saturated: SE_3_1 (features.stage3.block1.se): 100 % of its gates" in out
 
 
 def test_json(senet: Call, checkpoints: tuple[Path, Path]) -> None:
