@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN, RetinaNet
+from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from senet import ConfigError, create_model, get_net
@@ -140,21 +140,21 @@ class Bare(nn.Module):
         return self.body(x)
 
 
-@pytest.mark.parametrize("head", ["fasterrcnn", "retinanet"])
+@pytest.mark.parametrize("head", ["fasterrcnn", "maskrcnn", "retinanet"])
 def test_protocol_torchvision_is_torchvisions_own(head: str) -> None:
     ours = detector_of(f"{head}_se_resnet18_fpn", protocol="torchvision")
     same = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3, "_skip_resize": True}
     same |= {"min_size": 64, "max_size": 96}
     sizes = tuple((2**k,) for k in range(5, 10))
     anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * 5)
-    theirs: Any = (
-        FasterRCNN(Bare(ours.backbone), 4, rpn_anchor_generator=anchors, **same, **FEW)
-        if head == "fasterrcnn"
-        else RetinaNet(Bare(ours.backbone), 4, **same)
-    )
+    if head == "retinanet":
+        theirs: Any = RetinaNet(Bare(ours.backbone), 4, **same)
+    else:
+        cls = FasterRCNN if head == "fasterrcnn" else MaskRCNN
+        theirs = cls(Bare(ours.backbone), 4, rpn_anchor_generator=anchors, **same, **FEW)
     weights = {n.replace("backbone.", "backbone.body."): t for n, t in ours.state_dict().items()}
     theirs.load_state_dict(weights)
-    images, targets = batch()
+    images, targets = batch(masks=head == "maskrcnn")
     images, targets = [images[0], images[0].flip(1)], [targets[0], targets[0]]
     found = []
     for detector in (ours, theirs):
