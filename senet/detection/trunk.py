@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,13 +74,11 @@ class OtherFeatures(nn.Module):
         self.channels = tuple(found[stride][1] for stride in STRIDES)
         self._maps: dict[str, Tensor] = {}
         for place in self.places:
-            network.get_submodule(place).register_forward_hook(self._keep(place))
+            # A method, so that the hook of a copy, as of a moving average, is the copy's.
+            network.get_submodule(place).register_forward_hook(partial(self._keep, place))
 
-    def _keep(self, place: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            self._maps[place] = output
-
-        return hook
+    def _keep(self, place: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        self._maps[place] = output
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Compute the feature maps, shallowest first."""

@@ -122,8 +122,9 @@ def initial_detector(recipe: Recipe, net: DetectorNet) -> tuple[nn.Module, LoadR
         return model, report
     source = torchvision_detector(t.weights) if t.weights.startswith("torchvision:") else None
     if source is None and t.weights != PRETRAINED:
-        found = as_source(t.weights)
-        if any(name.startswith(("rpn.", "roi_heads.", "head.")) for name in found.tensors):
+        # Not by the conventions of classifiers, which take the trunk out of it.
+        found = as_source(t.weights, is_detector)
+        if is_detector(found.tensors):
             source = dict(found.tensors)
     if t.weights == PRETRAINED:
         raise ConfigError(
@@ -149,6 +150,11 @@ def initial_detector(recipe: Recipe, net: DetectorNet) -> tuple[nn.Module, LoadR
     report = replace(report, notes=tuple(notes))
     model.preprocessing = report.preprocessing  # type: ignore[assignment]
     return model, report
+
+
+def is_detector(names: Collection[str]) -> bool:
+    """Whether these are the names of a detector's weights, ours or torchvision's."""
+    return any(name.startswith(("rpn.", "roi_heads.", "head.classification_head.")) for name in names)
 
 
 def _load_other_trunk(model: nn.Module, net: DetectorNet, weights: str) -> LoadReport:

@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from faster_coco_eval.core import mask
+from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
+from senet import create_model
 from senet.cli import main
 from senet.data import open_data
 from senet.errors import ConfigError
@@ -21,6 +24,7 @@ from senet.runs.checkpoint import load, read_ckpt
 from senet.runs.metrics import read_metrics
 from senet.training.callbacks import Interrupted
 from senet.training.run import train
+from senet.training.weights import initial_network, with_weights
 from tests.detection.data import coco
 
 
@@ -34,12 +38,22 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return read_ckpt(folder / "last.ckpt")["state_dict"]
 
 
-def test_a_run_its_figures_and_an_interrupted_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("model", "fields"),
+    [
+        ("retinanet_resnet18_fpn", {}),
+        pytest.param("fasterrcnn_se_resnet18_fpn", {"rois": 32, "proposals": (40, 20)}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_its_figures_and_an_interrupted_one(model: str, fields: dict[str, Any], tmp_path: Path) -> None:
     folder = coco(tmp_path / "data", train=4, val=2)
-    recipe = recipe_of(folder)
+    recipe = recipe_of(folder, model)
+    recipe = replace(recipe, model=replace(recipe.model, **fields))
     done = train(recipe, open_data(recipe.data, 0), tmp_path / "whole", quiet=True)
     last = done.history[-1]
-    assert last.train["loss"] == pytest.approx(last.train["classification"] + last.train["bbox_regression"])
+    terms = last.train.keys() - {"loss", "lr", "seconds"}
+    assert len(terms) == (4 if fields else 2)
+    assert last.train["loss"] == pytest.approx(sum(last.train[term] for term in terms))
     assert done.summary.measured.keys() >= {"ap", "ap50", "ap75"}
     assert done.summary.class_images == {"red": 3, "green": 2, "blue": 2}
     assert read_metrics(tmp_path / "whole") == done.history
@@ -122,3 +136,104 @@ def test_a_wrong_task_is_refused_in_python(tmp_path: Path) -> None:
     wrong = replace(recipe, model=replace(recipe_for("digits").model))
     with pytest.raises(ConfigError, match=r"data.labels: 'boxes' are for a detector"):
         train(wrong, open_data(recipe.data, 0), tmp_path / "run", quiet=True)
+
+
+@pytest.mark.slow
+def test_an_average_of_a_trunk_that_is_not_ours(tmp_path: Path) -> None:
+    """The average is a copy that runs by itself, is measured and kept."""
+    recipe = recipe_of(coco(tmp_path / "data", train=4, val=2), "retinanet_timm:resnet18_fpn+se", ema=0.5)
+    recipe = replace(recipe, train=replace(recipe.train, epochs=1))
+    train(recipe, open_data(recipe.data, 0), tmp_path / "run", quiet=True)
+    kept = load(tmp_path / "run").model
+    trained, name = weights(tmp_path / "run"), "backbone.trunk.network.layer1.0.conv1.weight"
+    of_average = trained[f"average.module.{name}"]
+    assert torch.equal(kept.state_dict()[name], of_average)
+    assert not torch.equal(trained[f"network.{name}"], of_average)
+
+
+def of_torchvision(classes: int) -> Any:
+    """torchvision's detector with random weights and statistics, as in a file of its own."""
+    detector = fasterrcnn_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=classes, box_detections_per_img=20, rpn_pre_nms_top_n_test=50
+    )
+    generator = torch.Generator().manual_seed(0)
+    for name, t in detector.state_dict().items():
+        if name.endswith("running_var"):
+            t.uniform_(0.5, 1.5, generator=generator)
+        elif name.endswith("running_mean"):
+            t.normal_(0, 0.1, generator=generator)
+    return detector.eval()
+
+
+@pytest.mark.slow
+def test_a_whole_detector_of_torchvision(tmp_path: Path) -> None:
+    theirs = of_torchvision(4)
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+    folder = coco(tmp_path / "data", train=2, val=2)
+    recipe = recipe_for(str(folder), model="fasterrcnn_resnet50_fpn", weights=str(tmp_path / "theirs.pth"))
+    model = replace(recipe.model, num_classes=3, proposals=(2000, 50))
+    recipe = with_weights(
+        replace(recipe, model=model, train=replace(recipe.train, weights=str(tmp_path / "theirs.pth")))
+    )
+    network, report = initial_network(recipe)
+    assert report is not None
+    assert report.notes[-1] == "all of the detector"
+    # Theirs normalises and scales by itself; ours takes images that are.
+    theirs.transform = network.transform
+    theirs.roi_heads.detections_per_img = 100
+    theirs.rpn._post_nms_top_n["testing"] = 50
+    images = [torch.randn(3, *side, generator=torch.Generator().manual_seed(1)) for side in ((64, 96), (90, 70))]
+    with torch.no_grad():
+        one, two = network.eval()(images), theirs(images)
+    assert all(len(found["boxes"]) > 3 for found in one)
+    for a, b in zip(one, two, strict=True):
+        assert all(torch.equal(a[name], b[name]) for name in b)
+    # Other classes: the layers that know them are drawn, and all else stays.
+    other = replace(recipe, model=replace(recipe.model, num_classes=2))
+    network, report = initial_network(other)
+    assert report is not None
+    assert report.notes[-1].startswith("drawn, since other classes are wanted: roi_heads.box_predictor.bbox_pred.bias")
+    name = "roi_heads.box_head.fc6.weight"
+    assert torch.equal(network.state_dict()[name], theirs.state_dict()[name])
+
+
+@pytest.mark.slow
+def test_masks_of_polygons_and_run_lengths_train_a_mask_rcnn(tmp_path: Path) -> None:
+    """The same rectangles written in three ways; a step of training moves the mask head, and AP is that of masks."""
+    folder = coco(tmp_path / "data", train=3, val=1)
+    file = folder / "annotations/instances_train.json"
+    table = json.loads(file.read_text())
+    sizes = {row["id"]: (row["height"], row["width"]) for row in table["images"]}
+    for i, row in enumerate(table["annotations"]):
+        height, width = sizes[row["image_id"]]
+        left, top, w, h = row["bbox"]
+        # Down the columns: first zeros, then ones.
+        counts = [left * height + top, *[h, height - h] * (w - 1), h]
+        counts.append(height * width - sum(counts))
+        if i % 3:
+            row["segmentation"] = {"size": [height, width], "counts": counts}
+        if i % 3 == 2:
+            lengths = mask.frPyObjects(row["segmentation"], height, width)
+            row["segmentation"]["counts"] = lengths["counts"].decode()
+    file.write_text(json.dumps(table))
+    recipe = recipe_of(folder, "maskrcnn_se_resnet18_fpn")
+    recipe = replace(
+        recipe,
+        model=replace(recipe.model, rois=8, proposals=(10, 10)),
+        data=replace(recipe.data, labels="masks", image_size=64, scales=(), flip=False),
+        train=replace(recipe.train, epochs=1),
+    )
+    data = open_data(recipe.data, 0)
+    for i, o in enumerate(data.train.objects):  # type: ignore[attr-defined]
+        _, (target,) = data.train.prepare(data.train[(0, [i])], torch.device("cpu"))
+        assert len(target["masks"]) == len(o.boxes)
+        for found, (left, top, w, h) in zip(target["masks"], o.boxes.astype(int).tolist(), strict=True):
+            wanted = torch.zeros_like(found)
+            wanted[top : top + h, left : left + w] = 1
+            assert torch.equal(found, wanted)
+    start = create_model(replace(recipe.model, num_classes=3)).state_dict()
+    done = train(recipe, data, tmp_path / "run", quiet=True)
+    assert done.history[0].train["loss_mask"] > 0
+    assert done.summary.measured["ap"] is not None
+    name = "roi_heads.mask_predictor.mask_fcn_logits.weight"
+    assert not torch.equal(weights(tmp_path / "run")[f"network.{name}"], start[name])
