@@ -297,8 +297,10 @@ def planned(
     if budget:
         experiments = within(experiments, clock, budget, jobs, shorten)
     if line["budget"]:
-        for name, recipe in Plan(experiments=tuple(experiments)).runs.items():
-            print(f"  {name}: {epochs(recipe.train.epochs)}")
+        chosen = {name: epochs(recipe.train.epochs) for e in experiments for name, recipe in e.trained.items()}
+        some, *others = dict.fromkeys(chosen.values())
+        each = ", ".join(f"{name} {length}" for name, length in chosen.items()) if others else f"{some} a run"
+        print(f"in {line['budget']}: {each}")
     said = dict.fromkeys(line for counts in clock.counts.values() for line in (*counts.said, counts.words))
     print("\n".join([*said, *time_left(experiments, folder, clock)]), flush=True)
     return list(experiments)
