@@ -182,7 +182,7 @@ def test_a_budget_chooses_the_epochs_of_a_pair(senet: Call) -> None:
     status, out, err = senet("train", *small[:-1], "--budget", "1d", "--plan")
     assert status == 0, err
     # The recipe's own, which fit.
-    assert "se_resnet20-seed0: 12 epochs" in out
+    assert "\nin 1d: 12 epochs a run\n" in out
     assert "takes about" in senet("train", *small[:-1], "--budget", "1s", "--plan")[2]
 
 
