@@ -24,6 +24,7 @@ NOT_RUN = {
     "pytest": "is the tests themselves",
     "app": "serves a page until Ctrl-C; tests/app has it",
     "imagenet": "needs ImageNet",
+    "places365": "needs Places365",
 }
 """Why a command of a guide is not run here, by a word in it."""
 
