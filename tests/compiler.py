@@ -13,8 +13,10 @@ from senet.kernels import cc
 def no_compiler() -> Iterator[None]:
     """Nothing is compiled or loaded in here, and a warning says so."""
     cc.library.cache_clear()
+    cc.are_there.cache_clear()
     try:
         with patch.dict("os.environ", {"PATH": "", "CC": ""}):
             yield
     finally:
         cc.library.cache_clear()
+        cc.are_there.cache_clear()

@@ -9,8 +9,10 @@ import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -49,6 +51,8 @@ def library(source: Path) -> ctypes.CDLL | None:
         if not (folder / name).is_file():
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
                 made = Path(scratch) / name
+                if sys.stderr.isatty():
+                    print(f"senet: compiling {source.name} for this processor, once", file=sys.stderr)
                 command = [*cc, *FLAGS, f"-I{HEADERS}", str(source), "-o", str(made), "-lm"]
                 done = subprocess.run(command, capture_output=True, text=True)
                 if done.returncode:
@@ -60,6 +64,16 @@ def library(source: Path) -> ctypes.CDLL | None:
     # Path.home raises RuntimeError where there is none, shlex ValueError for an unclosed quote.
     except (OSError, RuntimeError, ValueError) as error:
         return _warn(source, str(error))
+
+
+@cache
+def are_there(sources: tuple[Path, ...]) -> bool:
+    """Whether all these files are or can be compiled; at the same time, for it takes some 25 s of processor time."""
+    # One warning is enough.
+    if library(sources[0]) is None:
+        return False
+    with ThreadPoolExecutor() as pool:
+        return all(list(pool.map(library, sources)))
 
 
 def processor() -> str:

@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from senet.kernels.block_epilogue import c as c_passes
 from senet.kernels.block_epilogue import reference
+from senet.kernels.cc import are_there
 
 Kernel = Literal["triton", "c", "reference", "layers", "torch"]
 
@@ -138,8 +139,9 @@ def c_convolutions(device: torch.device, dtype: torch.dtype) -> bool:
     from senet.kernels.conv3x3 import c as conv3x3_c
     from senet.kernels.depthwise import c as depthwise_c
     from senet.kernels.direct import c as direct_c
+    from senet.kernels.gates import c as gates_c
 
-    return all(c.available() for c in (conv1x1_c, conv3x3_c, depthwise_c, direct_c))
+    return are_there(tuple(c.SOURCE for c in (gates_c, conv1x1_c, conv3x3_c, depthwise_c, direct_c)))
 
 
 def table() -> str:

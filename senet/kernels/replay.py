@@ -2,7 +2,7 @@
 
 A chain runs once through torch for each shape of its inputs, and its calls are recorded: functions, addresses and
 numbers. Replayed, only the addresses of inputs and outputs change. Memory is planned as it is recorded: what a later
-operation does not read is used again.
+operation does not read is used again. All chains of a thread work in the same memory.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from ctypes import c_int64, c_void_p, cast
+from itertools import accumulate
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,6 @@ class Recording:
 
     def __init__(self, chain: fx.GraphModule, inputs: Sequence[Tensor]) -> None:
         self.calls: list[tuple[Any, Sequence[Tensor | None], Sequence[int]]] = []
-        self.arena = Arena()
         self.blocks: list[Tensor] = []
         self.free: list[int] = []
         self.taken: list[int] = []
@@ -124,35 +124,58 @@ class Recording:
         )
         if block is None:
             block = len(self.blocks)
-            self.blocks.append(self.arena.take(size))
+            # While it is recorded; then blocks become places in the thread's memory.
+            self.blocks.append(torch.empty(-(-size // 16) * 16, dtype=torch.float32, device="cpu"))
         else:
             self.free.remove(block)
         self.taken.append(block)
         return _shaped(self.blocks[block], shape)
 
     def _compile(self, inputs: Sequence[Tensor], results: Sequence[Tensor]) -> None:
-        """Write the calls as one array of numbers, with the places of the inputs' and results' addresses."""
+        """Write the calls as one array of numbers, with the places of the addresses that change."""
         places: dict[int, list[int]] = {x.data_ptr(): [] for x in (*inputs, *results)}
+        starts = [block.data_ptr() for block in self.blocks]
+        ends = list(accumulate(4 * len(block) for block in self.blocks))
+        sizes = dict(zip(starts, map(len, self.blocks), strict=True))
         array: list[int] = []
+        # Places in the array, and bytes from the start of the thread's memory.
+        self.inner: list[tuple[int, int]] = []
         for function, tensors, numbers in self.calls:
             array += [cast(function, c_void_p).value or 0, len(tensors) + len(numbers)]
             for t in tensors:
                 address = 0 if t is None else t.data_ptr()
                 if address in places:
                     places[address].append(len(array))
+                else:
+                    for start, end in zip(starts, ends, strict=True):
+                        if start <= address < start + 4 * sizes[start]:
+                            self.inner.append((len(array), end - 4 * sizes[start] + address - start))
                 array.append(address)
             array += numbers
         self.array, self.count = (c_int64 * len(array))(*array), len(self.calls)
         self.inputs = [places[x.data_ptr()] for x in inputs]
-        sizes = {block.data_ptr(): len(block) for block in self.blocks}
         self.results = [(places[t.data_ptr()], sizes[t.data_ptr()], tuple(t.shape)) for t in results]
+        self.size, self.base = ends[-1] // 4 if ends else 0, 0
+        # What the calls hold are constants; blocks are not needed any more.
+        constants = (t for _, tensors, _ in self.calls for t in tensors if t is not None)
+        self.calls, self.constants = [], [t for t in constants if not self._is_inside(t, inputs)]
+        self.blocks = []
         lib = library(SOURCE)
         assert lib is not None
         self.replay = lib.replay
 
+    def _is_inside(self, t: Tensor, inputs: Sequence[Tensor]) -> bool:
+        memory = t.untyped_storage().data_ptr()
+        return any(memory == other.untyped_storage().data_ptr() for other in (*self.blocks, *inputs))
+
     def __call__(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Replay the calls."""
         array, results = self.array, []
+        base = _memory(self.size)
+        if base != self.base:
+            for i, offset in self.inner:
+                array[i] = base + offset
+            self.base = base
         for x, places in zip(inputs, self.inputs, strict=True):
             address = x.data_ptr()
             for i in places:
@@ -166,6 +189,18 @@ class Recording:
             results.append(_shaped(y, shape))
         self.replay(array, c_int64(self.count))
         return tuple(results)
+
+
+_kept = threading.local()
+
+
+def _memory(size: int) -> int:
+    """Address of this thread's memory for what chains compute on the way, at least `size` floats."""
+    memory = getattr(_kept, "memory", None)
+    if memory is None or len(memory) < size:
+        memory = _kept.memory = Arena().take(size)
+        _kept.address = memory.data_ptr()
+    return _kept.address
 
 
 def _is_planar(node: fx.Node) -> bool:

@@ -49,7 +49,7 @@ def test_without_a_compiler() -> None:
     with no_compiler():
         with pytest.warns(RuntimeWarning, match=r"passes.c is not compiled \(no C compiler"):
             assert dispatch.block_epilogue(CPU, torch.float32) == "reference"
-        with pytest.warns(RuntimeWarning, match=r"conv1x1.c is not compiled \(no C compiler"):
+        with pytest.warns(RuntimeWarning, match=r"gates.c is not compiled \(no C compiler"):
             assert dispatch.conv1x1(CPU, torch.float32, 64) == "torch"
         # Once is enough: warnings are errors here.
         assert dispatch.conv3x3(torch.zeros(64, 64, 3, 3), 3136, 196) == "torch"
