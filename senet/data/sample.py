@@ -8,6 +8,7 @@ import numpy as np
 
 from senet.data.folders import printable
 from senet.data.images import converted, is_wide, lost, opened
+from senet.data.shards import ShardFiles, sources_at
 from senet.errors import DataError
 from senet.recipes.recipe import DataRecipe
 
@@ -31,7 +32,10 @@ def sample_notes(files: Sequence[str], recipe: DataRecipe) -> tuple[str, ...]:
     constant: list[str] = []
     wide: list[np.ndarray] = []
     narrow: list[np.ndarray] = []
-    for file in dict.fromkeys(files[i] for i in numbers):
+    if isinstance(files, ShardFiles):
+        # Whole shards would be fetched for an image each.
+        files = files.without_cache()
+    for file in sources_at(files, list(dict.fromkeys(numbers))):
         try:
             stored = opened(file)
         # Pillow raises many kinds of errors for damaged files.

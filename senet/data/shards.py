@@ -108,6 +108,10 @@ class ShardFiles(Sequence[str]):
         """Some of these images."""
         return ShardFiles(self.store, self.part, self.shards, self.rows, self.which[np.asarray(indices, np.int64)])
 
+    def without_cache(self) -> ShardFiles:
+        """These images, each read by a range request at a URL."""
+        return ShardFiles(Store(self.store.root), self.part, self.shards, self.rows, self.which)
+
     def fetched(self, indices: Sequence[int]) -> list[ShardPath]:
         """Some of these images, whose bytes have been read, from a URL all at once."""
         rows = [int(self.which[i]) for i in indices]
