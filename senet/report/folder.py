@@ -245,7 +245,9 @@ def _cost(recipe: Recipe) -> Description | None:
 def _headline(task: Task, label: str, figure: float, images: int) -> Headline:
     """A task's figure; an error has an interval, and no interval of AP is known from one run."""
     if task.higher:
-        return Headline(label=label, value=figure, note=f"{images:,} images; higher is better.", is_sure=True)
+        return Headline(
+            label=label, value=figure, note=f"{images:,} images; higher is better.", is_sure=images >= COUNTED
+        )
     return _error_headline(label, figure, images)
 
 
