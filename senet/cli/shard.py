@@ -40,6 +40,7 @@ def run(argv: list[str]) -> int:
             "OUT: has no effect with --check" if found["check"] else "OUT: is missing; to check shards: --check"
         )
 
+    from senet.data.images import BUILT_IN
     from senet.data.shard_writer import check_shards, write_shards
     from senet.data.shards import is_shards, store_for
     from senet.data.sources import find_images
@@ -56,6 +57,8 @@ def run(argv: list[str]) -> int:
         else:
             if is_shards(recipe.name):
                 raise ConfigError(f"FOLDER: {recipe.name!r} has shards already")
+            if recipe.name in BUILT_IN:
+                raise ConfigError(f"FOLDER: {recipe.name!r} is kept in memory and needs no shards; expected: a folder")
             out = Path(found["OUT"]).expanduser()
             written = write_shards(
                 find_images(recipe), out, shard_bytes=found["shard_mb"] * 10**6, jobs=found["jobs"], progress=True

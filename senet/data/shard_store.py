@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -24,6 +25,8 @@ A faster hash, such as xxh128, would need a library: SHA-256 is in Python, proce
 _BLOCK = 2**20
 # Statuses of HTTP that another attempt may mend, beside 500 and more.
 _PASSING = (408, 425, 429)
+# A cached shard, and one that is being fetched.
+_CACHED = re.compile(r"(?P<digest>[0-9a-f]{64})(?:\.tar|-(?P<bytes>\d+)\.part)")
 # Seconds after which the time of use of a cached shard is written again.
 _TOUCH_S = 60.0
 
@@ -151,8 +154,8 @@ class Store:
         waiting = list(range(len(wanted)))
         for attempt in range(self.tries if self.is_remote else 1):
             if attempt:
-                # A little random, so that many readers do not come back at once. It changes no batch.
-                time.sleep(self.wait_s * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))
+                # A little random, so that many readers do not come back at once; not from the seeded generator.
+                time.sleep(self.wait_s * 2 ** (attempt - 1) * random.SystemRandom().uniform(0.75, 1.25))
             again = []
             for i, data in zip(waiting, get([wanted[i] for i in waiting]), strict=True):
                 if isinstance(data, bytes) and (why := fault(wanted[i], data)):
@@ -271,21 +274,23 @@ class Cache:
         from filelock import Timeout
 
         total = size
-        for other in self.folder.glob("*.part"):
-            digest, _, bytes = other.stem.partition("-")
-            if other == part:
+        used = []
+        for path in self.folder.iterdir():
+            # Files of others may be in the folder too.
+            name = _CACHED.fullmatch(path.name)
+            if name is None or path == part:
+                continue
+            if name["bytes"] is None:
+                with suppress(FileNotFoundError):
+                    found = path.stat()
+                    used.append((found.st_mtime, found.st_size, path))
                 continue
             try:
                 # Whoever fetches holds the lock.
-                with self._lock(digest, timeout=0):
-                    other.unlink(missing_ok=True)
+                with self._lock(name["digest"], timeout=0):
+                    path.unlink(missing_ok=True)
             except Timeout:
-                total += int(bytes)
-        used = []
-        for path in self.folder.glob("*.tar"):
-            with suppress(FileNotFoundError):
-                found = path.stat()
-                used.append((found.st_mtime, found.st_size, path))
+                total += int(name["bytes"])
         total += sum(bytes for _, bytes, _ in used)
         for _, bytes, path in sorted(used):
             if total <= self.most_bytes:

@@ -32,7 +32,8 @@ class DataRecipe:
 
     Attributes:
         name: "digits" (in the package), "cifar10", "cifar100" (downloaded), or a folder of images: with train/ and
-            val/ or test/, each with one folder per class, or with the class folders themselves.
+            val/ or test/, each with one folder per class, or with the class folders themselves; or a folder that `senet
+            shard` wrote, or its URL.
         root: folder that CIFAR is in, or is downloaded to.
         labels: what is known of the images: "classes", one of each image; or the objects in it, by "boxes" or also by
             "masks", in a folder of COCO's or YOLO's format, which detectors need.

@@ -53,6 +53,7 @@ def test_write_check_and_damage(senet: Senet, photos: Path) -> None:
         (["photos"], "OUT: is missing; to check shards: --check"),
         (["photos", "out", "--check"], "OUT: has no effect with --check"),
         (["photos", "--check"], "FOLDER: 'photos' has no shards; expected: the OUT of senet shard, or a URL"),
+        (["digits", "out"], "FOLDER: 'digits' is kept in memory and needs no shards; expected: a folder"),
         (["fotos", "out"], "data.name: 'fotos' is neither a known data set nor a folder"),
         (["photos", "out", "--shard-mb", "0"], "--shard-mb: 0 is too small; expected: 1 or more"),
         (["photos", "photos"], "photos: is not empty (it has "),

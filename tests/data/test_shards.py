@@ -393,13 +393,19 @@ def test_the_cache_is_bounded_and_keeps_what_was_used_last(shards: Path, server:
     train = index.parts["train"]
     sizes = [shard.bytes for shard in train.shards]
     room = max(sizes) * 2
+    # What is not ours stays.
+    others = [tmp_path / "cache" / name for name in ("thesis.tar", "film.part", f"{'a' * 63}.tar")]
+    (tmp_path / "cache").mkdir()
+    for other in others:
+        other.write_bytes(bytes(100))
     store = Store(server.url, Cache(tmp_path / "cache", room))
     files = ShardFiles(store, "train", train.shards, train.rows)
     first = {number: int(np.flatnonzero(train.rows["shard"] == number)[0]) for number in range(len(sizes))}
     for number in first:
         # The bytes are those of the folder although shards come and go.
         files[first[number]].read_bytes()
-        assert sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.tar")) <= room
+        assert sum(path.stat().st_size for path in (tmp_path / "cache").glob("?" * 64 + ".tar")) <= room
+    assert all(other.exists() for other in others)
     kept = {path.stem for path in (tmp_path / "cache").glob("*.tar")}
     assert train.shards[len(sizes) - 1].digest in kept
     assert train.shards[0].digest not in kept
