@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from senet.processes import gathered, world
+
 
 class Tally:
     """Sums cross entropy, top-1 and top-5 errors over batches; an answer with a NaN counts as wrong.
@@ -40,6 +42,16 @@ class Tally:
             self.by_class = rows.new_zeros(logits.shape[1], 3)
         self.by_class.index_add_(0, targets, rows)
         self.count += len(targets)
+
+    def gather_(self) -> None:
+        """Count what all processes counted; each must call this."""
+        if world() == 1:
+            return
+        own = None if self.sums is None or self.by_class is None else (self.sums.cpu(), self.by_class.cpu())
+        found = [part for part in gathered(own) if part is not None]
+        if found:
+            sums, rows = (torch.stack(parts).sum(0) for parts in zip(*found, strict=True))
+            self.sums, self.by_class, self.count = sums, rows, int(rows[:, 0].sum())
 
     def read_classes(self) -> list[tuple[int, int, int]]:
         """Return for each class the number of its images, of right first answers, and of those right among five."""

@@ -5,9 +5,24 @@ Whether there are several is asked of torch.distributed, so a group that somebod
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
+"""What torchrun tells each process that it starts; some of them alone are left-overs of an earlier start."""
+
+
+def is_one_of_several(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether torchrun started this process and others."""
+    is_whole = all(environment.get(name) for name in TORCHRUN)
+    return is_whole and environment["WORLD_SIZE"].isdecimal() and int(environment["WORLD_SIZE"]) > 1
+
+
+def is_restarted(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether torchrun or SLURM started the same command before, and it ended unfinished."""
+    return any(environment.get(name, "0") != "0" for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
 
 
 def world() -> int:
@@ -39,6 +54,24 @@ def gathered(value: Any) -> list[Any]:
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def counted(n: int) -> list[int]:
+    """The numbers of all processes, in order, faster than by `gathered`."""
+    dist = _connected()
+    if not dist or dist.get_world_size() == 1:
+        return [n]
+    import torch
+
+    own = torch.tensor([n], dtype=torch.int64, device="cpu")
+    found = [torch.zeros_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(found, own)
+    return [int(value) for value in found]
+
+
+def merged(lines: Iterable[str]) -> list[str]:
+    """The lines of all processes, each once."""
+    return list(dict.fromkeys(line for part in gathered(list(lines)) for line in part))
 
 
 def wait() -> None:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from senet.cli.checkpoint import add_checkpoint, add_classes, open_checkpoint
 from senet.cli.output import print_json, table
 from senet.cli.parse import Line, Parser, data_fields, with_data
+from senet.cli.training_options import device_options, launched
 from senet.cli.views import add_among, add_part, add_views, check_in_memory, read_scales, read_views
 from senet.errors import ConfigError
+from senet.processes import gathered, world
 
 if TYPE_CHECKING:
     import torch
@@ -51,10 +53,19 @@ def run(argv: list[str]) -> int:
     add_views(parser)
     parser.switch("details", help="also worst classes, confusions and calibration")
     parser.device()
+    device_options(parser)
     parser.json()
     line = parser.read(argv)
     read_scales(line["scales"])
+    if (status := launched(["evaluate", *argv], line, line["device"])) is not None:
+        return status
+    from senet.training.devices import together
 
+    with together(line["device"]):
+        return _measure(line)
+
+
+def _measure(line: Line) -> int:
     from senet.device import pick_device
     from senet.evaluation.accuracy import Meter, evaluate
     from senet.evaluation.images import open_images, recipe_for_views
@@ -89,7 +100,10 @@ def run(argv: list[str]) -> int:
         meter=meter,
     )
     cost = describe_network(checkpoint.recipe.model, recipe.data.image_size)
-    spent = {"device": device.type, **asdict(meter.read()), "params": cost.params, "macs": cost.macs}
+    speed = asdict(meter.read())
+    if world() > 1:
+        speed["images_per_second"] = sum(gathered(speed["images_per_second"] or 0.0))
+    spent = {"device": device.type, **speed, "params": cost.params, "macs": cost.macs}
     measured = replace(measured, part=images.part.name)
     notes = [*images.notes, *remarks(measured.per_class, measured.part)]
     if line["json"]:

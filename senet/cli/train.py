@@ -8,7 +8,15 @@ from pathlib import Path
 
 from senet.cli import training
 from senet.cli.parse import Line, Parser
-from senet.cli.training_options import COMMON, check_resume, chosen_recipe, network_options, run_options
+from senet.cli.training_options import (
+    COMMON,
+    check_resume,
+    chosen_recipe,
+    device_options,
+    launched,
+    network_options,
+    run_options,
+)
 from senet.errors import ConfigError
 from senet.experiments.experiment import comparison, file_name
 from senet.models.registry import plain_twin
@@ -42,10 +50,11 @@ def run(argv: list[str]) -> int:
     network_options(parser)
     parser.option("seeds", type=int, default=1, metavar="N", help="number of seeds of a pair, from train.seed up")
     run_options(parser)
+    device_options(parser)
     parser.option("config", metavar="FILE", help="a recipe.yaml of another run, instead of --recipe", rare=True)
     line = parser.read(argv)
     if "resume" in line.given:
-        return training.resume(**check_resume(line))
+        return training.resume(**check_resume(line), started=lambda device: launched(["train", *argv], line, device))
     check_effects(line.config, line.named)
     recipe = training.started(line.config, line)
     notes = []
@@ -57,7 +66,10 @@ def run(argv: list[str]) -> int:
         for name in ("jobs", "seeds"):
             if name in line.given:
                 raise ConfigError(f"--{name}: has no effect on one run")
-        return training.train_one(recipe, folder, line, notes=notes)
+        return training.train_one(recipe, folder, line, argv, notes=notes)
+    for name in ("devices", "nodes"):
+        if name in line.given:
+            raise ConfigError(f"--{name}: is for one network; name it as MODEL, or spread a pair by --jobs")
     command = shlex.join(["senet", "train", *argv])
     pair = comparison(twins(recipe), line["seeds"], name="pair", budget=line["budget"], commands=(command,))
     return training.train_experiments([pair], folder, line, notes=notes)

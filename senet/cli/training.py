@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING
 
 from senet.cli.output import print_json, progress, styled, table
 from senet.cli.parse import Line
+from senet.cli.training_options import launched
 from senet.config import override, to_dict
 from senet.errors import ConfigError, DataError, SenetError
 from senet.experiments.change import changed, shortened
 from senet.experiments.experiment import BUILT_IN, Experiment, Row
 from senet.files import free_name
 from senet.foreign_models import code_option
+from senet.processes import first_alone, gathered, is_restarted, rank, world
 from senet.progress import span
 from senet.recipes.recipe import PARTS, Recipe
 from senet.recipes.scaling import scaled
 from senet.recipes.task import TASKS
 from senet.runs.evaluation import class_counts
-from senet.runs.folder import BEST, FINAL, PAGE, PLAN, RUNS
+from senet.runs.folder import BEST, FINAL, PAGE, PLAN, RECIPE, RUNS
 from senet.runs.recipe_file import read_recipe
 
 if TYPE_CHECKING:
@@ -44,16 +46,25 @@ def started(recipe: Recipe, line: Line) -> Recipe:
     return with_weights(recipe, line.named)
 
 
-def train_one(recipe: Recipe, folder: Path, line: Line, *, notes: Sequence[str] = ()) -> int:
+def train_one(recipe: Recipe, folder: Path, line: Line, argv: Sequence[str], *, notes: Sequence[str] = ()) -> int:
     """Train one network and print what came out.
 
     Args:
         recipe: What is trained.
         folder: New, or empty.
-        line: The command line, with the options of `run_options`.
+        line: The command line, with the options of `run_options` and `device_options`.
+        argv: The same as it was typed.
         notes: Lines to print before.
     """
     recipe = placed(recipe)
+    if line["devices"] * line["nodes"] > 1 and line["budget"]:
+        raise ConfigError("--budget: is for one device; choose --epochs")
+    if not line["plan"]:
+        # All processes must have the same folder.
+        out = () if line["out"] else ("--out", str(folder))
+        status = launched(["train", *argv, *out], line, recipe.train.device)
+        if status is not None:
+            return status
     if line["plan"] or line["budget"]:
         alone = Experiment(
             name=recipe.name,
@@ -67,25 +78,34 @@ def train_one(recipe: Recipe, folder: Path, line: Line, *, notes: Sequence[str] 
         recipe, notes = alone.trained[recipe.name], ()
         if line["plan"]:
             return 0
-    with progress(line["json"]):
-        print("\n".join(notes), end="\n" if notes else "")
-    return _train_one(recipe, folder, as_json=line["json"])
+    return _train_one(recipe, folder, as_json=line["json"], notes=notes)
 
 
-def _train_one(recipe: Recipe, folder: Path, *, as_json: bool, resumed: bool = False) -> int:
+def _train_one(recipe: Recipe, folder: Path, *, as_json: bool, resumed: bool = False, notes: Sequence[str] = ()) -> int:
     from senet.experiments.queue import open_images
     from senet.report.folder import write_page
+    from senet.training.devices import together
     from senet.training.run import device_of, train
 
-    with progress(as_json):
-        data = open_images(recipe.data, recipe.train.seed)
+    with progress(as_json), together(recipe.train.device):
+        is_first = not rank()
+        print("\n".join(notes), end="\n" if notes else "")
+        # Each process may have found another name that is free.
+        folder = gathered(folder)[0]
+        if is_restarted() and (folder / RECIPE).is_file():
+            recipe, resumed = read_recipe(folder), True
         device_of(recipe)
+        with first_alone():
+            data = open_images(recipe.data, recipe.train.seed)
         announce(recipe.name, recipe)
         parts = [f"{len(split):,} {PARTS[name]}" for name, split in data.parts.items()]
         numbers = data.train.targets.bincount(minlength=len(data.classes)).tolist()
         counts = class_counts(dict(zip(data.classes, numbers, strict=True)))
         print(f"{data.source}: {', '.join(parts)}; training images: {counts}", *data.notes, sep="\n")
         summary = train(recipe, data, folder, resume=resumed).summary
+    if not is_first:
+        return 0
+    with progress(as_json):
         details_of([folder])
         report = write_page(folder)
         if not as_json:
@@ -149,30 +169,44 @@ def placed(recipe: Recipe) -> Recipe:
     return replace(recipe, data=replace(d, name=folder)) if os.path.isdir(folder) else recipe
 
 
-def resume(folder: Path, *, as_json: bool, images: str = "", seeds: int = 0, jobs: int = 0) -> int:
+def resume(
+    folder: Path,
+    *,
+    as_json: bool,
+    started: Callable[[str], int | None],
+    images: str = "",
+    seeds: int = 0,
+    jobs: int = 0,
+    devices: int = 0,
+) -> int:
     """Continue the run or the experiments in a folder.
 
     Args:
         folder: What `--resume` names.
         as_json: Print JSON.
+        started: Starts the processes of a run on a device, as `launched`.
         images: Folder that the images are in now; "" where they are still where they were.
         seeds: Number of seeds from now on; 0 for those of the plan.
         jobs: Runs side by side; 0 for as many as before.
+        devices: Processes that continue one run; 0 where none are asked for.
 
     Raises:
-        ConfigError: `seeds` or `jobs` where there is one run.
+        ConfigError: `seeds` or `jobs` where there is one run, `devices` where there are several.
         RunError: It is neither the folder of a run nor of an experiment, or its run is finished.
     """
     from senet.experiments.plan import read_plan
     from senet.experiments.runner import moved, resume, with_seeds
-    from senet.runs.folder import RECIPE
 
     if (folder / RECIPE).is_file():
         for name, value in (("seeds", seeds), ("jobs", jobs)):
             if value:
                 raise ConfigError(f"--{name}: has no effect, {folder} is the folder of one run")
         recipe = read_recipe(folder)
+        if (status := started(recipe.train.device)) is not None:
+            return status
         return _train_one(moved(recipe, images) if images else recipe, folder, as_json=as_json, resumed=True)
+    if devices:
+        raise ConfigError(f"--devices: is for one run, and {folder} is the folder of an experiment; --jobs")
     with progress(as_json):
         say = counting(folder, with_seeds(read_plan(folder), seeds).experiments)
         results = resume(folder, images=images, seeds=seeds, jobs=jobs, announce=announce, say=say)
@@ -355,7 +389,25 @@ def announce(name: str, recipe: Recipe) -> None:
     t = recipe.train
     unit = f"{recipe.model.se.kind} unit" if recipe.model.se else "no attention unit"
     length = f"{epochs(t.epochs)}, batch {recipe.data.batch_size}, seed {t.seed}"
-    print(f"\n{name} on {recipe.data.name}, {unit}: {length}", flush=True)
+    print(f"\n{name} on {recipe.data.name}, {unit}: {length}{layout(recipe)}", flush=True)
+
+
+def layout(recipe: Recipe, count: int = 0) -> str:
+    """How processes share a batch, as more lines; "" for one.
+
+    Args:
+        recipe: What is trained.
+        count: Of processes; 0 for those that are connected.
+    """
+    if (count := count or world()) == 1:
+        return ""
+    batch, rest = divmod(recipe.data.batch_size, count)
+    norm = "all of them" if recipe.train.sync_batch_norm else "those of each process; of all with --sync-batch-norm"
+    images = f"{batch}{f' or {batch + 1}' if rest else ''} images each"
+    return (
+        f"\n{count} processes share each batch of {recipe.data.batch_size}, {images}; the learning rate stays "
+        f"{recipe.optim.lr:g}; batch norm's statistics are of {norm}"
+    )
 
 
 def epochs(count: int) -> str:

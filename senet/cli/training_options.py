@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,12 @@ from senet.cli.parse import Line, Parser
 from senet.errors import ConfigError
 from senet.experiments.experiment import MOST_SEEDS
 from senet.foreign_models import allow_named_code
+from senet.processes import is_one_of_several
 from senet.recipes.recipe import Recipe
 from senet.recipes.registry import get_recipe, recipe_for
+
+MOST_DEVICES = 2**16
+"""More processes than any machine, or machines than any job, has."""
 
 COMMON = ("data.name", "train.weights", "data.image_size", "data.batch_size", "train.epochs", "optim.lr", "train.seed")
 COMMON += ("train.precision", "train.fused", "train.device")
@@ -39,6 +44,28 @@ def run_options(parser: Parser, out: str = "the folder; by default a new one in 
     add_code(parser)
 
 
+def device_options(parser: Parser) -> None:
+    """On how many devices a command computes."""
+    how: dict[str, Any] = {"type": int, "default": 1, "low": 1, "high": MOST_DEVICES}
+    parser.option("devices", "processes on this machine, one per GPU, which share each batch", metavar="N", **how)
+    parser.option("nodes", "machines of a SLURM job, each with so many devices", metavar="M", rare=True, **how)
+
+
+def launched(argv: Sequence[str], line: Line, device: str) -> int | None:
+    """Start the processes that `--devices` and `--nodes` ask for, and wait; None where this process does the work.
+
+    Args:
+        argv: the words after `senet`.
+        line: the command line, with the options of `device_options`.
+        device: what the processes compute on.
+    """
+    if line["devices"] * line["nodes"] == 1 or is_one_of_several():
+        return None
+    from senet.training.devices import launch
+
+    return launch(argv, line["devices"], line["nodes"], device=device)
+
+
 def check_resume(line: Line) -> dict[str, Any]:
     """The arguments of `training.resume`.
 
@@ -46,12 +73,13 @@ def check_resume(line: Line) -> dict[str, Any]:
         ConfigError: a number below 1, or other options beside it.
     """
     use_code(line)
-    others = line.beside("resume", "json", "seeds", "jobs", "code", "data", "data.name")
+    others = line.beside("resume", "json", "seeds", "jobs", "devices", "nodes", "code", "data", "data.name")
     if others:
-        raise ConfigError(f"--resume: takes no other options but --data, --seeds and --jobs, not {others[0]}")
-    found = {name: line[name] if name in line.given else 0 for name in ("seeds", "jobs")}
+        taken = "--data, --seeds, --jobs and --devices"
+        raise ConfigError(f"--resume: takes no other options but {taken}, not {others[0]}")
+    found = {name: line[name] if name in line.given else 0 for name in ("seeds", "jobs", "devices")}
     for name, number in found.items():
-        if name in line.given and not 1 <= number <= MOST_SEEDS:
+        if name in line.given and name != "devices" and not 1 <= number <= MOST_SEEDS:
             raise ConfigError(f"--{name}: {number} is out of range; expected: 1 to {MOST_SEEDS:,}")
     images = line.field("data", "data.name") or ""
     return {"folder": Path(line["resume"]).expanduser(), "as_json": line["json"], "images": images, **found}

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from statistics import median
 from typing import Any
 
@@ -20,6 +21,7 @@ from senet.errors import ConfigError, DataError
 from senet.evaluation.calibration import calibration, tempered
 from senet.evaluation.crops import Viewed, Views
 from senet.outputs import logits_of
+from senet.processes import gathered, merged
 from senet.progress import Bar
 from senet.runs.evaluation import Evaluation, class_errors
 
@@ -124,8 +126,10 @@ def run(
     outputs: Sequence[int] | None = None,
     progress: bool = False,
     meter: Meter | None = None,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the network's logits `(n, K)` and the targets `(n,)` of each batch of a split, on the device, in order.
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yield each batch of a split: its number, the logits `(n, K)` and the targets `(n,)`, on the device, in order.
+
+    Several processes have a share of each batch.
 
     Arguments as for `evaluate`. Raises DataError for a class that the network has no output for, and for an image that
     cannot be read.
@@ -138,7 +142,7 @@ def run(
     keys = source.order(batch_size)
     batches = DataLoader(source, sampler=keys, batch_size=None, num_workers=split.workers)
     largest = int(split.targets.max()) if len(split) else 0
-    for batch in Bar(batches, desc="evaluating", unit="batch", show=progress):
+    for number, batch in enumerate(Bar(batches, desc="evaluating", unit="batch", show=progress)):
         if viewed is not None:
             viewed.check(batch)
             images, targets = None, split.targets[batch.indices].to(device)
@@ -152,12 +156,12 @@ def run(
             logits = logits[:, list(outputs)]
         if largest >= logits.shape[1]:
             raise DataError(f"the images have a class {largest} and the network has {logits.shape[1]} outputs")
-        yield logits.float(), targets
+        yield number, logits.float(), targets
 
 
 def answers(model: nn.Module, split: Split, **options: Any) -> Answers:
     """Return the logits for all images of a split; `options` are those of `run`. DataError if there are no images."""
-    found = [(logits.cpu(), targets.cpu()) for logits, targets in run(model, split, **options)]
+    found = [(logits.cpu(), targets.cpu()) for _, logits, targets in run(model, split, **options)]
     if not found:
         raise DataError(f"none of the {len(split):,} images can be read")
     logits, targets = (torch.cat(parts) for parts in zip(*found, strict=True))
@@ -179,6 +183,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure the errors of any classifier on all images of a split, in evaluation mode.
 
+    Of several processes each measures its share of the images, and all return the result for all images.
+
     Args:
         model: The network.
         split: The images.
@@ -197,17 +203,20 @@ def evaluate(
     """
     tally, kept = Tally(), []
     options = {"views": views, "batch_size": batch_size, "device": device, "outputs": outputs}
-    for logits, targets in run(model, split, progress=progress, meter=meter, **options):  # type: ignore[arg-type]
+    for number, logits, targets in run(model, split, progress=progress, meter=meter, **options):  # type: ignore[arg-type]
         tally.add(logits, targets)
         if details:
-            kept.append((logits.cpu(), targets.cpu()))
+            kept.append((number, logits.cpu(), targets.cpu()))
+    tally.gather_()
     if not tally.count:
         raise DataError(f"none of the {len(split):,} images can be read")
-    found = _evaluation(tally, classes, split.skipped)
+    found = _evaluation(tally, classes, merged(split.skipped))
     if not details:
         return found
-    logits, targets = (torch.cat(parts) for parts in zip(*kept, strict=True))
-    return _with_details(found, logits, targets)
+    # In the order of the images: a batch's shares follow each other.
+    shares = sorted((share for part in gathered(kept) for share in part), key=itemgetter(0))
+    _, logits, targets = zip(*shares, strict=True)
+    return _with_details(found, torch.cat(logits), torch.cat(targets))
 
 
 def measure(answers: Answers, *, details: bool = False, classes: Sequence[str] = ()) -> Evaluation:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from senet.data.objects import SIZES, Objects
 from senet.errors import MissingExtraError
+from senet.processes import gathered
 from senet.recipes.task import DETECTION
 
 MOST = (1, 10, 100)
@@ -179,6 +180,10 @@ class APTally:
         for output, target in zip(outputs, targets, strict=True):
             size, scaled = (tuple(map(int, target[name].tolist())) for name in ("size", "scaled"))
             self.found[int(target["index"])] = found_in(output, size, scaled)  # type: ignore[arg-type]
+
+    def gather_(self) -> None:
+        """Have the detections of all processes; each must call this."""
+        self.found = {i: found for part in gathered(self.found) for i, found in part.items()}
 
     def evaluator(self) -> Any:
         """The library's evaluator of all images so far."""

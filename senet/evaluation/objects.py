@@ -22,6 +22,7 @@ from senet.data.objects import Objects, ObjectSplit, fitted_size
 from senet.errors import DataError
 from senet.evaluation.classes import match_classes
 from senet.evaluation.detection import APTally, Found, by_class, figures, found_in
+from senet.processes import merged
 from senet.recipes.recipe import DataRecipe
 from senet.runs.detection import ClassAP, DetectionEvaluation, Example, Labelled
 
@@ -92,6 +93,7 @@ def evaluate_detector(
                 torch.cuda.synchronize(device)
             spent += time.perf_counter() - start
             tally.add(outputs, targets)
+    tally.gather_()
     if not tally.count:
         raise DataError(f"none of the {len(split):,} images can be read")
     evaluator = tally.evaluator()
@@ -116,7 +118,7 @@ def evaluate_detector(
         examples=tuple(
             example(objects[i], f, classes, split.recipe) for i, f in _spread(tally.found, examples).items()
         ),
-        skipped_images=tuple(split.skipped),
+        skipped_images=tuple(merged(split.skipped)),
         part=part.name,
     )
     return found, tally.count / spent

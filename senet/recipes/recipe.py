@@ -41,7 +41,7 @@ class DataRecipe:
         max_size: longest side of an image with objects, in pixels; 0 for 1333/800 of the shorter one.
         scales: shorter sides of which one is drawn for each training image with objects; by default `image_size`.
         keep_empty: train on images without an object too.
-        batch_size: images in a training step.
+        batch_size: images in a training step, of all processes together.
         eval_batch_size: images in an evaluation step.
         in_memory: "yes" keeps the images as tensors and augments whole batches on the device; "no" decodes each image
             in a worker process when it is needed; "auto" is "yes" up to 64 pixels.
@@ -336,6 +336,8 @@ class TrainRecipe:
         fused: compute batch norm, unit, sum and ReLU in one operation: Triton on a GPU, C in float32 on a CPU.
         class_weights: "balanced" weighs the loss of each image by n / (classes * images of its class) of the n training
             images, so that a rare class counts as much as a frequent one.
+        sync_batch_norm: batch norm's statistics are those of the batch of all processes (`--devices`); false, as in the
+            paper: of each process's share of it.
         drop_path: stochastic depth (arXiv:1603.09382): probability that the last residual branch is left out for a
             training image, rising in a line from 0 at the first; 0 for none. In our ResNets, ResNeXts and SENets, and
             in the networks of timm and torchvision that have it.
@@ -363,6 +365,7 @@ class TrainRecipe:
     compile: bool = False
     fused: bool = False
     class_weights: Literal["none", "balanced"] = "none"
+    sync_batch_norm: bool = False
     drop_path: float = 0.0
     early_stopping: int = 0
     freeze_epochs: int = 0
@@ -421,6 +424,8 @@ class Recipe:
             raise ConfigError(
                 f"train.drop_path: {self.train.drop_path} needs train.fused=false, which ends blocks itself"
             )
+        if self.train.sync_batch_norm and self.train.fused:
+            raise ConfigError("train.sync_batch_norm: true needs train.fused=false, which computes batch norm itself")
         net = self.model.trunk if isinstance(self.model, DetectorNet) else self.model
         # Whether a network of others has a place is known when it is built.
         if self.train.drop_path and not isinstance(net, (ResidualNet, OtherNet)):

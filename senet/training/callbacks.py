@@ -24,6 +24,7 @@ from senet.data import Data, FileSplit, Split, TensorSplit
 from senet.data.splits import Order
 from senet.errors import DataError, RunError, SenetError
 from senet.files import write_atomically
+from senet.processes import counted, merged, rank, world
 from senet.progress import Bar, span
 from senet.recipes.recipe import PARTS
 from senet.recipes.task import CLASSIFICATION, DETECTION, Task
@@ -103,9 +104,10 @@ class Signals:
                     self.before[signum] = signal.signal(signum, self.on_signal)
 
     def came(self) -> int:
-        """The signal to stop for, 0 for none."""
+        """The signal to stop for, 0 for none; every process must ask, and all get the same answer."""
         if not self.signum and self.is_asked():
             self.signum = signal.SIGTERM
+        self.signum = max(counted(self.signum))
         return self.signum
 
     def release(self) -> None:
@@ -116,8 +118,9 @@ class Signals:
 
     def on_signal(self, signum: int, frame: Any) -> None:
         """Note the signal; exit with 128 plus its number where one was noted before."""
-        if os.getpid() != self.pid:
-            # A worker process: a terminal sends Ctrl-C to it too, and it ends with the run.
+        if os.getpid() != self.pid or (self.signum and world() > 1):
+            # A worker process: a terminal sends Ctrl-C to it too, and it ends with the run. To one of several processes
+            # a scheduler sends a signal, and torchrun the same again.
             return
         if self.signum:
             resume = f"--resume {shlex.quote(str(self.resumable))}"
@@ -125,6 +128,8 @@ class Signals:
             # Not KeyboardInterrupt, which Lightning turns into an exit of its own.
             raise SystemExit(128 + signum)
         self.signum = signum
+        if rank():
+            return
         print(
             "\nstopping when the batch, or the evaluation, is done (once more: at once, without saving)",
             file=sys.stderr,
@@ -195,7 +200,7 @@ class Keeper(Checkpoint):
         checkpoint["sums"] = pl_module.sums()
         self.images = self.images or fingerprint(pl_module.images)
         checkpoint["images"] = self.images
-        checkpoint["skipped"] = {part: list(split.skipped) for part, split in self.parts(pl_module)}
+        checkpoint["skipped"] = {part: merged(split.skipped) for part, split in self.parts(pl_module)}
         checkpoint["place"] = self.place(trainer.fit_loop)
         checkpoint["plateau"] = pl_module.plateau.state_dict() if pl_module.plateau else None
 
@@ -265,7 +270,7 @@ class Keeper(Checkpoint):
         assert isinstance(pl_module, TrainingModule)
         self.by_class = pl_module.val_tally.read_classes()
         (train, train_images), (measured, eval_images) = pl_module.read_train(), pl_module.read_val()
-        if pl_module.left_out and not train_images:
+        if not train_images and sum(counted(pl_module.left_out)):
             raise DataError("no batch has two images that can be read; choose a larger data.batch_size")
         part = pl_module.images.measured_part
         self.check("training", train["loss"], train_images, trainer.current_epoch + 1)
@@ -291,10 +296,11 @@ class Keeper(Checkpoint):
         is_best = is_best or (part == "val" and not self.history)
         self.history.append(epoch)
         # The weights first: killed between the two, the resumed run reaches the same epoch again.
-        if is_best or part == "test":
+        if (is_best or part == "test") and not rank():
             self.keep_weights(pl_module, self.folder / (BEST if is_best else FINAL))
         self.keep(trainer)
-        write_metrics(self.folder, self.history)
+        if not rank():
+            write_metrics(self.folder, self.history)
         if trainer.logger is not None:
             values = {n: v for n, v in epoch.row().items() if v is not None and n not in ("epoch", "part", "step")}
             trainer.logger.log_metrics(values, step=epoch.step)  # type: ignore[arg-type]
@@ -363,7 +369,7 @@ class Keeper(Checkpoint):
     def stop_if_asked(self) -> None:
         """Raise Interrupted after a signal."""
         if signum := self.signals.came():
-            if self.history:
+            if self.history and not rank():
                 plot_curves(self.folder / CURVES, {self.folder.name: [self.history]})
             raise Interrupted(signum, self.signals.resumable)
 

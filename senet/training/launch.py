@@ -1,4 +1,4 @@
-"""How a run was started: as one process, whatever a scheduler or an earlier start left in the environment."""
+"""How a run was started, whatever a scheduler or an earlier start left in the environment."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
+from senet import processes
 from senet.errors import RunError
 
 TASKS = {
@@ -20,33 +21,44 @@ TASKS = {
 SLURM_NTASKS is not among them: a batch script has it too, and is one process.
 """
 
-TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What torch needs to connect processes; some of them alone are left-overs of an earlier start."""
+WORLD = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What torch needs to connect processes."""
 
 
-class OneProcess(LightningEnvironment):
-    """Tells Lightning that this process trains alone, and keeps it from reading a scheduler's variables."""
+class Connected(LightningEnvironment):
+    """Tells Lightning which processes train: those that torch.distributed connects, or this one alone.
+
+    It keeps Lightning from reading a scheduler's variables.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         # At import Lightning took RANK or SLURM_PROCID for the number of this process, and only number 0 writes.
-        self.set_global_rank(0)
+        self.set_global_rank(processes.rank())
+        self.set_world_size(processes.world())
 
     @property
     def creates_processes_externally(self) -> bool:
-        """False: nobody else starts processes of this run."""
-        return False
+        """Whether there are other processes: Lightning starts none."""
+        return processes.world() > 1
 
     def local_rank(self) -> int:
-        """0."""
-        return 0
+        """The number of this process on its machine."""
+        return processes.rank() % local_world()
 
     def node_rank(self) -> int:
-        """0."""
-        return 0
+        """The number of its machine."""
+        return processes.rank() // local_world()
 
     def teardown(self) -> None:
         """Leave the environment as it is."""
+
+
+def local_world() -> int:
+    """How many of the connected processes are on this machine; all, where torchrun does not say."""
+    if processes.world() == 1:
+        return 1
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or processes.world())
 
 
 def check_one_process(environment: Mapping[str, str] = os.environ) -> None:
@@ -54,13 +66,14 @@ def check_one_process(environment: Mapping[str, str] = os.environ) -> None:
     for name, instead in TASKS.items():
         if _count(environment.get(name)) > 1:
             raise RunError(
-                f"{name}={environment[name]}: several processes were started, and a run is trained by one; "
-                f"start one: {instead} senet ..., or unset {name}"
+                f"{name}={environment[name]}: several processes were started that do not know of each other; "
+                f"start one: {instead} senet ..., with --devices for more, or unset {name}"
             )
-    if all(environment.get(name) for name in TORCHRUN) and _count(environment["WORLD_SIZE"]) > 1:
+    if all(environment.get(name) for name in WORLD) and _count(environment["WORLD_SIZE"]) > 1:
         raise RunError(
-            f"WORLD_SIZE={environment['WORLD_SIZE']}: several processes were started, and a run is trained by one; "
-            f"start senet without torchrun, or unset {', '.join(TORCHRUN)}"
+            f"WORLD_SIZE={environment['WORLD_SIZE']}: several processes were started, and together they train one "
+            "network (senet train MODEL); start others without torchrun, or unset "
+            f"{', '.join(WORLD)}"
         )
 
 

@@ -11,12 +11,16 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from senet.create import create_model
 from senet.data import Data
+from senet.errors import DataError
 from senet.initialization import number
+from senet.processes import counted, gathered, rank, world
 from senet.recipes.recipe import Recipe
 from senet.training.drop_path import drop_paths_
 from senet.training.schedule import Plateau, make_optimizer, per_step
+from senet.training.sync_norm import still_, synchronise_
 from senet.training.tasks import task_of
 from senet.training.trunk import freeze_trunk_
+from senet.training.whole_batch import DrawnForAll
 
 
 class TrainingModule(pl.LightningModule):
@@ -34,6 +38,9 @@ class TrainingModule(pl.LightningModule):
         )
         if recipe.train.channels_last:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.is_synchronised = recipe.train.sync_batch_norm and world() > 1
+        if self.is_synchronised:
+            synchronise_(self.network)
         if recipe.train.drop_path:
             drop_paths_(self.network, recipe.train.drop_path)
         self.trainable = [p for p in self.network.parameters() if p.requires_grad]
@@ -42,6 +49,9 @@ class TrainingModule(pl.LightningModule):
         self.average = (
             AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True) if ema else None
         )
+        if self.average is not None:
+            # No process waits for gradients of it.
+            self.average.requires_grad_(False)
         if recipe.train.compile:
             self.network.compile()
         self.task = task_of(recipe, data)
@@ -51,7 +61,7 @@ class TrainingModule(pl.LightningModule):
         self.train_count = 0
         self.val_tally = self.task.tally()
         # Images that cannot be read may leave one of a batch.
-        self.fewest = fewest_images(recipe) if recipe.data.on_bad_image == "skip" else 1
+        self.fewest = fewest_images(recipe) if recipe.data.on_bad_image == "skip" and not self.is_synchronised else 1
         self.left_out = 0
 
     def configure_optimizers(self) -> Any:
@@ -94,13 +104,46 @@ class TrainingModule(pl.LightningModule):
     def training_step(self, batch: tuple[Any, Any], batch_idx: int) -> Tensor | None:
         """The task's loss of one batch; None, and no step, where too few of its images can be read."""
         images, targets = batch
-        if len(targets) < self.fewest:
-            self.left_out += len(targets)
+        n = len(targets) if len(targets) >= self.fewest else 0
+        self.left_out += len(targets) - n
+        if world() > 1:
+            return self.shared_step(images, targets, n)
+        if not n:
             return None
         loss, sums = self.task.step(self.network, images, targets)
-        self.train_sums = sums if self.train_sums is None else self.train_sums + sums
-        self.train_count += len(targets)
+        self.count(sums, n)
         return loss
+
+    def shared_step(self, images: Any, targets: Any, n: int) -> Tensor:
+        """The share of n images in the mean loss of a batch of all processes, whose gradients are averaged.
+
+        A process without an image takes part, with gradients of 0.
+
+        Raises:
+            DataError: A detector's process has no image.
+        """
+        counts = counted(n)
+        first, total = sum(counts[: rank()]), sum(counts)
+        with DrawnForAll(first, n, total):
+            if n:
+                loss, sums = self.task.step(self.network, images, targets)
+                self.count(sums, n)
+                return loss * (n * world() / total)
+            if not isinstance(images, Tensor):
+                raise DataError(
+                    f"data.batch_size: a batch of {total} images is too small for {world()} processes, each of which "
+                    "needs one to train a detector; choose a larger one, or fewer --devices"
+                )
+            stilled = still_(self.network)
+            loss = 0 * self.task.answer(self.network, images[:0]).sum()
+            for norm in stilled:
+                norm.train()
+            return loss
+
+    def count(self, sums: Tensor, n: int) -> None:
+        """Add a batch to the sums of the epoch."""
+        self.train_sums = sums if self.train_sums is None else self.train_sums + sums
+        self.train_count += n
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, and let the average follow the weights."""
@@ -109,11 +152,21 @@ class TrainingModule(pl.LightningModule):
             self.average.update_parameters(self.network)
 
     def read_train(self) -> tuple[dict[str, float], int]:
-        """Means over the training images since the last reading, and how many they were."""
-        names, n = ("loss", *self.task.terms), self.train_count
-        sums = [float("nan")] * len(names) if self.train_sums is None else self.train_sums.tolist()
+        """Means over the training images since the last reading, and how many they were, of all processes."""
+        names = ("loss", *self.task.terms)
+        found, n = self.gathered_sums()
+        sums = [float("nan")] * len(names) if found is None else found.tolist()
         self.train_sums, self.train_count = None, 0
         return {name: value / max(1, n) for name, value in zip(names, sums, strict=True)}, n
+
+    def gathered_sums(self) -> tuple[Tensor | None, int]:
+        """The sums of the epoch, and the number of its images so far, of all processes."""
+        if world() == 1:
+            return self.train_sums, self.train_count
+        sums = None if self.train_sums is None else self.train_sums.cpu()
+        found = gathered((sums, self.train_count))
+        parts = [part for part, _ in found if part is not None]
+        return torch.stack(parts).sum(0) if parts else None, sum(n for _, n in found)
 
     def validation_step(self, batch: tuple[Any, Any], batch_idx: int) -> None:
         """Measure one batch."""
@@ -123,6 +176,10 @@ class TrainingModule(pl.LightningModule):
         network = self.network if self.average is None else self.average
         self.val_tally.add(self.task.answer(network, images), targets)
 
+    def on_validation_epoch_end(self) -> None:
+        """Count what all processes measured."""
+        self.val_tally.gather_()
+
     def read_val(self) -> tuple[dict[str, float | None], int]:
         """The task's figures on the evaluated images since the last reading, and how many they were."""
         measured = self.val_tally.read()
@@ -131,11 +188,13 @@ class TrainingModule(pl.LightningModule):
 
     def sums(self) -> dict[str, Any]:
         """What has been counted of an unfinished epoch, for the checkpoint."""
-        return {"sums": self.train_sums, "count": self.train_count}
+        sums, count = self.gathered_sums()
+        return {"sums": sums, "count": count}
 
     def load_sums(self, state: dict[str, Any]) -> None:
-        """Go on from `sums()`."""
-        self.train_sums, self.train_count = state["sums"], state["count"]
+        """Go on from `sums()`, which the first process keeps for all."""
+        if not rank():
+            self.train_sums, self.train_count = state["sums"], state["count"]
 
 
 def fewest_images(recipe: Recipe) -> int:

@@ -7,7 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -28,6 +29,7 @@ from senet.foreign_models import describe_network
 from senet.kernels import dispatch
 from senet.models.net import Net
 from senet.models.other import OtherNet
+from senet.processes import counted, merged, rank, share, wait, world
 from senet.recipes.effects import check_labels
 from senet.recipes.recipe import PARTS, Recipe
 from senet.runs.checkpoint import KEY, load, read_ckpt
@@ -38,7 +40,7 @@ from senet.runs.metrics import Epoch, best_epoch, write_metrics
 from senet.runs.recipe_file import read_recipe, write_recipe
 from senet.runs.summary import RunSummary, read_summary, write_summary
 from senet.training.callbacks import AtomicIO, Keeper, Progress, fingerprint, say
-from senet.training.launch import OneProcess, check_one_process
+from senet.training.launch import Connected, check_one_process, local_world
 from senet.training.loggers import logger_of
 from senet.training.module import TrainingModule, fewest_images
 from senet.training.plots import plot_curves
@@ -122,21 +124,26 @@ def train(
     recipe = fitted(recipe, len(data.classes))
     check_labels(recipe)
     device = device_of(recipe)
-    check_batches(recipe, len(data.train))
-    check_one_process()
+    check_batches(recipe, len(data.train), world())
+    if world() == 1:
+        check_one_process()
+    is_first = not rank()
+    quiet = quiet or not is_first
     if isinstance(recipe.model, OtherNet):
         # A network that cannot be built fails before there is a folder.
         describe_network(recipe.model, recipe.data.image_size)
     check_chooser(recipe, data)
     if resume and not (folder / RECIPE).is_file():
         raise RunError(f"{folder}: not the folder of a run: it has no {RECIPE}")
-    with held(folder), on_threads(recipe.train.threads), _plain_speech():
-        _take_folder(folder, recipe, device, resume=resume)
+    with held(folder) if is_first else nullcontext(), on_threads(recipe.train.threads), _plain_speech():
+        if is_first:
+            _take_folder(folder, recipe, device, resume=resume)
+        wait()
         # A run that was killed before its first checkpoint starts again.
         start = folder / LAST if resume and (folder / LAST).is_file() else None
         if start is not None:
             _check_start(start, recipe, data)
-        if resume and read_recipe(folder) != recipe:
+        if is_first and resume and read_recipe(folder) != recipe:
             # Its images are elsewhere now.
             write_recipe(folder / RECIPE, recipe)
         began = time.perf_counter()
@@ -153,15 +160,21 @@ def train(
         module = TrainingModule(recipe, data, steps, _initial(recipe, data, folder, quiet) if start is None else None)
         trainer = _trainer(recipe, device, folder, [*([keeper] if quiet else [keeper, Progress()]), *callbacks])
         trainer.fit(module, batches, val, ckpt_path=start, weights_only=True)
+        wait()
         tested = None
         if data.val is not None and data.test is not None:
             tested = measure(load(folder / BEST).model, data, recipe, device)
+        for split in filter(None, (data.train, data.val, data.test)):
+            split.skipped[:] = merged(split.skipped)
+        left_out = sum(counted(module.left_out))
         seconds = time.perf_counter() - began
         summary = summarise(recipe, data, keeper.history, keeper.by_class, seconds, tested=tested, notes=notes)
+        if not is_first:
+            return Trained(folder, summary, keeper.history)
         if skipped := list(summary.skipped_images):
             print(f"skipped {len(skipped)} unreadable image{'s' if len(skipped) > 1 else ''}, the first: {skipped[0]}")
-        if module.left_out:
-            print(f"left out {module.left_out} batches of one readable image, on which batch norm cannot train")
+        if left_out:
+            print(f"left out {left_out} batches of one readable image, on which batch norm cannot train")
         # Again, for a run that was killed after its last checkpoint.
         write_metrics(folder, keeper.history)
         plot_curves(folder / CURVES, {recipe.name: [keeper.history]})
@@ -197,26 +210,32 @@ def _initial(recipe: Recipe, data: Data, folder: Path, quiet: bool) -> nn.Module
             f"train.weights: belong to another network ({what}); take the recipe that "
             "senet.training.weights.with_weights returns"
         )
-    if report is not None:
+    if report is not None and not rank():
         write_text(folder / WEIGHTS, f"{report}\n\n{report.table()}\n")
         if not quiet:
             print(report)
     return network
 
 
-def check_batches(recipe: Recipe, images: int) -> None:
+def check_batches(recipe: Recipe, images: int, processes: int = 1) -> None:
     """Raise ConfigError where a training batch will have one image, and batch norm cannot train on that.
 
     Args:
         recipe: Fitted to its images.
         images: Number of training images.
+        processes: How many share a batch.
     """
     batch, limit = recipe.data.batch_size, recipe.train.limit_batches
     drawn = min(images, limit * batch) if limit else images
-    if (drawn % batch or batch) == 1 and fewest_images(recipe) > 1:
+    last = drawn % batch or batch
+    shared = 1 if recipe.train.sync_batch_norm else processes
+    parts = {range(n)[share(n, k, shared)] for n in {last, min(batch, drawn)} for k in range(shared)}
+    if any(len(part) == 1 for part in parts) and fewest_images(recipe) > 1:
+        what = "a batch of one image" if processes == 1 else f"one of {processes} processes a batch of one image"
+        more = "" if processes == 1 else ", fewer --devices, --sync-batch-norm,"
         raise ConfigError(
-            f"data.batch_size: {batch} of {images:,} training images gives a batch of one image, and this network's "
-            "batch norm cannot train on one image, whose feature map is 1x1; choose another, or a larger "
+            f"data.batch_size: {batch} of {images:,} training images gives {what}, and this network's "
+            f"batch norm cannot train on one image, whose feature map is 1x1; choose another{more} or a larger "
             "data.image_size"
         )
 
@@ -257,6 +276,7 @@ def measure(model: nn.Module, data: Data, recipe: Recipe, device: torch.device) 
         images, targets = split.prepare(batch, device)
         if len(targets):
             tally.add(task.answer(model, images), targets)
+    tally.gather_()
     if not tally.count:
         raise DataError("none of the test images can be read")
     return tally
@@ -354,11 +374,22 @@ def check_chooser(recipe: Recipe, data: Data) -> None:
             )
 
 
+def _strategy() -> Any:
+    """How several processes train: each has the whole network, and gradients are averaged (torch's DDP)."""
+    if world() == 1:
+        return "auto"
+    # Else torch regroups the gradients after the first step, also that of a resumed run, and with their places in a
+    # group the last bits of their sums would change. It is also what frozen layers need.
+    return DDPStrategy(find_unused_parameters=True)
+
+
 def _trainer(recipe: Recipe, device: torch.device, folder: Path, callbacks: list[Any]) -> pl.Trainer:
     t = recipe.train
     return pl.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=1,
+        devices=local_world(),
+        num_nodes=world() // local_world(),
+        strategy=_strategy(),
         max_epochs=t.epochs,
         precision=PRECISION[t.precision],  # type: ignore[arg-type]
         accumulate_grad_batches=t.accumulate,
@@ -366,8 +397,8 @@ def _trainer(recipe: Recipe, device: torch.device, folder: Path, callbacks: list
         limit_train_batches=t.limit_batches or None,
         limit_val_batches=t.limit_batches or None,
         callbacks=callbacks,
-        plugins=[AtomicIO(), OneProcess()],
-        logger=logger_of(recipe, folder),
+        plugins=[AtomicIO(), Connected()],
+        logger=logger_of(recipe, folder) if not rank() else False,
         default_root_dir=folder,
         log_every_n_steps=1,
         num_sanity_val_steps=0,
@@ -393,6 +424,7 @@ def _plain_speech() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*training_step. returned .None.*")
             # The order of the images goes on from the checkpoint's place; Lightning looks for a loader that would.
             warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+            warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified.*")
             warnings.filterwarnings("ignore", module=r"lightning\..*", category=DeprecationWarning)
             warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
             yield

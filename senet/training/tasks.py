@@ -28,6 +28,9 @@ class Measuring(Protocol):
     def add(self, outputs: Any, targets: Any) -> None:
         """Add the outputs for a batch."""
 
+    def gather_(self) -> None:
+        """Count what all processes counted."""
+
     def read(self) -> dict[str, Any]:
         """The number of `images` and the task's measures."""
         ...

@@ -72,6 +72,24 @@ def test_the_networks_with_a_point(recipe: Recipe, name: str, side: int, fewest:
     assert fewest_images(replace(recipe, model=net, data=data, train=frozen)) == 1
 
 
+@pytest.mark.parametrize(
+    ("images", "batch", "processes", "is_refused"),
+    # 4 processes have 1, 1, 1 and 2 of 5 images; 0, 0, 1 and 1 of 2; 2 each of 8.
+    [(101, 8, 4, True), (104, 8, 4, False), (106, 8, 4, True), (8, 4, 4, True), (12, 6, 3, False), (15, 6, 3, True)],
+)
+def test_the_smallest_share_of_a_batch(
+    recipe: Recipe, images: int, batch: int, processes: int, is_refused: bool
+) -> None:
+    points = on_points(recipe, batch=batch)
+    if is_refused:
+        with pytest.raises(ConfigError, match=f"gives one of {processes} processes a batch of one image.*--devices"):
+            check_batches(points, images, processes)
+        points = replace(points, train=replace(points.train, sync_batch_norm=True))
+        if images % batch == 1:
+            return
+    check_batches(points, images, processes)
+
+
 def test_no_folder_is_left_behind(recipe: Recipe, open_small: Any, tmp_path: Path) -> None:
     points = on_points(recipe, batch=99, limit=5)
     with pytest.raises(ConfigError, match="99 of 100 training images"):

@@ -11,8 +11,10 @@ import pytest
 
 from senet.cli import main
 from senet.errors import RunError
+from senet.processes import is_one_of_several
 from senet.recipes.recipe import Recipe
 from senet.runs.folder import BEST, LAST, SUMMARY
+from senet.training.devices import meeting_place
 from senet.training.launch import check_one_process
 from senet.training.run import train
 
@@ -71,6 +73,61 @@ def test_several_processes_do_not_train(
     with pytest.raises(RunError, match=line):
         train(recipe, open_small(recipe), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+TORCHRUN = LEFT_OVERS | {"MASTER_ADDR": "a", "MASTER_PORT": "1", "LOCAL_WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "x"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "several"),
+    [
+        (TORCHRUN, True),
+        (ELASTIC, False),
+        (LEFT_OVERS, False),
+        (SLURM, False),
+        (TORCHRUN | {"WORLD_SIZE": "1"}, False),
+        (TORCHRUN | {"LOCAL_WORLD_SIZE": ""}, False),
+        (TORCHRUN | {"MASTER_ADDR": ""}, False),
+    ],
+)
+def test_all_of_torchruns_variables_make_one_of_several(variables: dict[str, str], several: bool) -> None:
+    assert is_one_of_several(variables) == several
+
+
+@pytest.mark.parametrize(
+    ("variables", "line"),
+    [
+        ({}, "--nodes: 2 machines are found in a SLURM job, and this is none; elsewhere: torchrun --nnodes 2 "),
+        ({"SLURM_JOB_ID": "7", "SLURM_NNODES": "2"}, "SLURM started 1 tasks on 2 machines; .*--ntasks-per-node=1"),
+        ({"SLURM_JOB_ID": "7", "SLURM_NNODES": "2", "SLURM_STEP_NUM_TASKS": "8"}, "started 8 tasks on 2 machines"),
+        ({"SLURM_JOB_ID": "7", "SLURM_NNODES": "3", "SLURM_STEP_NUM_TASKS": "3"}, "started 3 tasks on 3 machines"),
+    ],
+)
+def test_machines_that_cannot_meet(variables: dict[str, str], line: str) -> None:
+    assert meeting_place(1, variables) == "127.0.0.1:0"
+    with pytest.raises(RunError, match=line):
+        meeting_place(2, variables)
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("train --devices 2", "--devices: is for one network; name it as MODEL, or spread a pair by --jobs"),
+        ("train resnet20 --devices 2 --budget 1h", "--budget: is for one device"),
+        ("train resnet20 --devices 0", "--devices: 0 is too small; expected: 1 or more"),
+        ("train resnet20 --nodes 2", "--nodes: 2 machines are found in a SLURM job, and this is none"),
+        ("train resnet20 --sync-batch-norm --fused", "train.sync_batch_norm: true needs train.fused=false"),
+        ("compare resnet20 se_resnet20 --devices 2", "--devices"),
+    ],
+)
+def test_devices_that_are_refused(
+    command: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*command.split(), *([] if "--nodes" in command else ["--epochs", "1"])]) == 2
+    err = capsys.readouterr().err
+    assert line in err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("value", ["", "1", "many", "-3"])

@@ -1,0 +1,73 @@
+"""Batch norm with the statistics of the images of all processes, on GPUs and CPUs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from senet.processes import world
+
+
+class SyncBatchNorm(_BatchNorm):
+    """Batch norm over the batch of all processes; in evaluation, and in a process alone, torch's own.
+
+    torch's `nn.SyncBatchNorm` computes the same on GPUs only. A process may have no image.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, C, ...) -> (N, C, ...)`; every process must call it."""
+        if not self.training or world() == 1:
+            return super().forward(x)
+        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        dims, shape = [0, *range(2, x.dim())], [1, -1, *[1] * (x.dim() - 2)]
+        own = torch.full((1,), x.numel() / x.shape[1], dtype=wide.dtype, device=x.device)
+        sums = all_reduce(torch.cat([wide.sum(dims), own]))
+        count = sums[-1].detach()
+        mean = sums[:-1] / count
+        centred = wide - mean.view(shape)
+        var = all_reduce(centred.square().sum(dims)) / count
+        self._follow(mean.detach(), var.detach() * count / (count - 1))
+        y = centred * torch.rsqrt(var + self.eps).view(shape)
+        if self.weight is not None:
+            y = y * self.weight.view(shape) + self.bias.view(shape)
+        return y.to(x.dtype)
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, var: Tensor) -> None:
+        """Update the running statistics as torch does."""
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+        self.running_var.lerp_(var.to(self.running_var.dtype), momentum)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any number of dimensions."""
+
+
+def synchronise_(network: nn.Module) -> list[str]:
+    """Let each batch norm of a network take the statistics of all processes, in place; returns their names.
+
+    Parameters, buffers and their names stay.
+    """
+    found = [(name, module) for name, module in network.named_modules() if isinstance(module, _BatchNorm)]
+    for name, norm in found:
+        new = SyncBatchNorm(
+            norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats, device="meta"
+        )
+        new._parameters, new._buffers = norm._parameters, norm._buffers
+        network.set_submodule(name, new.train(norm.training))
+    return [name for name, _ in found]
+
+
+def still_(network: nn.Module) -> list[nn.Module]:
+    """Put the batch norms of this process alone in evaluation mode; returns those that were in training mode."""
+    norms: list[nn.Module] = [
+        m for m in network.modules() if isinstance(m, _BatchNorm) and not isinstance(m, SyncBatchNorm) and m.training
+    ]
+    for norm in norms:
+        norm.eval()
+    return norms

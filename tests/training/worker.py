@@ -1,0 +1,135 @@
+"""One of several processes that train on the digits, for tests: `python -m tests.training.worker SETTINGS.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from senet.data import Data, open_data, splits
+from senet.errors import SenetError
+from senet.recipes.recipe import Recipe
+from senet.runs.folder import LAST
+from senet.runs.recipe_file import read_recipe, write_recipe
+from senet.training import run
+from senet.training.devices import together
+from tests.training.conftest import small
+
+
+def start(world: int, *command: str) -> list[subprocess.Popen[bytes]]:
+    """Start a Python command in so many processes, as torchrun would."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    common |= {"TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": 1, "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    started = []
+    for rank in range(world):
+        own = {name: str(value) for name, value in {**common, "RANK": rank, "LOCAL_RANK": rank}.items()}
+        started.append(subprocess.Popen([sys.executable, *command], env=os.environ | own, stderr=subprocess.PIPE))
+    return started
+
+
+def finish(started: Sequence[subprocess.Popen[bytes]]) -> list[tuple[int, str]]:
+    """Wait for workers: the exit status and the last line of each."""
+    errors = [process.communicate(timeout=500)[1].decode() for process in started]
+    last = [text.strip().splitlines()[-1:] for text in errors]
+    return [(process.returncode, "".join(lines)) for process, lines in zip(started, last, strict=True)]
+
+
+def trained_together(world: int, recipe: Recipe, folder: Path, **settings: Any) -> list[tuple[int, str]]:
+    """Train in several processes; `settings`: those of `main`."""
+    config, file = folder.with_suffix(".yaml"), folder.with_suffix(".json")
+    write_recipe(config, recipe)
+    file.write_text(json.dumps({"recipe": str(config), "folder": str(folder), **settings}))
+    return finish(start(world, "-m", "tests.training.worker", str(file)))
+
+
+def main(
+    recipe: str,
+    folder: str,
+    *,
+    resume: bool = False,
+    double: bool = False,
+    workers: int = 0,
+    images: int = 100,
+    log: str = "",
+    die_at: tuple[int, int] = (-1, 0),
+) -> None:
+    """Train.
+
+    Args:
+        recipe: The file.
+        folder: Of the run.
+        resume: Go on.
+        double: In float64.
+        workers: Loader processes, whatever this machine has.
+        images: Of training.
+        log: A file to which each process adds epoch, batch, index and a digest of each image that it trains on.
+        die_at: The process that kills itself, or 9 for all, and in which batch of all that it prepares.
+    """
+    setting = read_recipe(Path(recipe))
+    splits.cpus = lambda: workers
+    data = small(open_data(setting.data, setting.train.seed), images, 43)
+    data.train.workers = workers
+    if double:
+        run.PRECISION["fp32"] = "64-true"
+    with together("cpu"):
+        watch(data, double=double, log=log, die_at=tuple(die_at))
+        run.train(setting, data, Path(folder), resume=resume, quiet=True)
+
+
+def watch(data: Data, *, double: bool, log: str, die_at: tuple[int, int]) -> None:
+    """Do what `main` says of float64, log and death in `prepare`."""
+    rank, count = os.environ["RANK"], 0
+    for split in (data.train, data.measured):
+        prepare = split.prepare
+
+        def watched(batch: Any, device: Any, split: Any = split, prepare: Any = prepare) -> Any:
+            nonlocal count
+            images, targets = prepare(batch, device)
+            if split is data.train:
+                count += 1
+                if log:
+                    own = batch.indices.tolist()[: len(images)]
+                    lines = [f"{batch.epoch} {i} {digest(x)}" for i, x in zip(own, images, strict=True)]
+                    with open(log, "a") as file:
+                        file.writelines(f"{line} {count} {rank}\n" for line in lines)
+                if die_at[1] == count and die_at[0] in (int(rank), 9):
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return images.double() if double else images, targets
+
+        split.prepare = watched
+
+
+def trained_on(log: Path, *, before: int | None = None) -> list[str]:
+    """Epoch, index and digest of each image in a log, sorted; `before`: only of the first so many batches."""
+    rows = [line.rsplit(" ", 2) for line in log.read_text().splitlines()]
+    return sorted(what for what, batch, _ in rows if before is None or int(batch) <= before)
+
+
+def batches_kept(folder: Path, recipe: Recipe, images: int = 100) -> int:
+    """How many batches of the run are in its last checkpoint."""
+    epochs, rest = divmod(torch.load(folder / LAST, weights_only=True)["place"], images)
+    size = recipe.data.batch_size
+    return epochs * -(-images // size) + -(-rest // size)
+
+
+def digest(image: torch.Tensor) -> str:
+    return blake2b(image.contiguous().numpy().tobytes(), digest_size=8).hexdigest()
+
+
+if __name__ == "__main__":
+    try:
+        main(**json.loads(Path(sys.argv[1]).read_text()))
+    except SenetError as error:
+        sys.exit(f"error: {error}")
