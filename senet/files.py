@@ -44,12 +44,13 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "senet"
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+def write_atomically(path: Path, write: Callable[[IO[bytes]], Any], *, keep_as: Path | None = None) -> None:
     """Write a file under a temporary name, flush it to the disk and rename it: the old one stays until then.
 
     The folder is flushed too where the system can, so that the rename outlives a power cut.
 
     write: is given the open binary file.
+    keep_as: what the old file is renamed to; killed just then, only that is there.
     Raises RunError, naming the file and the cause, where it cannot be written.
     """
     temporary = path.with_name(f".{path.name}.part")
@@ -58,6 +59,8 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        if keep_as is not None and path.is_file():
+            os.replace(path, keep_as)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         # torch reports a failed write as a RuntimeError.

@@ -173,8 +173,9 @@ def resume(
     folder: Path,
     *,
     as_json: bool,
-    started: Callable[[str], int | None],
+    started: Callable[[str], int | None] = lambda device: None,
     images: str = "",
+    lr: str = "",
     seeds: int = 0,
     jobs: int = 0,
     devices: int = 0,
@@ -184,14 +185,15 @@ def resume(
     Args:
         folder: What `--resume` names.
         as_json: Print JSON.
-        started: Starts the processes of a run on a device, as `launched`.
+        started: Starts the processes that continue a run on a device, as `launched`; by default none.
         images: Folder that the images are in now; "" where they are still where they were.
+        lr: Learning rate of a run from now on; "" for as before.
         seeds: Number of seeds from now on; 0 for those of the plan.
         jobs: Runs side by side; 0 for as many as before.
         devices: Processes that continue one run; 0 where none are asked for.
 
     Raises:
-        ConfigError: `seeds` or `jobs` where there is one run, `devices` where there are several.
+        ConfigError: `seeds` or `jobs` where there is one run, `devices` or `lr` where there are several.
         RunError: It is neither the folder of a run nor of an experiment, or its run is finished.
     """
     from senet.experiments.plan import read_plan
@@ -202,11 +204,13 @@ def resume(
             if value:
                 raise ConfigError(f"--{name}: has no effect, {folder} is the folder of one run")
         recipe = read_recipe(folder)
+        recipe = override(recipe, f"optim.lr={lr}") if lr else recipe
         if (status := started(recipe.train.device)) is not None:
             return status
         return _train_one(moved(recipe, images) if images else recipe, folder, as_json=as_json, resumed=True)
-    if devices:
-        raise ConfigError(f"--devices: is for one run, and {folder} is the folder of an experiment; --jobs")
+    for name, value in (("devices", devices), ("lr", lr)):
+        if value:
+            raise ConfigError(f"--{name}: is for one run, and {folder} is the folder of an experiment")
     with progress(as_json):
         say = counting(folder, with_seeds(read_plan(folder), seeds).experiments)
         results = resume(folder, images=images, seeds=seeds, jobs=jobs, announce=announce, say=say)

@@ -15,6 +15,9 @@ from senet.processes import is_one_of_several
 from senet.recipes.recipe import Recipe
 from senet.recipes.registry import get_recipe, recipe_for
 
+MOVED, RATE = ("data", "data.name"), ("lr", "optim.lr")
+"""How the fields are typed that a resumed run may change."""
+
 MOST_DEVICES = 2**16
 """More processes than any machine, or machines than any job, has."""
 
@@ -73,16 +76,16 @@ def check_resume(line: Line) -> dict[str, Any]:
         ConfigError: a number below 1, or other options beside it.
     """
     use_code(line)
-    others = line.beside("resume", "json", "seeds", "jobs", "devices", "nodes", "code", "data", "data.name")
+    others = line.beside("resume", "json", "seeds", "jobs", "devices", "nodes", "code", *MOVED, *RATE)
     if others:
-        taken = "--data, --seeds, --jobs and --devices"
+        taken = "--data, --lr, --seeds, --jobs and --devices"
         raise ConfigError(f"--resume: takes no other options but {taken}, not {others[0]}")
     found = {name: line[name] if name in line.given else 0 for name in ("seeds", "jobs", "devices")}
     for name, number in found.items():
         if name in line.given and name != "devices" and not 1 <= number <= MOST_SEEDS:
             raise ConfigError(f"--{name}: {number} is out of range; expected: 1 to {MOST_SEEDS:,}")
-    images = line.field("data", "data.name") or ""
-    return {"folder": Path(line["resume"]).expanduser(), "as_json": line["json"], "images": images, **found}
+    images, lr = line.field(*MOVED) or "", line.field(*RATE) or ""
+    return {"folder": Path(line["resume"]).expanduser(), "as_json": line["json"], "images": images, "lr": lr, **found}
 
 
 def chosen_recipe(line: Line, model: str) -> Recipe:

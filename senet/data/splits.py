@@ -241,7 +241,8 @@ class Split(Dataset[Batch], ABC):
     def __getitem__(self, key: Key) -> Batch:
         """Return the batch of a key; runs in a worker process."""
         epoch, indices = key
-        wanted = torch.as_tensor(indices)
+        # A process may have no image of a batch.
+        wanted = torch.as_tensor(indices, dtype=torch.int64)
         is_mixed = self.seed is not None and self.recipe.mixes
         if is_mixed:
             partners = self.mates(epoch)[wanted]
@@ -281,6 +282,10 @@ class Split(Dataset[Batch], ABC):
     @abstractmethod
     def whole(self, index: int) -> Image.Image:
         """Return one image, upright, neither scaled nor cropped. DataError if it cannot be read."""
+
+    def name(self, index: int) -> str:
+        """What messages call an image: its file, or its number."""
+        return f"image {index}"
 
     def at_sizes(self, index: int, sizes: Sequence[int | tuple[int, int]]) -> list[Tensor]:
         """Return one image at several sizes, uncropped and antialiased: uint8 `(C, h, w)` each.
@@ -423,6 +428,10 @@ class FileSplit(Split):
         super().__init__(targets, recipe, seed)
         self.files, self.side = files, evaluation_side(recipe)
         self.workers = min(recipe.workers, cpus())
+
+    def name(self, index: int) -> str:
+        """Return the file."""
+        return self.files[index]
 
     def whole(self, index: int) -> Image.Image:
         """Return one decoded image."""

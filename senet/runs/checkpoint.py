@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,12 @@ from senet.models.network import Network
 from senet.models.other import OtherNet, is_other
 from senet.models.registry import get_net
 from senet.recipes.recipe import DataRecipe, Recipe, TrainedOn
+from senet.runs.folder import PREVIOUS
 from senet.weights import archive, files, ilsvrc
 from senet.weights.header import KEY, Header
+
+DIGEST = "digest"
+"""Where a `last.ckpt` has the digest of all else in it."""
 
 
 @dataclass(frozen=True)
@@ -208,12 +213,54 @@ def _rebuild(name: str, net: Net, state: Mapping[str, Tensor], path: Path) -> nn
     return model.eval()
 
 
+def write_ckpt(path: Path, state: Mapping[str, Any]) -> None:
+    """Write the whole of a `last.ckpt` with a digest of its content; the one before stays as `previous.ckpt`.
+
+    Raises:
+        RunError: It cannot be written; the one before is intact.
+    """
+    sealed = {**state, DIGEST: digest_of(state)}
+    write_atomically(path, lambda file: torch.save(sealed, file), keep_as=path.with_name(PREVIOUS))
+
+
 def read_ckpt(path: Path) -> dict[str, Any]:
     """Read the whole of a `last.ckpt`, to resume it; CheckpointError if it is damaged or could run code."""
     data, _ = archive.open_tensors(path)
     if not isinstance(data, dict) or not isinstance(data.get(KEY), str) or not isinstance(data.get("state_dict"), dict):
         raise CheckpointError(f"{path}: not a checkpoint written by senet")
+    if DIGEST not in data:
+        raise CheckpointError(f"{path}: written by an earlier senet, whose unfinished runs cannot be resumed")
+    if data.pop(DIGEST) != digest_of(data):
+        raise CheckpointError(f"{path}: is damaged: its content has another digest than when it was written")
     return data
+
+
+def digest_of(value: Any) -> str:
+    """A digest of tensors, numbers and text in dicts and lists.
+
+    >>> digest_of({"a": [1, torch.zeros(2)]}) == digest_of({"a": [1, torch.zeros(3)]})
+    False
+    """
+    digest = blake2b(digest_size=16)
+
+    def add(value: Any) -> None:
+        if isinstance(value, Tensor):
+            digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        elif isinstance(value, Mapping):
+            digest.update(b"{")
+            for key, item in value.items():
+                add(key)
+                add(item)
+        elif isinstance(value, (list, tuple)):
+            digest.update(b"[")
+            for item in value:
+                add(item)
+        else:
+            digest.update(f"{value!r};".encode())
+
+    add(value)
+    return digest.hexdigest()
 
 
 def kept_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

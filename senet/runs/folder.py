@@ -8,6 +8,8 @@ weights.txt        what became of every tensor of `train.weights`, for a run tha
 best.safetensors   a checkpoint: the weights with the lowest validation error, with recipe and measurements
 last.safetensors   instead, where there are no validation images: the weights of the last epoch
 last.ckpt          a checkpoint with everything that `--resume` needs
+previous.ckpt      the one before it, which is taken where last.ckpt is damaged
+nan.txt            the images of the batch whose loss was NaN or infinite, if one was
 summary.json       the result; a run that has one is finished
 evaluation.json    errors by class, mistakes and calibration of the weights that were kept
 gates.json         their gates
@@ -28,7 +30,7 @@ from senet.files import check_format, format_stamp, write_text
 RECIPE, ENVIRONMENT, METRICS, CURVES = "recipe.yaml", "environment.json", "metrics.csv", "curves.png"
 BEST, FINAL, LAST, SUMMARY = "best.safetensors", "last.safetensors", "last.ckpt", "summary.json"
 EVALUATION, GATES, PAGE = "evaluation.json", "gates.json", "report.html"
-CARD = "report.png"
+CARD, PREVIOUS, NAN = "report.png", "previous.ckpt", "nan.txt"
 CROPS, WEIGHTS, DETECTION = "crops.json", "weights.txt", "detection.json"
 
 PLAN, RESULT, RUNS = "plan.json", "result.json", "runs"

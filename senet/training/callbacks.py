@@ -23,16 +23,17 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from senet.data import Data, FileSplit, Split, TensorSplit
 from senet.data.splits import Order
 from senet.errors import DataError, RunError, SenetError
-from senet.files import write_atomically
+from senet.files import write_text
 from senet.processes import counted, merged, rank, world
 from senet.progress import Bar, span
 from senet.recipes.recipe import PARTS
 from senet.recipes.task import CLASSIFICATION, DETECTION, Task
-from senet.runs.checkpoint import KEY, header, kept_weights, read_ckpt, save
-from senet.runs.folder import BEST, CURVES, FINAL, LAST
+from senet.runs.checkpoint import KEY, header, kept_weights, read_ckpt, save, write_ckpt
+from senet.runs.folder import BEST, CURVES, FINAL, LAST, NAN
 from senet.runs.metrics import Epoch, write_metrics
 from senet.training.module import TrainingModule
 from senet.training.plots import plot_curves
+from senet.weights.header import Header
 
 
 class Interrupted(SenetError):
@@ -70,8 +71,8 @@ class AtomicIO(CheckpointIO):
     """How Lightning writes and reads checkpoints: atomically, and without executing anything."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write a checkpoint; the one before stays until the new one is complete. RunError where that fails."""
-        write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
+        """Write a checkpoint beside the one before. RunError where that fails."""
+        write_ckpt(Path(path), checkpoint)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a checkpoint with weights only, whatever Lightning asks for."""
@@ -170,6 +171,7 @@ class Keeper(Checkpoint):
         self.clock = self.tick = 0.0
         self.lr = 0.0
         self.plateau_state: dict[str, object] | None = None
+        self.lr_factor = 1.0
         self.step_ms: list[float] = []
         self.due = False
         self.images = ""
@@ -213,6 +215,8 @@ class Keeper(Checkpoint):
         # Here, since Lightning fetches before it says which epoch it is.
         self.order.go_to(checkpoint["place"])
         self.plateau_state = checkpoint["plateau"]
+        before = Header.loads(checkpoint[KEY], LAST).recipe or {}
+        self.lr_factor = pl_module.recipe.optim.lr / before["optim"]["lr"]
         for part, split in self.parts(pl_module):
             split.skipped.extend(line for line in checkpoint["skipped"][part] if line not in split.skipped)
 
@@ -224,10 +228,20 @@ class Keeper(Checkpoint):
         self.clock = self.tick = time.perf_counter()
         if trainer.ckpt_path is None:
             self.keep(trainer)
+        if self.lr_factor != 1:
+            self.change_rate(trainer)
         # A run that was killed after its last epoch has nothing to train.
         trainer.should_stop = self.is_stale(pl_module.recipe.train.early_stopping)
         if pl_module.plateau is not None and self.plateau_state is not None:
             pl_module.plateau.load_state_dict(self.plateau_state)
+
+    def change_rate(self, trainer: pl.Trainer) -> None:
+        """Go on with another learning rate than the checkpoint's."""
+        scheduler: Any = trainer.lr_scheduler_configs[0].scheduler
+        for group in trainer.optimizers[0].param_groups:
+            group["lr"] *= self.lr_factor
+            group["initial_lr"] *= self.lr_factor
+        scheduler.base_lrs = [lr * self.lr_factor for lr in scheduler.base_lrs]
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Restore the signal handlers."""
@@ -244,6 +258,28 @@ class Keeper(Checkpoint):
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         """Note the learning rate of the step."""
         self.lr = trainer.optimizers[0].param_groups[0]["lr"]
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
+        """Stop at a loss of NaN or infinity, before it reaches the weights.
+
+        Raises:
+            RunError: It names the batch, its images, and how to go on.
+        """
+        assert isinstance(pl_module, TrainingModule)
+        value = float(loss.detach())
+        if not any(counted(not math.isfinite(value))):
+            return
+        names = merged(pl_module.names)
+        if not rank():
+            write_text(self.folder / NAN, "".join(f"{name}\n" for name in names))
+        # The runs of an experiment keep its rate.
+        lower = f"--resume {shlex.quote(str(self.folder))} --lr {self.recipe(pl_module).optim.lr / 10:g}"
+        raise RunError(
+            f"epoch {trainer.current_epoch + 1}, batch {trainer.fit_loop.batch_idx + 1}: the training loss is "
+            f"{value}; try a lower optim.lr. Its {len(names)} images are in {self.folder / NAN}, the first is "
+            f"{names[0] if names else 'none'}. {self.folder / LAST} is from before"
+            f"{f'; at a lower rate: senet train {lower}' if self.signals.resumable == self.folder else ''}"
+        )
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         """Time the step; save and stop when asked to."""

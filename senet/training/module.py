@@ -63,6 +63,7 @@ class TrainingModule(pl.LightningModule):
         # Images that cannot be read may leave one of a batch.
         self.fewest = fewest_images(recipe) if recipe.data.on_bad_image == "skip" and not self.is_synchronised else 1
         self.left_out = 0
+        self.batch: Any = None
 
     def configure_optimizers(self) -> Any:
         """The optimizer and the per-step schedule."""
@@ -76,6 +77,7 @@ class TrainingModule(pl.LightningModule):
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> tuple[Any, Any]:
         """Augment and normalise on the device."""
         split = self.images.train if self.trainer.training else self.images.measured
+        self.batch = batch
         images, targets = split.prepare(batch, device)
         if not self.recipe.train.channels_last and isinstance(images, Tensor):
             images = images.contiguous()
@@ -139,6 +141,12 @@ class TrainingModule(pl.LightningModule):
             for norm in stilled:
                 norm.train()
             return loss
+
+    @property
+    def names(self) -> list[str]:
+        """The training images of the batch at hand."""
+        split, which = self.images.train, self.images.train.images_in(self.batch.epoch)
+        return [split.name(i) for i in which[self.batch.indices].tolist()]
 
     def count(self, sums: Tensor, n: int) -> None:
         """Add a batch to the sums of the epoch."""

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -35,7 +35,7 @@ from senet.recipes.recipe import PARTS, Recipe
 from senet.runs.checkpoint import KEY, load, read_ckpt
 from senet.runs.environment import this_environment, write_environment
 from senet.runs.evaluation import class_errors, remarks, unbalanced
-from senet.runs.folder import BEST, CURVES, LAST, RECIPE, WEIGHTS
+from senet.runs.folder import BEST, CURVES, LAST, PREVIOUS, RECIPE, WEIGHTS
 from senet.runs.metrics import Epoch, best_epoch, write_metrics
 from senet.runs.recipe_file import read_recipe, write_recipe
 from senet.runs.summary import RunSummary, read_summary, write_summary
@@ -139,10 +139,7 @@ def train(
         if is_first:
             _take_folder(folder, recipe, device, resume=resume)
         wait()
-        # A run that was killed before its first checkpoint starts again.
-        start = folder / LAST if resume and (folder / LAST).is_file() else None
-        if start is not None:
-            _check_start(start, recipe, data)
+        start = _start(folder, recipe, data) if resume else None
         if is_first and resume and read_recipe(folder) != recipe:
             # Its images are elsewhere now.
             write_recipe(folder / RECIPE, recipe)
@@ -240,14 +237,32 @@ def check_batches(recipe: Recipe, images: int, processes: int = 1) -> None:
         )
 
 
-def _check_start(start: Path, recipe: Recipe, data: Data) -> None:
+def _start(folder: Path, recipe: Recipe, data: Data) -> Path | None:
+    """The checkpoint that a resumed run goes on from; None for one that was killed before its first.
+
+    Raises:
+        CheckpointError: It is of another network; or it is damaged, and so is the one before, if there is one.
+        RunError: The images have changed.
+    """
+    found = [path for path in (folder / LAST, folder / PREVIOUS) if path.is_file()]
+    for path in found:
+        try:
+            state = read_ckpt(path)
+        except CheckpointError as error:
+            if path == found[-1]:
+                raise
+            print(f"{error}; going on from {found[-1].name}, the one before", flush=True)
+            continue
+        _check_start(path, state, recipe, data)
+        return path
+    return None
+
+
+def _check_start(start: Path, state: Mapping[str, Any], recipe: Recipe, data: Data) -> None:
     """Raise CheckpointError for a checkpoint of another network, RunError where the images have changed."""
-    state = read_ckpt(start)
     about = Header.loads(state[KEY], start)
     if about.model != recipe.model:
         raise CheckpointError(f"{start}: is of another network, {about.name}; the run's recipe is of {recipe.name}")
-    if "place" not in state:
-        raise CheckpointError(f"{start}: written by an earlier senet, which kept its place in the data in another way")
     if state.get("images") != fingerprint(data):
         raise RunError(f"{start}: the images are not those that the run began with: {data.source}")
 

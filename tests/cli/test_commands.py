@@ -162,7 +162,7 @@ def test_a_failed_run_is_in_the_comparison(senet: Call) -> None:
     wild = ["--lr", "1e30", "--warmup-epochs", "0"]
     status, out, err = senet("compare", "resnet20", "se_resnet20", "--seeds", "1", *TINY, *wild, "--out", "c")
     assert status == 1, err
-    assert "failed: resnet20-seed0: epoch 1: the" in out
+    assert "failed: resnet20-seed0: epoch 1, batch " in out
     assert "no run has finished" in out
 
 
@@ -383,7 +383,8 @@ def test_checkpoints_that_are_none(senet: Call, trained: Path, tmp_path: Path) -
     broken = tmp_path / "broken"
     shutil.copytree(trained, broken)
     (broken / "summary.json").unlink()
-    shutil.copy(cut, broken / "last.ckpt")
+    for name in ("last.ckpt", "previous.ckpt"):
+        shutil.copy(cut, broken / name)
     status, _, err = senet("train", "--resume", broken)
     assert (status, "cannot be read" in err) == (2, True)
 
@@ -490,7 +491,7 @@ def test_printed_paths_exist(senet: Call) -> None:
 def test_a_run_that_diverges_says_so(senet: Call) -> None:
     status, _, err = senet("train", "resnet20", *TINY, "--lr", "1e30", "--out", "a", "--warmup-epochs", "0")
     assert status == 2
-    assert "epoch 1: the" in err
+    assert "epoch 1, batch " in err
     assert "try a lower optim.lr" in err
     assert not Path("a/metrics.csv").exists()
 

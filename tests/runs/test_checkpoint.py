@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from senet import ECAConfig, Network, Recipe, SEConfig, create_model, load, save
 from senet.errors import CheckpointError, RunError
 from senet.recipes.registry import get_recipe, recipe_for
-from senet.runs.checkpoint import KEY, find, header, kept_weights, read_ckpt
+from senet.runs.checkpoint import KEY, find, header, kept_weights, read_ckpt, write_ckpt
 
 CLASSES = tuple("0123456789")
 
@@ -51,7 +51,7 @@ def ckpt(path: Path, model: Network, recipe: Recipe, **changes: Any) -> Path:
     """A `last.ckpt` as a run writes it."""
     state = {f"network.{k}": v for k, v in model.state_dict().items()}
     data = {KEY: header(recipe, CLASSES, {"epoch": 3}), "state_dict": state, "optimizer_states": [{"lr": 0.1}]}
-    torch.save(data | changes, path)
+    write_ckpt(path, data | changes)
     return path
 
 

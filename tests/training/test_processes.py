@@ -71,7 +71,7 @@ from tests.training.conftest import tiny_net
 g = torch.Generator().manual_seed(0)
 images = torch.randint(0, 256, (10_000, 1, 8, 8), generator=g, dtype=torch.uint8)
 targets = torch.randint(0, 10, (10_000,), generator=g)
-model = create_model(tiny_net(None), seed=0)
+model = create_model(tiny_net(None), in_channels=1, seed=0)
 
 def measured():
     split = TensorSplit(images, targets, DataRecipe(image_size=8), seed=None)

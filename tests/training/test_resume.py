@@ -23,8 +23,8 @@ from senet.runs.recipe_file import read_recipe, write_recipe
 from senet.training.callbacks import Interrupted
 from senet.training.run import train
 
-CLOCKS = {"seconds", "step_ms", "senet"}
-"""What may differ: times, and the header, which holds them."""
+CLOCKS = {"seconds", "step_ms", "senet", "digest"}
+"""What may differ: times, and the header and the digest, which hold them."""
 
 
 class Crash(Exception):
