@@ -24,13 +24,15 @@ def table(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
     """
     (*head,), *body = rows
     room = get_terminal_size().columns if sys.stdout.isatty() else math.inf
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    between = "  "
-    if sum(widths) + 2 * (len(widths) - 1) > room:
-        longest = [max(map(len, (*name.split(), *cells))) for name, *cells in zip(head, *body, strict=True)]
-        between = "  " if sum(longest) + 2 * (len(longest) - 1) <= room else " "
-        over = sum(longest) + len(between) * (len(longest) - 1) - room
-        widths = [max(min(12, longest[0]), longest[0] - int(max(over, 0))), *longest[1:]]
+    gaps, between = len(head) - 1, "  "
+    for most in range(1, 5):
+        widths = [_narrowest(most, *column) for column in zip(*rows, strict=True)]
+        if sum(widths) + 2 * gaps <= room:
+            break
+    else:
+        between = " "
+        over = sum(widths) + gaps - room
+        widths[0] = max(min(12, widths[0]), widths[0] - int(max(over, 0)))
     stacked = [textwrap.wrap(name, width) or [""] for name, width in zip(head, widths, strict=True)]
     tall = max(map(len, stacked))
     heads = zip(*([""] * (tall - len(words)) + words for words in stacked), strict=True)
@@ -43,6 +45,14 @@ def table(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
         lines.append(between.join(cells).rstrip())
     rule = "-" * max(map(len, lines))
     return "\n".join([*(styled(line, "bold") for line in lines[:tall]), styled(rule, "faint"), *lines[tall:]])
+
+
+def _narrowest(lines: int, name: str, *cells: str) -> int:
+    """The least width of a column whose name takes at most so many lines."""
+    width = max(map(len, (*name.split(), *cells)), default=0)
+    while len(textwrap.wrap(name, max(width, 1))) > lines:
+        width += 1
+    return width
 
 
 def styled(text: str, style: Literal["bold", "faint", "red", "green"], stream: Any = None) -> str:

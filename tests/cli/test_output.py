@@ -35,6 +35,16 @@ def test_a_table_fits_the_terminal(terminal: pytest.MonkeyPatch, width: int) -> 
     assert ("…" in lines[-1]) == (width < 58)
 
 
+@pytest.mark.parametrize(("width", "tall"), [(40, 1), (30, 2), (24, 3)])
+def test_the_head_is_stacked_no_higher_than_it_must(terminal: pytest.MonkeyPatch, width: int, tall: int) -> None:
+    terminal.setattr(output, "get_terminal_size", lambda: os.terminal_size((width, 24)))
+    terminal.setenv("NO_COLOR", "1")
+    # 39 columns wide with a head of one line, 27 with two, and 20 with three.
+    lines = output.table([("unit", "share below 0.05", "mean of gates"), ("SE_2_1", "0.0", "0.5")]).splitlines()
+    assert [line.startswith("-") for line in lines].index(True) == tall
+    assert max(map(len, lines)) <= width
+
+
 def test_elsewhere_a_table_is_as_wide_as_it_is() -> None:
     lines = output.table(ROWS).splitlines()
     assert lines[0].split() == ["row", "validation", "error,", "%", "parameters"]
