@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from benchmarks.shard_faults import ON_DISK, one, prepare
@@ -496,6 +497,12 @@ def test_an_image_that_is_none_is_named_by_the_file_it_came_from(folder: Path) -
     assert isinstance(data.train, FileSplit)
     with pytest.raises(DataError, match=r"as an image \(no format of images\) \(.*, train/bee/02\.png\)"):
         batches(data)
+
+
+def test_a_decompression_bomb_is_refused(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # Pillow's own is 89 million.
+    with pytest.raises(DataError, match=r"it has more than 1,000 pixels, Pillow's limit"):
+        batches(opened(shards))
 
 
 def test_the_folder_of_the_plan_says_what_was_written(shards: Path) -> None:
