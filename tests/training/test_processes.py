@@ -83,7 +83,8 @@ alone = measured()
 for name in ("images", "top1_error", "top5_error", "per_class", "confusion", "tempered"):
     assert shared[name] == alone[name], name
 assert shared["images"] == 10_000
-assert abs(shared["loss"] - alone["loss"]) < 1e-12
+# Of each batch the loss is summed in float32.
+assert abs(shared["loss"] - alone["loss"]) < 1e-6 * alone["loss"], (shared["loss"], alone["loss"])
 """
 
 

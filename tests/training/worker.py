@@ -46,12 +46,17 @@ def finish(started: Sequence[subprocess.Popen[bytes]]) -> list[tuple[int, str]]:
     return [(process.returncode, "".join(lines)) for process, lines in zip(started, last, strict=True)]
 
 
-def trained_together(world: int, recipe: Recipe, folder: Path, **settings: Any) -> list[tuple[int, str]]:
-    """Train in several processes; `settings`: those of `main`."""
+def written(recipe: Recipe, folder: Path, **settings: Any) -> Path:
+    """The file of settings for a worker: those of `main`."""
     config, file = folder.with_suffix(".yaml"), folder.with_suffix(".json")
     write_recipe(config, recipe)
     file.write_text(json.dumps({"recipe": str(config), "folder": str(folder), **settings}))
-    return finish(start(world, "-m", "tests.training.worker", str(file)))
+    return file
+
+
+def trained_together(world: int, recipe: Recipe, folder: Path, **settings: Any) -> list[tuple[int, str]]:
+    """Train in several processes; `settings`: those of `main`."""
+    return finish(start(world, "-m", "tests.training.worker", str(written(recipe, folder, **settings))))
 
 
 def main(
