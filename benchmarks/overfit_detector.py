@@ -1,6 +1,6 @@
 """Over-fit a detector and its plain twin to a few images, by `senet.training`: AP50 is high if all of it works.
 
-    python -m benchmarks.overfit_detector COCO_FOLDER [--image-size 160] [--epochs 8]
+    python -m benchmarks.overfit_detector COCO_FOLDER [--image-size 128] [--epochs 6]
 
 Takes the training images with the fewest objects, trains on them from drawn weights and measures AP on the same images.
 An epoch has each of them several times, so that less time is spent on measuring.
@@ -71,11 +71,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--models", nargs="+", default=["fasterrcnn_resnet18_fpn", "fasterrcnn_se_resnet18_fpn"])
     parser.add_argument("--images", type=int, default=8)
-    parser.add_argument("--image-size", type=int, default=160)
+    parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=8, help="how often an epoch has each image")
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--batch-size", type=int, default=2)
-    parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()

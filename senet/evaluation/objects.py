@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
@@ -195,9 +196,10 @@ def draw_found(image: Image.Image, found: Found, classes: Sequence[str], colours
     picture = image.convert("RGB")
     draw = ImageDraw.Draw(picture)
     line = max(2, round(max(image.size) / 300))
-    for box, score, k in zip(found.boxes, found.scores, found.classes, strict=True):
-        left, top, width, height = box.tolist()
-        colour = colours[int(k) % len(colours)]
+    # The surest last, over the others.
+    for i in np.argsort(found.scores, kind="stable").tolist():
+        (left, top, width, height), score, k = found.boxes[i].tolist(), found.scores[i], int(found.classes[i])
+        colour = colours[k % len(colours)]
         draw.rectangle((left, top, left + width, top + height), outline=colour, width=line)
         words = f"{classes[k]} {100 * score:.0f} %"
         size = max(11, round(max(image.size) / 50))

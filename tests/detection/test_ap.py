@@ -75,7 +75,7 @@ def assert_same(one: Mapping[str, np.ndarray], two: Mapping[str, np.ndarray]) ->
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_equal_to_pycocotools(kind: str) -> None:
-    objects, found = made_up(12 if kind == "segm" else 40, kind == "segm")
+    objects, found = made_up(12 if kind == "segm" else 64, kind == "segm")
     assert max(len(f.scores) for f in found.values()) > 100
     assert any(o.crowd.any() for o in objects)
     ours = evaluate_found(objects, found, 5, kind=kind)
