@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from senet.cli import main
 from senet.config import override
 from senet.errors import CheckpointError, RunError
 from senet.recipes.recipe import Recipe
@@ -119,3 +120,21 @@ def test_a_loss_of_nan_is_named_and_the_run_goes_on_at_a_lower_rate(
     assert second.lr == pytest.approx(other[1].lr / 10)
     rates = [group["initial_lr"] for group in torch.load(folder / LAST)["optimizer_states"][0]["param_groups"]]
     assert rates == pytest.approx([0.005] * len(rates))
+
+
+def test_a_job_that_was_started_again_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same command in the same folder: refused, but not where SLURM or torchrun says that it is started again."""
+    small = ["--image-size", "8", "--limit-batches", "1", "--batch-size", "16", "--threads", "1", "--epochs", "1"]
+    command = ["train", "resnet20", *small, "--out", str(tmp_path / "run")]
+    assert main(command) == 0
+    (tmp_path / "run" / SUMMARY).unlink()
+    assert main(command) == 2
+    assert "is not empty and no run is overwritten" in capsys.readouterr().err
+    for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"):
+        (tmp_path / "run" / SUMMARY).unlink(missing_ok=True)
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "1")
+            assert main(command) == 0
+        assert (tmp_path / "run" / SUMMARY).is_file()
