@@ -122,6 +122,7 @@ def test_a_loss_of_nan_is_named_and_the_run_goes_on_at_a_lower_rate(
     assert rates == pytest.approx([0.005] * len(rates))
 
 
+@pytest.mark.slow
 def test_a_job_that_was_started_again_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
