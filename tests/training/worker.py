@@ -118,7 +118,9 @@ def watch(data: Data, *, double: bool, log: str, die_at: tuple[int, int]) -> Non
 
 def trained_on(log: Path, *, before: int | None = None) -> list[str]:
     """Epoch, index and digest of each image in a log, sorted; `before`: only of the first so many batches."""
-    rows = [line.rsplit(" ", 2) for line in log.read_text().splitlines()]
+    # A run that was killed after its last checkpoint trains on no more.
+    lines = log.read_text().splitlines() if log.is_file() else []
+    rows = [line.rsplit(" ", 2) for line in lines]
     return sorted(what for what, batch, _ in rows if before is None or int(batch) <= before)
 
 
