@@ -72,6 +72,8 @@ def main() -> None:
             progress=sys.stderr.isatty(),
         )
         r = case.ratio("SE", "plain")
+        if failed := [row.failure for row in case.rows if row.failure]:
+            raise SystemExit(f"{name}: {failed[0]}")
         times = [f"{case.row(which).median_ms:.2f}" for which in ("SE", "plain")]
         print(f"| {name} | {' | '.join(times)} | **{r.value:.3f}** ({r.low:.3f} to {r.high:.3f}) |", flush=True)
 

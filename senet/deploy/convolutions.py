@@ -53,7 +53,7 @@ def use_depthwise(g: Graph) -> list[str]:
 
         end, act = activation_of(node)
         w = g.add_constant(f"{conv.weight.target}_depthwise", pack(weight))
-        args = (conv.x, w, conv.bias, conv.stride[0], conv.padding, act)
+        args = (conv.x, w, conv.bias, conv.stride[0], conv.padding, act, None)
         squeezes = [n for n in end.users if is_squeeze(n) and is_mean(n) and not n.kwargs]
         done.append(place(node))
         if not squeezes:
@@ -87,6 +87,18 @@ def _is_depthwise(conv: Convolution, weight: torch.Tensor) -> bool:
     return fits and inputs == 1 and conv.groups == channels == shape(conv.x)[1]
 
 
+def gate_depthwise(g: Graph, gates: Mapping[fx.Node, Gated]) -> None:
+    """Give depthwise convolutions in C the gates of their input: they are factors of its results.
+
+    gates: the gated products of `find_gates`, by node.
+    """
+    for node in g.calls():
+        if operation(node) in ("depthwise", "depthwise_squeeze"):
+            h, gate = gated_input(g, node.args[0], node, gates)
+            node.args = (h, *node.args[1:6], gate)
+    g.graph.eliminate_dead_code()
+
+
 def use_pointwise(g: Graph, gates: Mapping[fx.Node, Gated]) -> None:
     """Give 1x1 convolutions to C, with the gates of their input and the activation that follows.
 
@@ -114,10 +126,10 @@ def join_expansions(g: Graph) -> None:
             continue
         x, w1, _, gate, b1, s, e, act1 = h.args
         channels, *size = shape(h)[1:]
-        if not (gate is s is e is None) or not dispatch.is_joined(shape(x)[1], channels, prod(size)):
+        if not (gate is s is e is node.args[6] is None) or not dispatch.is_joined(shape(x)[1], channels, prod(size)):
             continue
         with g.graph.inserting_before(node):
-            both = g.graph.call_function(torch.ops.senet.expanded_depthwise.default, (x, w1, b1, act1, *node.args[1:]))
+            both = g.graph.call_function(torch.ops.senet.expanded_depthwise.default, (x, w1, b1, act1, *node.args[1:6]))
             if operation(node) == "depthwise":
                 y = g.graph.call_function(operator.getitem, (both, 0))
                 y.meta, both = dict(node.meta), y

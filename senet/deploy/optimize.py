@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from senet.deploy.chains import chain_kernels
 from senet.deploy.convolutions import (
+    gate_depthwise,
     join_expansions,
     use_depthwise,
     use_direct,
@@ -303,6 +304,7 @@ def _specialise(g: Graph, example: Tensor, compile: bool, gpu_kernels: bool) -> 
             spread_layers(g, gated)
     g.graph.eliminate_dead_code()
     if is_map:
+        gate_depthwise(g, gates)
         use_pointwise(g, gates)
         if not compile:
             use_products(g, gates)

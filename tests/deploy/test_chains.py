@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from senet.deploy.graph import operation
 from senet.deploy.optimize import Optimized, optimize
 from senet.kernels import dispatch
 from senet.kernels.replay import MOST, Chain
@@ -58,6 +59,9 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "torch between": lambda: nn.Sequential(inverted(16, 16), nn.MaxPool2d(2), inverted(16, 16)),
     "an input that is added late": lambda: Fn(
         lambda m, x: m.b(m.a(x)) + x, a=conv(16, 32, act=nn.ReLU), b=conv(32, 16)
+    ),
+    "gates before a depthwise convolution": lambda: nn.Sequential(
+        conv(16, 32, act=nn.ReLU), unit(32), conv(32, 32, 3, nn.ReLU6, groups=32), unit(32), conv(32, 24)
     ),
     "linear layers": lambda: Fn(
         lambda m, x: m.k(x * m.f(x.mean((2, 3)))[..., None, None]),
@@ -118,6 +122,15 @@ def test_a_wide_expansion_is_computed_row_by_row() -> None:
     for size in ((1, 16, 50, 48), (3, 16, 7, 9), (2, 16, 1, 1)):
         x = noise(*size, dtype=torch.float32)
         assert error(fast(x), model(x)) < 2e-5
+
+
+@torch.no_grad()
+def test_gates_before_a_depthwise_convolution_cost_no_pass() -> None:
+    model = trained(NETS["gates before a depthwise convolution"]()).float()
+    (chain,) = chains(optimize(model, noise(1, 16, 15, 14, dtype=torch.float32)))
+    names = [operation(n) for n in chain.graph.graph.nodes if n.op == "call_function"]
+    assert "gated" not in names
+    assert (names.count("depthwise_squeeze"), names.count("gates")) == (1, 2)
 
 
 @torch.no_grad()

@@ -39,9 +39,12 @@ CASES = {
 }
 
 
-def truth(h: Tensor, w: Tensor, b: Tensor | None, stride: int, padding: tuple[int, int], act: str) -> Tensor:
+def truth(
+    h: Tensor, w: Tensor, b: Tensor | None, stride: int, padding: tuple[int, int], act: str, g: Tensor | None = None
+) -> Tensor:
     bias = None if b is None else b.double()
-    return ACTS[act](F.conv2d(h.double(), w.double(), bias, stride, padding, groups=h.shape[1]))
+    h = h.double() if g is None else h.double() * g.double()[..., None, None]
+    return ACTS[act](F.conv2d(h, w.double(), bias, stride, padding, groups=h.shape[1]))
 
 
 def check(
@@ -55,6 +58,10 @@ def check(
         close(y, want)
         close(z, want.mean((2, 3)))
         assert torch.equal(OPS.depthwise(h.contiguous(), depthwise.pack(w), bias, stride, padding, act), y)
+        g = noise(c, n, seed=3).t()
+        y, z = OPS.depthwise_squeeze(h, depthwise.pack(w), bias, stride, padding, act, g)
+        close(y, want := truth(h, w, bias, stride, padding, act, g))
+        close(z, want.mean((2, 3)))
 
 
 # N, I, C, H, W, kernel, stride, padding.
@@ -181,6 +188,7 @@ def test_as_operations_of_torch() -> None:
     tests = ("test_schema", "test_faketensor")
     arguments = (maps(2, 16, 5, 4), depthwise.pack(noise(16, 1, 3, 3)), None, 1, (1, 1), "relu")
     for operation in (OPS.depthwise, OPS.depthwise_squeeze):
+        torch.library.opcheck(operation.default, (*arguments, noise(2, 16)), test_utils=tests)  # type: ignore[attr-defined]
         torch.library.opcheck(operation.default, arguments, test_utils=tests)  # type: ignore[attr-defined]
     expanded = (maps(2, 6, 5, 4), conv1x1.pack(noise(16, 6, 1, 1)), None, "relu", *arguments[1:])
     torch.library.opcheck(OPS.expanded_depthwise.default, expanded, test_utils=tests)  # type: ignore[attr-defined]

@@ -84,20 +84,21 @@ static Plan plan_of(int64_t M, int64_t K, int64_t C)
     return (Plan){few ? 2 * ROWS : flat ? M : 8 * ROWS, few ? panels : flat || fit < 1 ? 1 : fit};
 }
 
-/* How many floats `conv1x1` needs as scratch memory, with gates of the input. */
-int64_t scratch(int64_t M, int64_t K, int64_t C, int threads) { return threads * plan_of(M, K, C).block * K; }
+/* The weights are multiplied by the gates, for each image, where they are fewer than its inputs. */
+static int scales_weights(int64_t P, int64_t C) { return 4 * C <= P; }
 
-void conv1x1(const int64_t *a)
+/* How many floats `conv1x1` needs as scratch memory, with gates of the input. */
+int64_t scratch(int64_t M, int64_t P, int64_t K, int64_t C, int threads)
 {
-    const float *g = (const float *)a[2];
-    const int64_t M = a[8], P = a[9], K = a[10], C = a[11];
-    const int threads = (int)a[13];
-    const float *h = (const float *)a[0];
-    float *room = (float *)a[7];
-    const Layer l = {h, (const float *)a[1], g, (const float *)a[3], (const float *)a[4], (const float *)a[5],
-                     (float *)a[6], M, P, K, C, (int)a[12]};
-    const Plan p = plan_of(M, K, C);
-    const int64_t panels = (C + NR - 1) / NR, block = p.block, group = p.group;
+    return scales_weights(P, C) ? (C + NR - 1) / NR * NR * K : threads * plan_of(M, K, C).block * K;
+}
+
+/* `room` is for inputs that are multiplied by g. */
+static void run(const Layer *layer, const float *g, float *room, int threads)
+{
+    const Layer l = *layer;
+    const Plan p = plan_of(l.M, l.K, l.C);
+    const int64_t panels = (l.C + NR - 1) / NR, block = p.block, group = p.group, M = l.M, K = l.K;
     const int64_t blocks = block ? (M + block - 1) / block : 0, groups = (panels + group - 1) / group;
 #pragma omp parallel num_threads(threads)
     {
@@ -110,15 +111,39 @@ void conv1x1(const int64_t *a)
                 const int64_t last = (j + 1) * group < panels ? (j + 1) * group : panels;
                 if (g && ready != i) {
                     for (int64_t m = from; m < to; m++) {
-                        const float *gates = g + m / P * K, *of = h + m * K;
+                        const float *gates = g + m / l.P * K, *of = l.h + m * K;
                         for (int64_t k = 0; k < K; k++) gated[(m - from) * K + k] = gates[k] * of[k];
                     }
                     ready = i;
                 }
-                const float *rows = g ? gated : h + from * K;
+                const float *rows = g ? gated : l.h + from * K;
                 for (int64_t c = j * group; c < last; c++)
                     for (int64_t m = from; m < to; m += ROWS)
                         any_tile(&l, to - m < ROWS ? (int)(to - m) : ROWS, rows + (m - from) * K, m, c * NR);
             }
+    }
+}
+
+void conv1x1(const int64_t *a)
+{
+    const float *g = (const float *)a[2];
+    float *room = (float *)a[7];
+    const int threads = (int)a[13];
+    const Layer l = {(const float *)a[0], (const float *)a[1], g, (const float *)a[3], (const float *)a[4],
+                     (const float *)a[5], (float *)a[6], a[8], a[9], a[10], a[11], (int)a[12]};
+    const int64_t P = l.P, K = l.K, C = l.C, rows = (C + NR - 1) / NR * K;
+    if (!g || !scales_weights(P, C)) {
+        run(&l, g, room, threads);
+        return;
+    }
+    for (int64_t n = 0; n * P < l.M; n++) {
+        for (int64_t i = 0; i < rows; i++)
+            for (int j = 0; j < NR; j += LANES)
+                store(room + i * NR + j, load(l.w + i * NR + j) * g[n * K + i % K]);
+        Layer one = l;
+        one.h += n * P * K, one.y += n * P * C, one.w = room, one.M = P;
+        if (l.e) one.e += n * P * C;
+        if (l.s) one.s += n * C;
+        run(&one, NULL, room, threads);
     }
 }

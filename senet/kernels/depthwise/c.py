@@ -1,12 +1,14 @@
 """A depthwise convolution with activation and squeeze, in C, for float32 on a CPU.
 
-    y = act(w * h + b),    z = mean(y) over positions
+    y = act(w * (g h) + b),    z = mean(y) over positions
 
-`torch.ops.senet.depthwise(h, w, b, stride, padding, act)` returns y, `depthwise_squeeze` of the same arguments y and z
-(N, C). `h` (N, C, H, W), `w` packed by `pack`, `b` (C), `padding` of height and width, `act` one of
-`packed.ACTIVATIONS`; y is channels-last. `expanded_depthwise(x, w1, b1, act1, w, b, stride, padding, act)` returns y
-and z of h = act1(w1 x + b1), a 1x1 convolution of `x` (N, I, H, W) with `w1` packed by `conv1x1.c.pack`; h is never
-whole in memory. There is no gradient. Wrong shapes or dtypes raise RuntimeError.
+`torch.ops.senet.depthwise(h, w, b, stride, padding, act, g=None)` returns y, `depthwise_squeeze` of the same arguments
+y and z (N, C). `h` (N, C, H, W), `w` packed by `pack`, `b` (C), `padding` of height and width, `act` one of
+`packed.ACTIVATIONS`, `g` gates (N, C) of h, which are factors of the sums; y is channels-last.
+
+`expanded_depthwise(x, w1, b1, act1, w, b, stride, padding, act)` returns y and z of h = act1(w1 x + b1), a 1x1
+convolution of `x` (N, I, H, W) with `w1` packed by `conv1x1.c.pack`; h is never whole in memory. There is no gradient.
+Wrong shapes or dtypes raise RuntimeError.
 """
 
 from __future__ import annotations
@@ -57,7 +59,9 @@ def _size(h: Tensor, w: Tensor, stride: int, padding: list[int]) -> list[int]:
     return [(d + 2 * p - len(w)) // stride + 1 for d, p in zip(h.shape[2:], padding, strict=True)]
 
 
-def _empty(h: Tensor, w: Tensor, b: Tensor | None, stride: int, padding: list[int], act: str) -> Tensor:
+def _empty(
+    h: Tensor, w: Tensor, b: Tensor | None, stride: int, padding: list[int], act: str, g: Tensor | None = None
+) -> Tensor:
     shape = (*h.shape[:2], *_size(h, w, stride, padding))
     return torch.empty(shape, dtype=h.dtype, device=h.device, memory_format=torch.channels_last)
 
@@ -74,15 +78,24 @@ def _check(c: int, k: int, stride: int) -> None:
         )
 
 
-def _run(h: Tensor, w: Tensor, b: Tensor | None, stride: int, padding: list[int], act: str, z: Tensor | None) -> Tensor:
+def _run(
+    h: Tensor,
+    w: Tensor,
+    b: Tensor | None,
+    stride: int,
+    padding: list[int],
+    act: str,
+    g: Tensor | None = None,
+    z: Tensor | None = None,
+) -> Tensor:
     (n, c, *size), k = h.shape, len(w)
-    check("depthwise", (h, (n, c, *size)), (w, (k, k, c)), (b, (c,)))
+    check("depthwise", (h, (n, c, *size)), (w, (k, k, c)), (b, (c,)), (g, (n, c)))
     _check(c, k, stride)
     y = empty((n, c, *_size(h, w, stride, padding)))
-    h, b = channels_last(h), None if b is None else b.contiguous()
+    h, b, g = channels_last(h), *(None if t is None else t.contiguous() for t in (b, g))
     room = None if z is None else scratch(_c().scratch(n, c, y.shape[2]))
     sizes = n, *size, c, *y.shape[2:], *padding
-    call(_c().depthwise, (h, w, b, y, z, room), *sizes, k, stride, number(act), torch.get_num_threads())
+    call(_c().depthwise, (h, w, b, g, y, z, room), *sizes, k, stride, number(act), torch.get_num_threads())
     return y
 
 
@@ -112,15 +125,15 @@ def _expanded(
     return y, z
 
 
-def _both(h: Tensor, w: Tensor, b: Tensor | None, stride: int, padding: list[int], act: str) -> tuple[Tensor, Tensor]:
+def _both(h: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     z = empty(h.shape[:2])
-    return _run(h, w, b, stride, padding, act, z), z
+    return _run(h, *rest, z=z), z
 
 
-_arguments = "Tensor h, Tensor w, Tensor? b, int stride, int[2] padding, str act"
+_arguments = "Tensor h, Tensor w, Tensor? b, int stride, int[2] padding, str act, Tensor? g=None"
 operations.define(f"depthwise({_arguments}) -> Tensor")
 operations.define(f"depthwise_squeeze({_arguments}) -> (Tensor, Tensor)")
-operations.impl("depthwise", lambda *args: _run(*args, z=None), "CPU")
+operations.impl("depthwise", _run, "CPU")
 operations.impl("depthwise_squeeze", _both, "CPU")
 torch.library.register_fake("senet::depthwise", _empty)
 torch.library.register_fake("senet::depthwise_squeeze", _empty_both)

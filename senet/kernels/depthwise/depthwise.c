@@ -1,6 +1,6 @@
 /* Depthwise convolution of channels-last feature maps, with activation and squeeze, float32:
 
-       y[n][i][j][c] = act(sum_ab w[a][b][c] h[n][i s + a - py][j s + b - px][c] + b[c]),    z[n][c] = mean_ij y
+       y[n][i][j][c] = act(g[n][c] sum_ab w[a][b][c] h[n][i s + a - py][j s + b - px][c] + b[c]),    z[n][c] = mean_ij y
 
    h (N, H, W, C), y (N, Y, X, C), C >= LANES. It is bound by the caches: a tile of T results along a row reads each
    weight and each input once, channel after channel, and adds its results up for z in the registers that hold them.
@@ -8,7 +8,7 @@
    many as the kernel has, so h never leaves the caches.
 
    Sums for z are kept for each row, in `room` (`scratch` floats), and added in order: any number of threads gives the
-   same bits. b may be NULL, and z, if it is not wanted. */
+   same bits. b and g, gates of h, may be NULL, and z, if it is not wanted. */
 
 #include <omp.h>
 
@@ -17,7 +17,7 @@
 enum { T = 4 };
 
 typedef struct {
-    const float *h, *w, *b;
+    const float *h, *w, *b, *g;
     float *y, *z, *room;
     int64_t N, H, W, C, Y, X, py, px;
     int K, S, act, threads;
@@ -28,8 +28,8 @@ INLINE int64_t padded(int64_t C) { return (C + LANES - 1) / LANES * LANES; }
 /* Results of a row of y from column x on, up to T of them; the sum of each channel is added to `sums`. `rows` are the K
    rows of h, from column x S - px on, or NULL above and below it. K, S and `inside`, whether all columns and results are
    inside of the feature maps, are constants where it is inlined. */
-INLINE void tile(const Layer *l, const int K, const int S, const int inside, const float *const rows[], float *y,
-                 int64_t x, float *sums)
+INLINE void tile(const Layer *l, const int K, const int S, const int inside, const float *const rows[], const float *g,
+                 float *y, int64_t x, float *sums)
 {
     const int64_t C = l->C, left = x * S - l->px, n = l->X - x > T ? T : l->X - x;
     for (int64_t block = 0; block < C; block += LANES) {
@@ -37,7 +37,7 @@ INLINE void tile(const Layer *l, const int K, const int S, const int inside, con
         const int64_t c = block + LANES <= C ? block : C - LANES;
         floats acc[T], bias = l->b ? load(l->b + c) : (floats){0};
 #pragma GCC unroll 4
-        for (int i = 0; i < T; i++) acc[i] = bias;
+        for (int i = 0; i < T; i++) acc[i] = g ? (floats){0} : bias;
         for (int a = 0; a < K; a++) {
             if (!rows[a]) continue;
             const float *w = l->w + a * K * C + c, *from = rows[a] + c;
@@ -53,6 +53,11 @@ INLINE void tile(const Layer *l, const int K, const int S, const int inside, con
                     if (column - i * S >= 0 && column - i * S < K) acc[i] += v * weights[column - i * S];
             }
         }
+        if (g) {
+            const floats gate = load(g + c);
+#pragma GCC unroll 4
+            for (int i = 0; i < T; i++) acc[i] = acc[i] * gate + bias;
+        }
         activate(acc, T, l->act);
         floats sum = {0};
 #pragma GCC unroll 4
@@ -66,8 +71,8 @@ INLINE void tile(const Layer *l, const int K, const int S, const int inside, con
 }
 
 /* One row of y. `rows` begin at column -px if `whole`: then they are as long as all tiles, filled up with zeros. */
-INLINE void line(const Layer *l, const int K, const int S, const int whole, const float *const rows[], float *y,
-                 float *sums)
+INLINE void line(const Layer *l, const int K, const int S, const int whole, const float *const rows[],
+                 const float *g, float *y, float *sums)
 {
     for (int64_t x = 0; x < l->X; x += T) {
         const int64_t left = x * S - (whole ? 0 : l->px);
@@ -75,9 +80,9 @@ INLINE void line(const Layer *l, const int K, const int S, const int whole, cons
 #pragma GCC unroll 7
         for (int a = 0; a < K; a++) from[a] = rows[a] ? rows[a] + left * l->C : NULL;
         if (whole || (left >= 0 && left + (T - 1) * S + K <= l->W && x + T <= l->X))
-            tile(l, K, S, 1, from, y + x * l->C, x, sums);
+            tile(l, K, S, 1, from, g, y + x * l->C, x, sums);
         else
-            tile(l, K, S, 0, from, y + x * l->C, x, sums);
+            tile(l, K, S, 0, from, g, y + x * l->C, x, sums);
     }
 }
 
@@ -87,6 +92,7 @@ static void any_line(const Layer *l, int64_t n, int64_t row, const float *ring, 
     const int64_t top = row * l->S - l->py;
     const float *rows[7];
     float *y = l->y + (n * l->Y + row) * l->X * l->C, *sums = l->z ? l->room + (n * l->Y + row) * padded(l->C) : NULL;
+    const float *g = l->g ? l->g + n * l->C : NULL;
     if (sums) memset(sums, 0, padded(l->C) * sizeof *sums);
     for (int64_t a = 0; a < l->K; a++) {
         const int64_t at = top + a;
@@ -96,8 +102,8 @@ static void any_line(const Layer *l, int64_t n, int64_t row, const float *ring, 
     }
     switch ((l->K * 10 + l->S) * 2 + !!ring) {
 #define EACH(k, s) \
-    case (k * 10 + s) * 2: line(l, k, s, 0, rows, y, sums); break; \
-    case (k * 10 + s) * 2 + 1: line(l, k, s, 1, rows, y, sums); break;
+    case (k * 10 + s) * 2: line(l, k, s, 0, rows, g, y, sums); break; \
+    case (k * 10 + s) * 2 + 1: line(l, k, s, 1, rows, g, y, sums); break;
         EACH(3, 1) EACH(3, 2) EACH(5, 1) EACH(5, 2) EACH(7, 1) EACH(7, 2)
 #undef EACH
     }
@@ -123,9 +129,9 @@ int64_t scratch(int64_t N, int64_t C, int64_t Y) { return N * Y * padded(C); }
 
 void depthwise(const int64_t *a)
 {
-    const Layer l = {(const float *)a[0], (const float *)a[1], (const float *)a[2], (float *)a[3], (float *)a[4],
-                     (float *)a[5], a[6], a[7], a[8], a[9], a[10], a[11], a[12], a[13], (int)a[14], (int)a[15],
-                     (int)a[16], (int)a[17]};
+    const Layer l = {(const float *)a[0], (const float *)a[1], (const float *)a[2], (const float *)a[3], (float *)a[4],
+                     (float *)a[5], (float *)a[6], a[7], a[8], a[9], a[10], a[11], a[12], a[13], a[14], (int)a[15],
+                     (int)a[16], (int)a[17], (int)a[18]};
 #pragma omp parallel for schedule(static) num_threads(l.threads)
     for (int64_t i = 0; i < l.N * l.Y; i++) any_line(&l, i / l.Y, i % l.Y, NULL, 0);
     means(&l);
@@ -181,7 +187,7 @@ int64_t ring(int64_t C, int64_t X, int64_t K, int64_t S) { return K * columns(X,
 void expanded(const int64_t *a)
 {
     const float *x = (const float *)a[0], *w1 = (const float *)a[1], *b1 = (const float *)a[2];
-    const Layer l = {NULL, (const float *)a[3], (const float *)a[4], (float *)a[5], (float *)a[6], (float *)a[7], a[9],
+    const Layer l = {NULL, (const float *)a[3], (const float *)a[4], NULL, (float *)a[5], (float *)a[6], (float *)a[7], a[9],
                      a[10], a[11], a[13], a[14], a[15], a[16], a[17], (int)a[18], (int)a[19], (int)a[21], (int)a[22]};
     const int64_t I = a[12], K = l.K, width = columns(l.X, K, l.S) * l.C, rows = l.N * l.Y;
     const int64_t end = l.px + l.W < columns(l.X, K, l.S) ? l.px + l.W : columns(l.X, K, l.S);
