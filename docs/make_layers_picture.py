@@ -24,6 +24,7 @@ WHAT = {
     "runs": "checkpoint and run folder",
     "plotting": "figures with any name",
     "progress": "bars and lines",
+    "processes": "rank and world",
     "data": "images, splits, augmentation",
     "counting": "errors of a classifier",
     "recipes": "one run as a value",
