@@ -203,11 +203,18 @@ def _opened(path: Path, args: tuple[Tensor, ...]) -> Graph:
 
 def _export(flat: _Flat, args: tuple[Tensor, ...], dims: Any = None) -> ExportedProgram:
     """Call `torch.export.export` without its log: of a network that it cannot capture it prints the whole graph."""
+    with quiet():
+        return torch.export.export(flat, args, dynamic_shapes=None if dims is None else (dims,), strict=False)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep torch from printing pages about sizes that it cannot reason about."""
     was = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         with redirect_stderr(StringIO()):
-            return torch.export.export(flat, args, dynamic_shapes=None if dims is None else (dims,), strict=False)
+            yield
     finally:
         logging.disable(was)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from senet import __version__
-from senet.deploy.graph import Graph, inputs_of
+from senet.deploy.graph import Graph, inputs_of, quiet
 from senet.deploy.onnx_gates import GATES
 from senet.errors import ConfigError, MissingExtraError
 
@@ -57,7 +57,7 @@ def to_onnx(
     if any_size:
         sizes = inputs_of(example)[0].shape[2:]
         open_dims |= {2 + i: name for i, name in enumerate(("height", "width", "depth")[: len(sizes)])}
-    with warnings.catch_warnings():
+    with quiet(), warnings.catch_warnings():
         # torch.onnx itself uses deprecated parts of torch.
         warnings.simplefilter("ignore")
         program = torch.onnx.export(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from senet.deploy.graph import METADATA, Graph, aten, capture, inputs_of
+from senet.deploy.graph import METADATA, Graph, aten, capture, inputs_of, quiet
 from senet.deploy.onnx import Exported, check_exportable, deviation_of, metadata
 from senet.deploy.optimize import channels_last, rewritten
 from senet.errors import ConfigError
@@ -91,7 +91,7 @@ def export_program(
     open_dims |= {2 + i: Dim.DYNAMIC(min=low) for i, low in enumerate(smallest)}
     batch, open_sizes = g.batch(example), open_dims or None
     more = ((open_sizes,) * (len(batch) - 1),) * (len(batch) > 1)
-    with torch.no_grad():
+    with torch.no_grad(), quiet():
         program = torch.export.export(_Nested(g).eval(), batch, dynamic_shapes=(open_sizes, *more))
     smallest = _smallest(program, batch[0]) if any_size else ()
     about = metadata(model, "any" if optimize else None, classes, smallest, about or {})
