@@ -24,16 +24,18 @@ if TYPE_CHECKING:
 ENDINGS = (".onnx", ".pt2")
 FORMS = ("any", "machine", "no")
 GATES = ("dynamic", "static")
+ZERO_POINTS = ("any", "zero")
 
-ONLY = {"batch": "--optimize machine", "opset": "an .onnx", "images": "--int8", "gates": "--int8"}
+INT8 = ("images", "gates", "zero_points", "most_changed")
+ONLY = {"batch": "--optimize machine", "opset": "an .onnx", **dict.fromkeys(INT8, "--int8")}
 """Options that need another one."""
 
 DESCRIPTION = """Write a trained network as one file that runs without senet, and check that it is the same function.
 
 OUT.onnx runs in ONNX Runtime, OpenVINO, TensorRT; OUT.pt2 where torch is, by torch.export.load. Batch norms are
 folded, squeezes moved before the expansion. The file states its preprocessing and its classes. --int8 writes ONNX in 8
-bits for ONNX Runtime: training images of the run, or of --data, calibrate it; as many others compare it with float.
-TensorRT does not take the 8-bit file, whose zero points are not 0: give it the file in float, and let it calibrate.
+bits: training images of the run, or of --data, calibrate it; as many others compare it with float. Layers stay in float
+until at most --most-changed percent of the images change their class. TensorRT takes --zero-points zero alone.
 
 A detector is written as OUT.onnx that takes one image (1, 3, H, W) of any size, scaled and normalised, and gives boxes
 in its pixels, scores and labels from 0. It is as it is: --optimize, --int8 and the like are for classifiers."""
@@ -65,6 +67,20 @@ def run(argv: list[str]) -> int:
     )
     parser.switch("int8", help="write ONNX in 8 bits, for ONNX Runtime")
     parser.option("images", type=int, default=0, low=0, help="with --int8: number of calibration images; 0: 128")
+    parser.option(
+        "zero_points",
+        choices=ZERO_POINTS,
+        help="with --int8: zero for TensorRT and others, any for ONNX Runtime, faster",
+    )
+    parser.option(
+        "most_changed",
+        type=float,
+        default=1.0,
+        low=0,
+        high=100,
+        metavar="PERCENT",
+        help="with --int8: images that may change their class; layers stay in float until it holds",
+    )
     parser.option("gates", choices=GATES, help="with --int8: dynamic leaves the units in float, static quantises them")
     parser.switch("force", help="overwrite an existing file")
     parser.json()
@@ -98,10 +114,20 @@ def run(argv: list[str]) -> int:
         near = told["agreement"]
         print(
             f"8 bits, {told['gates']} gates, beside {told['float_bytes'] / 1e6:.1f} MB in float: cosine of the logits "
-            f"{near['cosine']:.4f}, same class for {100 * near['top1']:.1f} % of {near['images']:,} images\n"
+            f"{near['cosine']:.4f}, same class for {100 * near['top1']:.1f} % of {near['images']:,} images; wrong: "
+            f"{near['wrong'][1]:,}, in float {near['wrong'][0]:,}\n{_kept(told['quantized'])}\n"
             f"calibrated on {told['calibrated_on']}; compared on {told['compared_on']}"
         )
     return 0
+
+
+def _kept(quantized: dict[str, Any]) -> str:
+    kept = quantized["kept"]
+    names = f" ({', '.join(kept[:3])}{', ...' if len(kept) > 3 else ''})" if kept else ""
+    return (
+        f"in float for accuracy: {len(kept)} of {quantized['layers']} layers{names}; "
+        f"{100 * quantized['changed']:.1f} % of the calibration images changed their class"
+    )
 
 
 def check(line: Line) -> Path:
@@ -110,10 +136,10 @@ def check(line: Line) -> Path:
     if out.suffix not in ENDINGS:
         raise unknown("OUT", out.name, ENDINGS, kind="endings", says="the ending of {!r} is not known")
     is_onnx, is_machine = out.suffix == ".onnx", line["optimize"] == "machine"
-    effective = {"batch": is_machine, "opset": is_onnx, "images": line["int8"], "gates": line["int8"]}
+    effective = {"batch": is_machine, "opset": is_onnx, **dict.fromkeys(INT8, line["int8"])}
     for name, has_effect in effective.items():
-        if line[name] and not has_effect:
-            raise ConfigError(f"--{name}: has no effect without {ONLY[name]}")
+        if name in line.given and not has_effect:
+            raise ConfigError(f"--{name.replace('_', '-')}: has no effect without {ONLY[name]}")
     if line["size"] and "data.image_size" in line.named:
         raise ConfigError("--data.image_size: is the same as --size; give one of them")
     if line.named and not line["int8"]:
@@ -232,17 +258,34 @@ def write_int8(checkpoint: Checkpoint, recipe: Recipe, out: Path, line: Line) ->
     others = open_data(recipe.data, recipe.train.seed, progress=True)
     wanted = line["images"] or 128
 
-    def images(split: Split) -> Iterator[Tensor]:
+    def batches(split: Split) -> Iterator[tuple[Tensor, Tensor]]:
         # Images are sorted by class.
         some = torch.linspace(0, len(split) - 1, min(wanted, len(split)), dtype=torch.float64, device="cpu").long()
         for few in some.split(32):
-            yield split.prepare(split[(0, few.tolist())], torch.device("cpu"))[0]
+            yield split.prepare(split[(0, few.tolist())], torch.device("cpu"))
 
     with TemporaryDirectory() as folder:
         whole = Path(folder) / "float.onnx"
         told = write(checkpoint, recipe, whole, line)
-        quantize_onnx(whole, out, images(train.split), gates=gates)
-        near = agreement(whole, out, images(others.measured))
+        done = quantize_onnx(
+            whole,
+            out,
+            [x for x, _ in batches(train.split)],
+            gates=gates,
+            zero_points=line["zero_points"] or "any",
+            most_changed=line["most_changed"] / 100,
+        )
+        x, y = zip(*batches(others.measured), strict=True)
+        near = agreement(whole, out, x, torch.cat(y))
         used = {"calibrated_on": (train.split, train.words), "compared_on": (others.measured, others.held_out)}
         about = {what: f"{min(wanted, len(split)):,} of {words}" for what, (split, words) in used.items()}
-        return told | about | {"gates": gates, "float_bytes": whole.stat().st_size, "agreement": asdict(near)}
+        return (
+            told
+            | about
+            | {
+                "gates": gates,
+                "float_bytes": whole.stat().st_size,
+                "agreement": asdict(near),
+                "quantized": asdict(done),
+            }
+        )

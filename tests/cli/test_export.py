@@ -28,6 +28,8 @@ def test_8_bits_as_json(senet: Call, trained: Path) -> None:
     assert told["rewrites"][0] == "  19 batch norms folded"
     assert told["deviation"] < 1e-5
     assert told["agreement"]["images"] == 40
+    assert len(told["agreement"]["wrong"]) == 2
+    assert told["quantized"]["layers"] == 20
     assert told["calibrated_on"] == "40 of 1,438 training images"
     assert told["compared_on"] == "40 of 359 held-out digits"
     assert told["agreement"]["cosine"] > 0.9
@@ -90,6 +92,9 @@ def test_options_reach_the_exporter(
         (["n.onnx", "--batch", "2"], "--batch: has no effect without --optimize machine"),
         (["n.pt2", "--opset", "18"], "--opset: has no effect without an .onnx"),
         (["n.onnx", "--gates", "static"], "--gates: has no effect without --int8"),
+        (["n.onnx", "--zero-points", "zero"], "--zero-points: has no effect without --int8"),
+        (["n.onnx", "--most-changed", "1"], "--most-changed: has no effect without --int8"),
+        (["n.onnx", "--int8", "--most-changed", "101"], "--most-changed: 101 is too large; expected: at most 100"),
         (["n.onnx", "--int8", "--gates", "float"], "--gates: 'float' is not known; expected: dynamic, static"),
         (["n.onnx", "--image-size", "16"], "--data.image_size: has no effect without --int8"),
         (["n.onnx", "--int8", "--size", "9", "--image-size", "16"], "--data.image_size: is the same as --size"),
@@ -116,7 +121,7 @@ def test_the_help_says_which_runtimes_take_8_bits_and_which_opsets_there_are(
     with pytest.raises(SystemExit):
         senet("export", "--help")
     text = " ".join(capsys.readouterr().out.split())
-    for words in ("8 bits, for ONNX Runtime", "TensorRT does not take the 8-bit file", "torch exports no lower one"):
+    for words in ("ONNX in 8 bits", "TensorRT takes --zero-points zero alone", "torch exports no lower one"):
         assert words in text
 
 

@@ -68,7 +68,9 @@ def test_8_bits_agree_with_float(trained: Trained, gates: str, tmp_path: Path) -
     assert before["Mul"] == before["Conv"] == {"DequantizeLinear"}
     assert before["Sigmoid"] == {"Gemm" if gates == "dynamic" else "DequantizeLinear"}
     told = {p.key: p.value for p in model.metadata_props}
-    assert (told["senet.int8"], told["senet.optimize"]) == (f"{gates} gates", "any")
+    layers = sum(n.op_type in ("Conv", "Gemm") for n in onnx.load(path).graph.node) - 6 * (gates == "dynamic")
+    assert told["senet.int8"] == f"{gates} gates, any zero points, 0 of {layers} layers in float"
+    assert told["senet.optimize"] == "any"
     assert all(key.startswith("senet.") for key in told)
 
 
@@ -141,3 +143,66 @@ def test_refused(trained: Trained, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is in the form 'machine'; expected: a file with optimize='any'"):
         quantize_onnx(tmp_path / "m.onnx", tmp_path / "n.onnx", [x])
     assert not (tmp_path / "n.onnx").exists()
+
+
+def test_zero_points_of_zero(trained: Trained, tmp_path: Path) -> None:
+    """The form that TensorRT asks for: every zero point is 0, and the classes stay."""
+    path, x = trained
+    out = tmp_path / "int8.onnx"
+    quantize_onnx(path, out, x[::2].split(60), zero_points="zero")
+    near = agreement(path, out, x[1::2].split(100))
+    assert near.top1 > 0.97
+    model = onnx.load(out)
+    values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    points = [values[n.input[2]] for n in model.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    eight = [point for point in points if point.dtype != np.int32]
+    assert len(eight) > 10
+    assert all(point.dtype == np.int8 and not point.any() for point in eight)
+
+
+def test_layers_that_cost_accuracy_stay_in_float(trained: Trained, tmp_path: Path) -> None:
+    """One channel between two convolutions is a thousand times as large, and the function the same."""
+    path, x = trained
+    model, uneven, out = onnx.load(path), tmp_path / "uneven.onnx", tmp_path / "int8.onnx"
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    first, second = next(
+        (conv, readers[relu.output[0]][0])
+        for conv in model.graph.node
+        if conv.op_type == "Conv" and [r.op_type for r in readers[conv.output[0]]] == ["Relu"]
+        for relu in readers[conv.output[0]]
+        if [r.op_type for r in readers[relu.output[0]]] == ["Conv"]
+    )
+    for name, at, factor in (
+        (first.input[1], 0, 1e3),
+        (first.input[2], 0, 1e3),
+        (second.input[1], (slice(None), 0), 1e-3),
+    ):
+        tensor = next(t for t in model.graph.initializer if t.name == name)
+        values = numpy_helper.to_array(tensor).copy()
+        values[at] *= factor
+        tensor.CopyFrom(numpy_helper.from_array(values, name))
+    onnx.save(model, uneven)
+    images, others = x[::2].split(60), x[1::2].split(100)
+    assert agreement(path, uneven, others).top1 == 1
+    rough = quantize_onnx(uneven, out, images, most_changed=1)
+    assert rough.kept == ()
+    assert rough.changed > 0.05
+    kept = quantize_onnx(uneven, out, images)
+    assert 1 <= len(kept.kept) < kept.layers / 2
+    assert {first.name, second.name} & {*kept.kept}
+    assert kept.changed <= 0.01
+    assert agreement(uneven, out, others).top1 > 0.96
+    told = {p.key: p.value for p in onnx.load(out).metadata_props}
+    assert told["senet.int8"].endswith(f"{len(kept.kept)} of {kept.layers} layers in float")
+
+
+def test_labels_count_what_is_wrong(trained: Trained) -> None:
+    path, x = trained
+    targets = torch.zeros(len(x), dtype=torch.int64)
+    near = agreement(path, path, x.split(100), targets)
+    (logits,) = onnxruntime.InferenceSession(path).run(None, {"image": x.numpy()})
+    wrong = int((logits.argmax(1) != 0).sum())
+    assert (near.wrong, near.top1) == ((wrong, wrong), 1)
