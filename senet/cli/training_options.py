@@ -22,7 +22,7 @@ MOST_DEVICES = 2**16
 """More processes than any machine, or machines than any job, has."""
 
 COMMON = ("data.name", "train.weights", "data.image_size", "data.batch_size", "train.epochs", "optim.lr", "train.seed")
-COMMON += ("train.precision", "train.fused", "train.device")
+COMMON += ("train.device",)
 """The fields that the short help lists."""
 
 

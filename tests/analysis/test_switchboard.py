@@ -204,4 +204,4 @@ def test_a_unit_off_has_the_gates_that_are_given(case: tuple) -> None:
     torch.testing.assert_close(same.logits, own.logits, rtol=1e-4, atol=1e-5)
     ones = {name: torch.ones(channels) for name, channels in board.units.items()}
     assert torch.equal(board.run(image, {unit}, ones).logits, board.run(image, {unit}).logits)
-    assert not torch.equal(board.run(image, {unit}, {unit: own.gates[unit] * 0.5}).logits, own.logits)
+    assert not torch.equal(board.run(image, {unit}, {unit: own.gates[unit] * 1e6}).logits, own.logits)

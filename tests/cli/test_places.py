@@ -101,8 +101,8 @@ def test_an_experiment_whose_images_were_moved(senet: Call, tmp_path: Path) -> N
     ("words", "line"),
     [
         (
-            ["--data", "photos", "--lr", "1"],
-            "--resume: takes no other options but --data, --seeds and --jobs, not --lr",
+            ["--data", "photos", "--momentum", "0"],
+            "--resume: takes no other options but --data, --lr, --seeds, --jobs and --devices, not --momentum",
         ),
         (["--data", "photos"], "--data: has no effect, the images are 'digits', which is no folder"),
     ],

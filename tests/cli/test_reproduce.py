@@ -93,13 +93,13 @@ def test_the_budget_chooses_the_epochs_and_keeps_them(senet: Call) -> None:
         assert (row["recipe"]["train"]["epochs"], row["recipe"]["schedule"]["warmup_epochs"]) == (300, 1)
     status, out, err = senet(*words, "14s", "--seeds", "1", "--subset", "0.1")
     assert status == 0, err
-    chosen = [line for line in out.splitlines() if "-seed0: " in line and "epoch" in line]
-    assert len(chosen) == 2
+    chosen = [line for line in out.splitlines() if line.startswith("in 14s: ")]
+    assert len(chosen) == 1
     # Another seed has the same epochs, whatever a new measurement would choose.
     status, out, err = senet(*words, "14s", "--seeds", "2", "--subset", "0.1", "--plan")
     assert status == 0, err
     assert "with the epochs that the budget chose before" in out
-    assert chosen == [line for line in out.splitlines() if "-seed0: " in line and "epoch" in line]
+    assert chosen == [line for line in out.splitlines() if line.startswith("in 14s: ")]
     assert "2 of them finished" in out
     assert ", 2 at a time" in out
 
@@ -148,7 +148,10 @@ def test_no_target_lists_them(senet: Call) -> None:
         (["--resume", "x"], "x: no such folder"),
         (["--resume", ".", "--seeds", "3"], "not the folder of an experiment"),
         (["--resume", "x", "--seeds", "many"], "--seeds: 'many' is not a whole number"),
-        (["--resume", "x", "--rows", "a"], "--resume: takes no other options but --data, --seeds and --jobs"),
+        (
+            ["--resume", "x", "--rows", "a"],
+            "--resume: takes no other options but --data, --lr, --seeds, --jobs and --devices",
+        ),
     ],
 )
 def test_mistakes(words: list[str], says: str, senet: Call) -> None:

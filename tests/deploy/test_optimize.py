@@ -415,6 +415,6 @@ def test_compiled_without_a_c_compiler() -> None:
         warnings.simplefilter("always")
         rewrites = [optimize(model, x, compile=True).rewrites for _ in range(2)]
     assert [str(w.message) for w in caught if w.category is RuntimeWarning] == [
-        "conv1x1.c is not compiled (no C compiler: found none of $CC, cc, gcc, clang); slower kernels run instead"
+        "gates.c is not compiled (no C compiler: found none of $CC, cc, gcc, clang); slower kernels run instead"
     ]
     assert not any(r.fused for r in rewrites)

@@ -233,22 +233,21 @@ def test_killed_at_any_file_of_the_last_epochs_end(
     """Each file is the one that is not written any more; the resumed run has them all, as the unbroken one."""
     from senet import files, plotting
     from senet.runs import checkpoint
-    from senet.training import callbacks
 
     recipe = replace(recipe, train=replace(recipe.train, epochs=1))
     train(recipe, open_small(recipe), tmp_path / "unbroken", quiet=True)
     write, writes = files.write_atomically, []
 
-    def die(path: Path, data: Any) -> None:
+    def die(path: Path, data: Any, **options: Any) -> None:
         writes.append(path.name)
         # last.ckpt is first written before the first step.
         if path.name == file and (file != "last.ckpt" or writes.count(file) == 2):
             raise Crash
-        write(path, data)
+        write(path, data, **options)
 
     folder = tmp_path / "killed"
     with monkeypatch.context() as patch:
-        for module in (files, plotting, callbacks, checkpoint):
+        for module in (files, plotting, checkpoint):
             patch.setattr(module, "write_atomically", die)
         with pytest.raises(Crash):
             train(recipe, open_small(recipe), folder, quiet=True)
