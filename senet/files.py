@@ -50,7 +50,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any], *, keep_as: 
     The folder is flushed too where the system can, so that the rename outlives a power cut.
 
     write: is given the open binary file.
-    keep_as: what the old file is renamed to; killed just then, only that is there.
+    keep_as: another name that the old file keeps.
     Raises RunError, naming the file and the cause, where it cannot be written.
     """
     temporary = path.with_name(f".{path.name}.part")
@@ -60,7 +60,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any], *, keep_as: 
             file.flush()
             os.fsync(file.fileno())
         if keep_as is not None and path.is_file():
-            os.replace(path, keep_as)
+            _keep(path, keep_as)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         # torch reports a failed write as a RuntimeError.
@@ -71,6 +71,19 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any], *, keep_as: 
     # The file is whole and in its place; Windows opens no folders, and some network disks flush none.
     with suppress(OSError):
         _flush_folder(path.parent)
+
+
+def _keep(path: Path, name: Path) -> None:
+    """Give a file a second name, in place of the file that had it; the file itself is there at every moment."""
+    link = name.with_name(f".{name.name}.part")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+    except OSError:
+        # A disk without hard links: for a moment only the second name is there.
+        os.replace(path, name)
+    else:
+        os.replace(link, name)
 
 
 def _flush_folder(folder: Path) -> None:

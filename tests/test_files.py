@@ -195,3 +195,27 @@ def test_what_a_killed_process_left_is_nothing(tmp_path: Path) -> None:
     for name in (".lock", ".a.txt.part"):
         (tmp_path / name).touch()
     assert new_folder(tmp_path) == tmp_path
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_the_file_before_keeps_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool) -> None:
+    """With hard links a file of this name is there at every moment."""
+    path, before, there = tmp_path / "last", tmp_path / "previous", []
+    real = os.replace
+
+    def replace(source: Path, target: Path) -> None:
+        real(source, target)
+        there.append(path.is_file())
+
+    def no_link(source: Path, target: Path) -> None:
+        raise OSError("no hard links")
+
+    for text in ("one", "two", "three"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", replace)
+            if not has_links:
+                patch.setattr(os, "link", no_link)
+            write_atomically(path, lambda file, text=text: file.write(text.encode()), keep_as=before)
+    assert (path.read_text(), before.read_text()) == ("three", "two")
+    assert all(there) == has_links
+    assert {p.name for p in tmp_path.iterdir()} == {"last", "previous"}
