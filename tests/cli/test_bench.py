@@ -164,6 +164,7 @@ def test_the_least_work_is_counted_by_hand() -> None:
     assert steps[1] == (3 * counted[1][0] / 2, 3 * counted[1][1])
 
 
+@pytest.mark.slow
 def test_engines_run_the_same_network(senet: Call) -> None:
     words = ["inference", *TWENTY, "--size", "16", "--against", "onnxruntime,openvino", "--json"]
     status, out, err = senet("bench", *words)
