@@ -12,7 +12,7 @@ DESCRIPTION = """Write a folder of images as shards, for --data OUT: plain tars 
 
 FOLDER is what --data takes: a folder of images, split or not, or a CSV file. Training on the shards has the same images
 in the same order, with the same crops and the same images held out, as on the folder. Copy OUT to a web server or an
-object store and train from there with --data https://... or --data s3://bucket/prefix. A run that was stopped goes on:
+object store and train from there with --data https://... or --data s3://bucket/prefix. A stopped run continues:
 shards that are whole are kept. Each shard is read again and compared when it is written; --check does so at any time,
 also at a URL."""
 

@@ -1,6 +1,6 @@
 """Write a folder of images as shards: WebDataset tars with an index, see `shards`.
 
-The bytes of each tar are a function of the folder's images and of the size of a shard. A run that was stopped goes on:
+The bytes of each tar are a function of the folder's images and of the size of a shard. A stopped run continues:
 `.writing/` has the digest of each finished shard; those that still have it are kept, and the others written.
 """
 

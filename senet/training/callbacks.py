@@ -148,7 +148,7 @@ class Keeper(Checkpoint):
 
     Args:
         folder: The run's.
-        order: Of the training images; a resumed run goes on in it.
+        order: Of the training images; a resumed run continues in it.
         resumable: The folder that messages name for `--resume`: the run's, or that of its experiment.
         say: Called with each epoch, the number of epochs, and whether it is the best so far.
         is_asked: Whether another process asks to stop.

@@ -71,7 +71,7 @@ def launch(argv: Sequence[str], devices: int, nodes: int = 1, *, device: str = "
             return failure.exitcode
         raise RunError(
             f"process {number} of {devices * nodes} was ended by {Signals(-failure.exitcode).name}, and the others "
-            "were stopped; --resume FOLDER goes on from the last checkpoint, with any --devices"
+            "were stopped; --resume FOLDER continues from the last checkpoint, with any --devices"
         ) from error
     return 0
 
@@ -169,4 +169,4 @@ def _lost(error: Exception) -> RunError | None:
     signs = ("gloo", "NCCL", "TCPStore", "Connection closed by peer", "Connection reset by peer")
     if isinstance(error, SenetError) or not any(sign in str(error) for sign in signs):
         return None
-    return RunError("another process of this run has ended; --resume FOLDER goes on from the last checkpoint")
+    return RunError("another process of this run has ended; --resume FOLDER continues from the last checkpoint")

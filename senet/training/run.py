@@ -238,7 +238,7 @@ def check_batches(recipe: Recipe, images: int, processes: int = 1) -> None:
 
 
 def _start(folder: Path, recipe: Recipe, data: Data) -> Path | None:
-    """The checkpoint that a resumed run goes on from; None for one that was killed before its first.
+    """The checkpoint that a resumed run continues from; None for one that was killed before its first.
 
     Raises:
         CheckpointError: It is of another network; or it is damaged, and so is the one before, if there is one.
@@ -437,7 +437,7 @@ def _plain_speech() -> Iterator[None]:
             # A run that began on a machine of more processors keeps its workers.
             warnings.filterwarnings("ignore", message=".*worker processes in total.*")
             warnings.filterwarnings("ignore", message=".*training_step. returned .None.*")
-            # The order of the images goes on from the checkpoint's place; Lightning looks for a loader that would.
+            # The order of the images continues from the checkpoint's place; Lightning looks for a loader that would.
             warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
             warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified.*")
             warnings.filterwarnings("ignore", module=r"lightning\..*", category=DeprecationWarning)
