@@ -119,7 +119,9 @@ def page(address: str, browser: Any) -> Iterator[Any]:
     page.on("pageerror", lambda e: wrong.append(str(e)))
     page.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else wrong.append(r.url))
     page.goto(address)
-    page.wait_for_selector("#answer .se-quiet")
+    # Until the answer about the example is there, which would otherwise arrive during the test.
+    page.wait_for_selector("#answer .se-head")
+    page.wait_for_selector("#gates figcaption")
     yield page
     context.close()
     assert wrong == []
