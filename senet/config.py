@@ -126,7 +126,7 @@ def check_at_most(config: object, high: int, *names: str) -> None:
 
 
 def check_concrete(path: str, value: object) -> None:
-    """Raise ConfigError, naming the concrete ones, for a config of a class that is no kind, such as `UnitConfig()`."""
+    """Raise ConfigError for an abstract class of configs, such as `UnitConfig()`, naming the concrete ones."""
     if isinstance(value, Kind) and not hasattr(value, "kind"):
         names = ", ".join(cls.__name__ for cls in value.known().values())
         raise ConfigError(f"{path}: {type(value).__name__} is abstract; expected: {names}")
@@ -170,7 +170,7 @@ def from_dict(cls: type[C], data: Any, *, path: str = "") -> C:
     path: how error messages name `data`, for example "model.se".
 
     Raises ConfigError for an unknown field or a value of the wrong type, naming the path, the value and
-    what is legal.
+    what was expected.
     """
     if not isinstance(data, dict):
         raise ConfigError(f"{path or cls.__name__}: {data!r} is not a mapping of fields")

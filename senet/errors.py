@@ -4,7 +4,7 @@ SenetError
 |-- ConfigError (ValueError)      a field, a value or a combination that cannot be built
 |-- DataError                     images, folders or labels that cannot be used
 |-- CheckpointError               a file that is not, or no longer, a checkpoint of this network
-|-- RunError                      a run that cannot start, go on or be written
+|-- RunError                      a run that cannot start, continue or be written
 `-- MissingExtraError (ImportError)   an optional library that is not installed
 """
 
@@ -31,7 +31,7 @@ class CheckpointError(SenetError):
 
 
 class RunError(SenetError):
-    """A training run that cannot start, go on or be written to disk."""
+    """A training run that cannot start, continue or be written to disk."""
 
 
 TRAIN_LIBRARIES = ("lightning", "matplotlib", "PIL", "scipy", "torchvision")

@@ -1,4 +1,4 @@
-"""Writing files so that a crash, a full disk or a second run never costs the file that was there; their format."""
+"""Write files so that a crash, a full disk or a second run never loses the old file; and check their format."""
 
 from __future__ import annotations
 
@@ -97,6 +97,15 @@ def _flush_folder(folder: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """`write_atomically` for text in UTF-8; what UTF-8 cannot hold, from a name that is not UTF-8, as "\\udcff"."""
     write_atomically(path, lambda file: file.write(text.encode(errors="backslashreplace")))
+
+
+def make_folder(path: Path) -> Path:
+    """Make a folder where it is not there yet; RunError where it cannot be made."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot write to the folder {path}: {error.strerror}") from error
+    return path
 
 
 def new_folder(path: Path) -> Path:

@@ -167,9 +167,9 @@ def classifier_name(model: nn.Module) -> str:
 
     names = {module: name for name, module in model.named_modules()}
     get_classifier: Any = getattr(model, "get_classifier", None)
-    said = get_classifier() if callable(get_classifier) else None
-    if isinstance(said, nn.Module) and said in names:
-        return names[said]
+    own = get_classifier() if callable(get_classifier) else None
+    if isinstance(own, nn.Module) and own in names:
+        return names[own]
     layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     # SqueezeNet's is a convolution.
     layers = layers or [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]

@@ -44,7 +44,7 @@ def draw_(module: nn.Module, seed: int, prefix: str = "") -> None:
     A module whose first weights are not random has a method `reset_constants_()`.
 
     prefix: the module's name in its network, so that a part draws what it would draw within the whole.
-    Raises TypeError for a module with parameters of its own that is none of these.
+    Raises TypeError for any other module with parameters of its own.
     """
     for name, layer in module.named_modules(prefix=prefix):
         if isinstance(layer, (_ConvNd, nn.Linear)):

@@ -1,4 +1,4 @@
-"""Figures without a window, in which any name can stand: `$` is no formula, and no letter is missing."""
+"""Figures drawn without a window. Names appear as they are: `$` starts no formula, and fonts are tried per letter."""
 
 from __future__ import annotations
 

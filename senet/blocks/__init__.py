@@ -1,1 +1,1 @@
-"""Floor 3, the bricks that networks are made of."""
+"""The blocks that networks are built from."""

@@ -43,7 +43,7 @@ class ConvNormReLU(nn.Module):
         self.norm = nn.BatchNorm2d(out, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The map."""
+        """Compute the feature map."""
         return self.norm_relu(self.conv(x), self.norm)
 
 
@@ -55,7 +55,7 @@ class HalvingMaxPool(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """The map of maxima."""
+        """Compute the maxima."""
         return F.max_pool2d(x, 3, 2, (x.shape[-2] % 2, x.shape[-1] % 2), ceil_mode=True)
 
 
@@ -67,7 +67,7 @@ class Inception(nn.Module):
 
     one: width of the 1x1.  three: of the 3x3 and the 1x1 before it.  double: of the two 3x3 and the 1x1 before them.
     pool: "avg" (the padding counts) or "max".  proj: width of the 1x1 behind it.
-    stride: at 2 there is neither the 1x1 nor `proj`: the pooled map is passed through.
+    stride: at 2 there is neither the 1x1 nor `proj`: the pooled feature map is passed through.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Inception(nn.Module):
         self.se = se.build(one + three[-1] + double[-1] + (proj or in_channels)) if se else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """The joined and gated map."""
+        """Join the branches and apply the unit."""
         one = () if self.conv1x1 is None else (self.conv1x1(x),)
         three = self.conv3x3(self.conv3x3_reduce(x))
         double = self.double3x3b(self.double3x3a(self.double3x3_reduce(x)))
@@ -120,7 +120,7 @@ class Mixed(nn.Module):
         self.se = se.build(out) if se else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """The joined and gated map."""
+        """Join the branches and apply the unit."""
         u = torch.cat([branch(x) for branch in self.branches], 1)
         return u if self.se is None else self.se(u)
 
@@ -142,7 +142,7 @@ class ResidualInception(nn.Module):
         self.scale, self.relu = scale, relu
 
     def forward(self, x: Tensor) -> Tensor:
-        """The block's output map."""
+        """Compute the block's output."""
         u = self.conv(self.mixed(x))
         if self.se is not None:
             u = self.se(u)

@@ -47,7 +47,7 @@ class Separable(nn.Module):
         return self.se(u) if self.se is not None and self.se_at == place else u
 
     def forward(self, x: Tensor) -> Tensor:
-        """The block's output map."""
+        """Compute the block's output."""
         u = self.norm_relu(self.conv1(x), self.norm1)
         u = self.gated(u, "depthwise")
         u = self.norm_relu(self.conv2(u), self.norm2)
@@ -116,7 +116,7 @@ class ShuffleUnit(nn.Module):
         return self.se if self.se_at == "branch" else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """The unit's output map."""
+        """Compute the block's output."""
         u = self.norm_relu(self.conv1(x), self.norm1)
         u = self.norm2(self.conv2(shuffle(u, self.groups)))
         epilogue = self.epilogue if self.stride == 1 else self.concat_epilogue

@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         0 if done; 1 if one of several runs or timings failed, or the doctor found a fault; 2 after an error, printed as
-        one line; 70 after a fault of senet's own; 130 after Ctrl-C; 128 plus its number after another signal; 141 if
+        one line; 70 after an internal error; 130 after Ctrl-C; 128 plus its number after another signal; 141 if
         the reader of standard output closed it, as in `senet models | head`.
     """
     if sys.stdout is None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet.cli.checkpoint import add_checkpoint, add_classes, is_untrained, open_checkpoint
-from senet.cli.output import table
+from senet.cli.output import print_json, table
 from senet.cli.parse import Parser, data_fields, read_list, with_data
 from senet.cli.views import add_part
-from senet.errors import ConfigError, RunError, unknown
-from senet.files import free_name
+from senet.errors import ConfigError, unknown
+from senet.files import free_name, make_folder
 from senet.runs.evaluation import wrong
 from senet.runs.gates import worth
 
@@ -42,8 +41,8 @@ def run(argv: list[str]) -> int:
     parser.option(
         "by", default="class", choices=("class", "size"), help="group a detector's images by class or size of objects"
     )
-    parser.option("channels", type=int, default=50, help="channels of each unit to draw, evenly spread")
-    parser.option("images", type=int, default=0, help="images of each class; 0 for all")
+    parser.option("channels", type=int, default=50, low=1, help="channels of each unit to draw, evenly spread")
+    parser.option("images", type=int, default=0, low=0, help="images of each class; 0 for all")
     parser.switch("ablate", help="also the error with gates replaced: 3 passes for each unit")
     parser.option(
         "out",
@@ -51,12 +50,9 @@ def run(argv: list[str]) -> int:
         metavar="FOLDER",
         help="by default RUN/analysis, else analysis/NAME; with --by size RUN/analysis-size",
     )
-    parser.option("device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute")
-    parser.switch("json", help="print JSON")
+    parser.device()
+    parser.json()
     found = parser.read(argv)
-    for name, least in (("channels", 1), ("images", 0)):
-        if found[name] < least:
-            raise ConfigError(f"--{name}: {found[name]} is too small; expected: {least} or more")
     other = is_untrained(found)
     if other and "data.name" not in found.named:
         raise ConfigError(f"--data: {found['CHECKPOINT']} has no data of its own; name a data set or an image folder")
@@ -93,7 +89,7 @@ def run(argv: list[str]) -> int:
     report = write_page(folder)
     if found["json"]:
         files = {"gates": str(folder / "gates.npz"), "report": str(report)}
-        print(json.dumps(_values(gates) | {"notes": part.notes} | files, indent=2))
+        print_json(_values(gates) | {"notes": part.notes} | files)
     else:
         _print(gates, folder, len(checkpoint.classes), part.notes)
         print(f"pictures  {', '.join(p.name for p in pictures)}\nreport    {report}")
@@ -123,18 +119,10 @@ def _folder(out: str, checkpoint: str, name: str, suffix: str) -> Path:
     """Where the results go: files of an analysis from before are replaced."""
     source = Path(checkpoint).expanduser()
     label = name.replace(":", "-").replace("/", "-")
-    folder = (
-        Path(out).expanduser()
-        if out
-        else source / f"analysis{suffix}"
-        if source.is_dir()
-        else free_name(Path("analysis"), f"{label}{suffix}")
-    )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot write to the folder {folder}: {error.strerror}") from error
-    return folder
+    if out:
+        return make_folder(Path(out).expanduser())
+    run = source / f"analysis{suffix}"
+    return make_folder(run if source.is_dir() else free_name(Path("analysis"), f"{label}{suffix}"))
 
 
 def _row(u: UnitGates) -> dict[str, Any]:

@@ -74,8 +74,8 @@ def run(argv: list[str]) -> int:
         model.to(device),
         torch.zeros(1, recipe.channels, recipe.image_size, recipe.image_size, dtype=torch.float32, device="cpu"),
     )
-    averages, said = averages_of(found["gates"], folder, classes)
-    about += f". {len(board.units)} units, {len(classes):,} classes" + (f", {said}" if said else "") + "."
+    averages, source = averages_of(found["gates"], folder, classes)
+    about += f". {len(board.units)} units, {len(classes):,} classes" + (f", {source}" if source else "") + "."
     with TemporaryDirectory(prefix="senet-app-") as temporary:
         # Where gradio puts what is dropped, which it would not delete at the end.
         os.environ["GRADIO_TEMP_DIR"] = temporary

@@ -195,7 +195,9 @@ def _network(word: str) -> tuple[str, Net]:
 
         about = files.read(find(path)).header
         if about is None:
-            raise ConfigError(f"model: {word} is no checkpoint of senet; expected: one, or the name of a network")
+            raise ConfigError(
+                f"model: {word} is not a checkpoint of senet; expected: a checkpoint or the name of a network"
+            )
         return word, about.model
     allow_named_code(word)
     name = canonical_name(word)

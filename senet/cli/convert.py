@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from senet.cli.output import print_json
+from senet.cli.output import check_free, print_json
 from senet.cli.parse import Parser
-from senet.errors import CheckpointError, RunError, unknown
+from senet.errors import CheckpointError, unknown
 from senet.models.registry import canonical_name
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def run(argv: list[str]) -> int:
     if out is not None:
         if out.suffix not in endings:
             raise unknown("--out", out.name, endings, kind=f"endings for {to}", says="the ending of {!r} is not known")
-        check_free(out, found["force"])
+        check_free(out, found, "name another file with --out")
 
     from senet.weights import files
     from senet.weights.export import write_network
@@ -99,7 +99,7 @@ def run(argv: list[str]) -> int:
         say = " ".join(f"--{field.replace('_', '-')} {'|'.join(UNKNOWN_FIELDS[field])}" for field in asked)
         raise CheckpointError(f"{source.name}: does not tell {' and '.join(asked)} of {name}; add {say}")
     out = out or Path(f"{name}-{to}{endings[0]}")
-    check_free(out, found["force"])
+    check_free(out, found, "name another file with --out")
     notes: tuple[str, ...] = ()
     if to == "senet":
         notes = write_checkpoint(out, name, model, source.header.classes if source.header else ())
@@ -118,12 +118,6 @@ def run(argv: list[str]) -> int:
     parameters = sum(t.numel() for t in model.parameters())
     print(f"{out}: {name}, {parameters:,} parameters, {model.num_classes} classes, names of {to}")
     return 0
-
-
-def check_free(path: Path, force: bool) -> None:
-    """Raise RunError for an existing file, unless it may be overwritten."""
-    if path.exists() and not force:
-        raise RunError(f"{path}: exists already; overwrite it with --force, or name another file with --out")
 
 
 def write_checkpoint(path: Path, name: str, model: Network, classes: tuple[str, ...]) -> tuple[str, ...]:

@@ -59,7 +59,7 @@ def run(argv: list[str]) -> int:
         except DataError as error:
             if line.named or line["part"]:
                 raise
-            notes = (f"noise, for its own images are not here: {error}",)
+            notes = (f"noise, since its own images are not here: {error}",)
         except ModuleNotFoundError:
             if line.named or line["part"]:
                 raise
@@ -79,9 +79,9 @@ def run(argv: list[str]) -> int:
         print_json({"model": checkpoint.recipe.name, "images": source, "healthy": report.healthy, **asdict(report)})
     else:
         _, *rest = str(replace(report, units=())).splitlines()
-        said = [f"note: {note}" for note in notes]
+        shown = [f"note: {note}" for note in notes]
         on = f"{report.verdict.rpartition(', on ')[0]}, on {source}" if part is not None else report.verdict
-        print(f"{checkpoint.recipe.name}: {on}", *said, *rest, sep="\n")
+        print(f"{checkpoint.recipe.name}: {on}", *shown, *rest, sep="\n")
         if report.units:
             print("", table(report.rows, left=(0, 1)), sep="\n")
     return 0 if report.healthy else 1

@@ -54,9 +54,8 @@ def run(argv: list[str]) -> int:
     line = parser.read(argv)
     read_scales(line["scales"])
     weights = _read_weights(line)
-    for name in ("by", "seed"):
-        if name in line.given and not line["search"]:
-            raise ConfigError(f"--{name}: has no effect without --search")
+    if not line["search"]:
+        line.refuse(("by", "seed"), "without --search")
     views = read_views(line)
 
     from senet.evaluation.accuracy import measure

@@ -10,7 +10,6 @@ from senet.cli.output import print_json, table
 from senet.cli.parse import Line, Parser, data_fields, with_data
 from senet.cli.training_options import device_options, launched
 from senet.cli.views import add_among, add_part, add_views, check_in_memory, read_scales, read_views
-from senet.errors import ConfigError
 from senet.processes import gathered, world
 
 if TYPE_CHECKING:
@@ -127,9 +126,7 @@ def _detector(checkpoint: Checkpoint, recipe: Recipe, line: Line, device: torch.
     from senet.foreign_models import describe_network
     from senet.recipes.task import DETECTION
 
-    for name in ("among", "crops", "flip", "scales", "average"):
-        if name in line.given:
-            raise ConfigError(f"--{name}: has no effect on a detector")
+    line.refuse(("among", "crops", "flip", "scales", "average"), "on a detector")
     part = open_part(recipe.data, line["part"], trained_on=checkpoint.trained_on)
     size, show = recipe.data.eval_batch_size, not line["json"]
     measured, rate = evaluate_detector(
@@ -188,7 +185,7 @@ def _details(measured: Evaluation) -> str:
     lines = [
         f"calibration error {c.ece:.4f} expected, {c.mce:.4f} largest; Brier score {c.brier:.4f}"
         if c
-        else "no answer is a number",
+        else "all answers are NaN",
         "worst classes: " + ", ".join(f"{name} {r.top1_error:.1f} %" for name, r in shown),
         "taken for another: " + (", ".join(f"{names[i]} for {names[j]} {n}" for n, i, j in taken) or "none"),
     ]

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from senet.cli.checkpoint import add_checkpoint, open_checkpoint
-from senet.cli.output import print_json
+from senet.cli.output import check_free, print_json
 from senet.cli.parse import Line, Parser, data_fields, with_data
 from senet.errors import ConfigError, DataError, RunError, unknown
 
@@ -25,10 +25,6 @@ ENDINGS = (".onnx", ".pt2")
 FORMS = ("any", "machine", "no")
 GATES = ("dynamic", "static")
 ZERO_POINTS = ("any", "zero")
-
-INT8 = ("images", "gates", "zero_points", "most_changed")
-ONLY = {"batch": "--optimize machine", "opset": "an .onnx", **dict.fromkeys(INT8, "--int8")}
-"""Options that need another one."""
 
 DESCRIPTION = """Write a trained network as one file that runs without senet, and check that it is the same function.
 
@@ -136,10 +132,13 @@ def check(line: Line) -> Path:
     if out.suffix not in ENDINGS:
         raise unknown("OUT", out.name, ENDINGS, kind="endings", says="the ending of {!r} is not known")
     is_onnx, is_machine = out.suffix == ".onnx", line["optimize"] == "machine"
-    effective = {"batch": is_machine, "opset": is_onnx, **dict.fromkeys(INT8, line["int8"])}
-    for name, has_effect in effective.items():
-        if name in line.given and not has_effect:
-            raise ConfigError(f"--{name.replace('_', '-')}: has no effect without {ONLY[name]}")
+    for needed, has_it, names in (
+        ("--optimize machine", is_machine, ("batch",)),
+        ("an .onnx", is_onnx, ("opset",)),
+        ("--int8", line["int8"], ("images", "gates", "zero_points", "most_changed")),
+    ):
+        if not has_it:
+            line.refuse(names, f"without {needed}")
     if line["size"] and "data.image_size" in line.named:
         raise ConfigError("--data.image_size: is the same as --size; give one of them")
     if line.named and not line["int8"]:
@@ -152,8 +151,7 @@ def check(line: Line) -> Path:
         raise ConfigError("--optimize: 'machine' excludes --int8 and --any-size; expected: any, no")
     if not out.parent.is_dir():
         raise RunError(f"{out.parent}: no such folder")
-    if out.exists() and not line["force"]:
-        raise RunError(f"{out}: exists already; overwrite it with --force, or name another file")
+    check_free(out, line, "name another file")
     return out
 
 

@@ -9,8 +9,14 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from shutil import get_terminal_size
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from senet.errors import RunError
+
+if TYPE_CHECKING:
+    from senet.cli.parse import Line
 
 
 def table(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
@@ -60,6 +66,12 @@ def styled(text: str, style: Literal["bold", "faint", "red", "green"], stream: A
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not (stream or sys.stdout).isatty()
     code = {"bold": 1, "faint": 2, "red": 31, "green": 32}[style]
     return text if plain or not text else f"\033[{code}m{text}\033[0m"
+
+
+def check_free(path: Path, line: Line, otherwise: str) -> None:
+    """Raise RunError for a file that exists, unless the line has --force; `otherwise`: what else can be done."""
+    if path.exists() and not line["force"]:
+        raise RunError(f"{path}: exists already; overwrite it with --force, or {otherwise}")
 
 
 def print_json(values: Any) -> None:

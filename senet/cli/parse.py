@@ -138,6 +138,12 @@ class Line:
         """The text of a field by the names that it can be typed with, the last where it is repeated; None if absent."""
         return next((text for name, text in reversed(self.fields) if name in names), None)
 
+    def refuse(self, names: Sequence[str], why: str) -> None:
+        """Raise ConfigError if one of these options was typed: "--top: has no effect " and the reason."""
+        for name in names:
+            if name in self.given:
+                raise ConfigError(f"--{name.replace('_', '-')}: has no effect {why}")
+
     def beside(self, *allowed: str) -> list[str]:
         """The words, and the options but these, as they were typed."""
         options = [name for name in (*self.given, *(name for name, _ in self.fields)) if name not in allowed]

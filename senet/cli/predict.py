@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet.cli.checkpoint import add_checkpoint, add_classes, open_checkpoint
-from senet.cli.output import print_json
+from senet.cli.output import check_free, print_json
 from senet.cli.parse import Line, Parser, data_fields, with_data
 from senet.errors import ConfigError, RunError
+from senet.files import make_folder
 
 if TYPE_CHECKING:
     from senet.evaluation.predictions import Prediction
@@ -57,8 +58,8 @@ def run(argv: list[str]) -> int:
         if path not in PREPARED:
             raise ConfigError(f"--{path}: has no effect on prediction; expected: {', '.join(PREPARED)}")
     path = Path(line["csv"]).expanduser() if line["csv"] else None
-    if path is not None and path.exists() and not line["force"]:
-        raise RunError(f"{path}: exists already; overwrite it with --force, or name another file with --csv")
+    if path is not None:
+        check_free(path, line, "name another file with --csv")
 
     from senet.data.folders import printable
     from senet.device import pick_device
@@ -71,9 +72,7 @@ def run(argv: list[str]) -> int:
         print(f"note: {note}", file=sys.stderr)
     if checkpoint.recipe.task.name == "detection":
         return _detect(checkpoint, files, line)
-    for name in ("score", "nms", "pictures"):
-        if name in line.given:
-            raise ConfigError(f"--{name}: has no effect on {checkpoint.recipe.name}, which classifies")
+    line.refuse(("score", "nms", "pictures"), f"on {checkpoint.recipe.name}, which classifies")
     model, names = checkpoint.model.to(pick_device(line["device"], field="--device")), checkpoint.classes
     results: list[dict[str, Any]] = []
     top, failed = min(line["top"], len(names)), 0
@@ -110,15 +109,8 @@ def _detect(checkpoint: Checkpoint, files: Sequence[str], line: Line) -> int:
     from senet.evaluation.objects import detect_files, draw_found
     from senet.plotting import COLOURS
 
-    for name in ("top", "csv", "force"):
-        if name in line.given:
-            raise ConfigError(f"--{name}: has no effect on {checkpoint.recipe.name}, which is a detector")
-    folder = Path(line["pictures"]).expanduser() if line["pictures"] else None
-    try:
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot write to the folder {folder}: {error.strerror}") from error
+    line.refuse(("top", "csv", "force"), f"on {checkpoint.recipe.name}, which is a detector")
+    folder = make_folder(Path(line["pictures"]).expanduser()) if line["pictures"] else None
     set_thresholds_(checkpoint.model, line["score"], line["nms"])
     model, names = checkpoint.model.to(pick_device(line["device"], field="--device")), checkpoint.classes
     results: list[dict[str, Any]] = []

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from senet.cli.output import print_json
 from senet.cli.parse import Parser
-from senet.errors import ConfigError, RunError
+from senet.errors import RunError
 
 DESCRIPTION = """Write FOLDER/report.html: what was trained or measured there, to look at.
 
@@ -21,18 +21,16 @@ def run(argv: list[str]) -> int:
     parser = Parser("report", "FOLDER", DESCRIPTION)
     parser.word("FOLDER", help="a folder of senet train, compare, reproduce or analyze")
     parser.switch("details", help="evaluate the weights that the run kept: classes, confusions, calibration")
-    parser.option("data", default="", metavar="FOLDER", help="with --details: where the run's images are now")
-    parser.option("device", default="auto", choices=("auto", "cpu", "cuda"), help="where --details computes")
-    parser.switch("json", help="print JSON")
+    parser.option("data", metavar="FOLDER", help="with --details: where the run's images are now")
+    parser.device(help="where --details computes")
+    parser.json()
     found = parser.read(argv)
     folder = Path(found["FOLDER"]).expanduser()
     if not folder.is_dir():
         raise RunError(f"{folder}: no such folder")
-    for name, default in (("device", "auto"), ("data", "")):
-        if found[name] != default and not found["details"]:
-            raise ConfigError(f"--{name}: has no effect without --details")
-
-    if found["details"]:
+    if not found["details"]:
+        found.refuse(("device", "data"), "without --details")
+    else:
         from senet.report.details import measure_details
 
         measure_details(folder, images=found["data"], device=found["device"], progress=not found["json"])
@@ -40,7 +38,7 @@ def run(argv: list[str]) -> int:
 
     path = write_page(folder)
     if found["json"]:
-        print(json.dumps({"report": str(path), "bytes": path.stat().st_size}, indent=2))
+        print_json({"report": str(path), "bytes": path.stat().st_size})
     else:
         print(f"report  {path} ({path.stat().st_size / 1e6:.2f} MB)")
     return 0

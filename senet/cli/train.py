@@ -63,9 +63,7 @@ def run(argv: list[str]) -> int:
     is_pair = not line.words and not line["config"]
     folder = training.folder_for(line["out"], f"{'pair' if is_pair else file_name(recipe.name)}-{recipe.data.label}")
     if not is_pair:
-        for name in ("jobs", "seeds"):
-            if name in line.given:
-                raise ConfigError(f"--{name}: has no effect on one run")
+        line.refuse(("jobs", "seeds"), "on one run")
         return training.train_one(recipe, folder, line, argv, notes=notes)
     for name in ("devices", "nodes"):
         if name in line.given:

@@ -305,7 +305,7 @@ def planned(
 
     clock, jobs = None, line["jobs"] or 0
     if not line["plan"]:
-        # What would stop the runs is said before what they are.
+        # An error that would stop the runs is printed instead of the plan, not after it.
         from senet.experiments.estimate import EpochClock
 
         jobs = jobs or default_jobs()
@@ -339,8 +339,8 @@ def planned(
         some, *others = dict.fromkeys(chosen.values())
         each = ", ".join(f"{name} {length}" for name, length in chosen.items()) if others else f"{some} a run"
         print(f"in {line['budget']}: {each}")
-    said = dict.fromkeys(line for counts in clock.counts.values() for line in (*counts.said, counts.words))
-    print("\n".join([*said, *time_left(experiments, folder, clock)]), flush=True)
+    lines = dict.fromkeys(line for counts in clock.counts.values() for line in (*counts.lines, counts.words))
+    print("\n".join([*lines, *time_left(experiments, folder, clock)]), flush=True)
     return list(experiments)
 
 

@@ -73,7 +73,7 @@ def _parts_of_files(files: Sequence[Path]) -> dict[PartName, Path]:
             raise DataError(f"{file}: is a second annotation file of the part {part!r}, beside {found[part].name}")
         found[part] = file
     if "all" in found and len(found) > 1:
-        raise DataError(f"{found['all']}: its name says no part; expected: train, val or test in every name")
+        raise DataError(f"{found['all']}: its name does not tell its part; expected: train, val or test in every name")
     return found
 
 
@@ -204,7 +204,7 @@ def _id(row: dict[str, Any]) -> Any:
 
 
 def _numbers(box: Any) -> tuple[float, float, float, float]:
-    """A box of a JSON file; NaN for what is none."""
+    """A box of a JSON file; NaN for anything but four numbers."""
     if not isinstance(box, (list, tuple)) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
         return math.nan, math.nan, math.nan, math.nan
     left, top, width, height = map(float, box)

@@ -146,14 +146,14 @@ def describe(unread: Mapping[tuple[str, str], int]) -> str:
     for (what, place), count in unread.items():
         counts[what] += count
         places.setdefault(what, set()).add(place)
-    said = []
+    kinds = []
     for what, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_MOST]:
         place = next(iter(places[what])) if len(places[what]) == 1 else ""
         where = f", in {place}/" if place else ""
-        said.append(f"{what} ({count:,}{where}{_advice(what)})")
+        kinds.append(f"{what} ({count:,}{where}{_advice(what)})")
     if rest := counts.total() - sum(n for _, n in counts.most_common(_MOST)):
-        said.append(f"{len(counts) - _MOST} other kinds ({rest:,})")
-    return f"not read: {', '.join(said)}" if said else ""
+        kinds.append(f"{len(counts) - _MOST} other kinds ({rest:,})")
+    return f"not read: {', '.join(kinds)}" if kinds else ""
 
 
 def no_images(unread: Mapping[tuple[str, str], int]) -> str:

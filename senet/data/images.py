@@ -115,8 +115,8 @@ def read(source: str | Path | Image.Image, recipe: DataRecipe) -> Image.Image:
     except Exception as error:
         name = getattr(source, "filename", "") if isinstance(source, Image.Image) else str(source)
         reason = printable(_reason(error, name if isinstance(source, Image.Image) else source))
-        said = DataError(f"{printable(name) or 'image'}: cannot be read as an image ({reason})")
-        raise (source.files.named(said, source.row) if isinstance(source, ShardPath) else said) from error
+        failure = DataError(f"{printable(name) or 'image'}: cannot be read as an image ({reason})")
+        raise (source.files.named(failure, source.row) if isinstance(source, ShardPath) else failure) from error
 
 
 @contextmanager
@@ -132,7 +132,7 @@ def opened(source: str | Path) -> Image.Image:
     data = source.read_bytes() if isinstance(source, ShardPath) else None
     # Opening a pipe waits for who writes to it.
     if data is None and os.path.exists(source) and not os.path.isfile(source):
-        raise ValueError("it is no file")
+        raise ValueError("it is not a file")
     try:
         return _decoded(source if data is None else io.BytesIO(data))
     except (FileNotFoundError, PermissionError, IsADirectoryError, Image.DecompressionBombError):
@@ -150,7 +150,7 @@ def _decoded(source: str | Path | IO[bytes]) -> Image.Image:
         image.load()
         try:
             turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
-        # Metadata never costs the pixels.
+        # Broken metadata is no reason to refuse the pixels.
         except Exception:
             turn = None
         return image if turn is None else image.transpose(turn)

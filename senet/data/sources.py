@@ -119,7 +119,7 @@ def is_trained_on(trained_on: TrainedOn, recipe: DataRecipe, layout: Layout) -> 
             + (", so images that are held out now may be among those" if "val" not in layout.parts else "")
         )
     if names and kind == "train" and here == f"all:{names}":
-        return False, "the network was trained on these very images, so their errors say nothing of new ones"
+        return False, "the network was trained on these images, so their errors do not tell how it does on new ones"
     if trained_on.name in BUILT_IN or place.exists():
         return False, ""
     return False, (
@@ -193,14 +193,14 @@ class Counts:
         classes: Number of classes.
         train: Number of training images.
         val: Number of images that an epoch is measured on.
-        said: `source` and `notes` of a folder.
+        lines: `source` and `notes` of a folder.
         digest: See `Data`.
     """
 
     classes: int
     train: int
     val: int
-    said: tuple[str, ...] = field(default=(), compare=False)
+    lines: tuple[str, ...] = field(default=(), compare=False)
     digest: str = field(default="", compare=False, repr=False)
 
     @property
@@ -245,7 +245,7 @@ def open_part(
         split.seed = None
         return Part(name, data.classes, split, words, data.notes)
     layout = find_images(recipe)
-    is_own, said = is_trained_on(trained_on, recipe, layout) if trained_on else (False, "")
+    is_own, note = is_trained_on(trained_on, recipe, layout) if trained_on else (False, "")
     whole = "all" in layout.parts and not is_own
     name = part or ("all" if whole else "test" if "test" in layout.parts else "val")
     # Nothing is held out of what is measured as a whole.
@@ -254,7 +254,7 @@ def open_part(
     else:
         parts, _ = _parts(layout, recipe)
         found = parts[_pick(name, tuple(parts), str(layout.folder))]
-    notes = (*layout.notes, *filter(None, [describe(layout.unread), said]))
+    notes = (*layout.notes, *filter(None, [describe(layout.unread), note]))
     notes += sample_notes(found.files, recipe)
     split = _split(found, recipe, None, WORDS[name] if progress else None)
     return Part(name, layout.classes, split, f"{len(found.files):,} {found.words}", notes)
@@ -274,7 +274,7 @@ def count_data(recipe: DataRecipe) -> Counts:
     Raises the errors of `open_data` for folders.
 
     >>> count_data(DataRecipe(name="cifar100", train_fraction=0.1))
-    Counts(classes=100, train=5000, val=10000, said=())
+    Counts(classes=100, train=5000, val=10000, lines=())
     """
     if recipe.name in _CIFAR:
         classes = _CIFAR[recipe.name]
@@ -290,8 +290,8 @@ def count_data(recipe: DataRecipe) -> Counts:
     if recipe.name not in BUILT_IN:
         plain = replace(plain, in_memory="no", resize=0)
     data = open_data(plain, seed=0)
-    said = () if recipe.name in BUILT_IN else (data.source, *data.notes)
-    return Counts(len(data.classes), len(data.train), len(data.measured), said, data.digest)
+    lines = () if recipe.name in BUILT_IN else (data.source, *data.notes)
+    return Counts(len(data.classes), len(data.train), len(data.measured), lines, data.digest)
 
 
 def _open_digits(recipe: DataRecipe, seed: int) -> Data:

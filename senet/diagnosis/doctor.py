@@ -79,12 +79,12 @@ def doctor(model: nn.Module, batch: Example | None = None) -> Report:
         raise ConfigError("model: its weights are on the meta device, and doctor runs the network; give it weights")
     is_noise = batch is None
     if batch is None:
-        batch, said = _noise(model), " of noise"
+        batch, images_in_words = _noise(model), " of noise"
     else:
-        batch, said = _checked(batch), ""
+        batch, images_in_words = _checked(batch), ""
     images = tree_map_only(Tensor, lambda t: t.to(like if t.is_floating_point() else like.device), batch)
     sizes = [" x ".join(map(str, t.shape[1:])) for t in tensors(images)]
-    said = f"{len(tensors(images)[0])} images{said}, {' and '.join(sizes)}"
+    images_in_words = f"{len(tensors(images)[0])} images{images_in_words}, {' and '.join(sizes)}"
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     is_new = all(map(_is_untrained, norms))
     with _undisturbed(model, like.device):
@@ -115,7 +115,7 @@ def doctor(model: nn.Module, batch: Example | None = None) -> Report:
     if watch.candidates and is_new and norms and not model.training:
         judge.note("batch norm has no statistics yet; before training, check in training mode: model.train()")
     rows = tuple(_row(s) for s in watch.candidates)
-    return Report(units=rows, findings=tuple(judge.findings), notes=judge.lines(), batch=said)
+    return Report(units=rows, findings=tuple(judge.findings), notes=judge.lines(), batch=images_in_words)
 
 
 def _is_untrained(norm: _BatchNorm) -> bool:

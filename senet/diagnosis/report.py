@@ -83,7 +83,7 @@ class Report:
 
     @property
     def healthy(self) -> bool:
-        """Whether there is no fault."""
+        """Whether no unit has a fault."""
         return not self.findings
 
     def __str__(self) -> str:

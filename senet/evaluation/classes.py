@@ -23,7 +23,7 @@ def match_classes(outputs: Sequence[str], classes: Sequence[str], where: str) ->
         where: How messages name the images.
 
     Raises:
-        DataError: For a class that is none of the outputs, or a name that two outputs have.
+        DataError: For a class that the network does not have, or a name that two outputs have.
 
     >>> match_classes(["tench", "cat", "dog"], ["dog", "n01440764"], "photos")
     [2, 0]
@@ -38,7 +38,7 @@ def match_classes(outputs: Sequence[str], classes: Sequence[str], where: str) ->
             )
         if not count:
             raise DataError(
-                f"{where}: class {name!r} is none of the network's {len(outputs):,} classes ({_some(outputs)}); "
+                f"{where}: class {name!r} is not among the network's {len(outputs):,} classes ({_some(outputs)}); "
                 "other names for its outputs: --classes FILE"
             )
         found.append(words.index(word))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from senet.experiments.experiment import BUILT_IN, Experiment, said_fields
+from senet.experiments.experiment import BUILT_IN, Experiment, result_fields
 from senet.models.detector import DetectorNet
 from senet.models.net import Net
 from senet.models.registry import nets
@@ -37,7 +37,7 @@ def differs(original: Experiment, ours: Experiment) -> tuple[str, ...]:
 
 def recipe_changes(original: Recipe, ours: Recipe) -> list[str]:
     """How our recipe differs from the original, one line for each field, "train.epochs: 5, not 300"."""
-    before, here = dict(said_fields(original)), dict(said_fields(ours))
+    before, here = dict(result_fields(original)), dict(result_fields(ours))
     lines = [f"{path}: {_shown(v)}, not {_shown(before[path])}" for path, v in here.items() if v != before[path]]
     if original.model.se != ours.model.se:
         lines.insert(0, f"unit: {ours.model.se}, not {original.model.se}")

@@ -123,11 +123,11 @@ def timing_key(recipe: Recipe, device: torch.device, threads: int) -> str:
     """A digest of all that the cost of an image depends on: network, batch, precision, machine, torch."""
     t = recipe.train
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{cpu_name()}, {os.cpu_count()} cores"
-    said = [
+    parts = [
         *(to_dict(recipe.model), recipe.data.batch_size, recipe.data.image_size),
         *(t.precision, t.channels_last, t.fused, device.type, machine, threads, torch.__version__),
     ]
-    return blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def seconds_per_image(recipe: Recipe, device: torch.device, threads: int = 0) -> tuple[float, float]:

@@ -28,8 +28,8 @@ BUILT_IN = ("digits", "cifar10", "cifar100")
 MOST_SEEDS = 1_000_000
 """What more would not fit into memory."""
 
-UNSAID = ("data.root", "data.workers", "data.eval_batch_size", "train.device", "train.threads")
-UNSAID += ("train.seed", "train.channels_last", "train.save_batches", "train.logger", "train.fused")
+NEUTRAL = ("data.root", "data.workers", "data.eval_batch_size", "train.device", "train.threads")
+NEUTRAL += ("train.seed", "train.channels_last", "train.save_batches", "train.logger", "train.fused")
 """Fields that change nothing but where and how fast a run is."""
 
 SECTIONS = {"data": DataRecipe, "optim": OptimRecipe, "schedule": ScheduleRecipe, "train": TrainRecipe}
@@ -171,11 +171,11 @@ def run_name(recipe: Recipe, seed: int) -> str:
 
     Fields that have their default do not count, so a field that is new in senet renames no run.
     """
-    said = {path: value for path, value in said_fields(recipe) if value != _DEFAULTS[path]}
+    set_fields = {path: value for path, value in result_fields(recipe) if value != _DEFAULTS[path]}
     if recipe.data.name not in BUILT_IN:
         # One folder, however it is written; "cifar10/" is not the data set of that name.
-        said["data.name"] = os.path.join(".", os.path.normpath(recipe.data.name))
-    text = json.dumps([to_dict(recipe.model), said], sort_keys=True)
+        set_fields["data.name"] = os.path.join(".", os.path.normpath(recipe.data.name))
+    text = json.dumps([to_dict(recipe.model), set_fields], sort_keys=True)
     return f"{file_name(recipe.name)}-{blake2b(text.encode(), digest_size=4).hexdigest()}-seed{seed}"
 
 
@@ -184,7 +184,7 @@ def file_name(name: str) -> str:
     return name.replace(":", "-").replace("/", "-")
 
 
-def said_fields(recipe: Recipe) -> Iterator[tuple[str, Any]]:
+def result_fields(recipe: Recipe) -> Iterator[tuple[str, Any]]:
     """Path and plain value of every field of a recipe that its result depends on, but for the network's."""
     data = recipe.data
     if data.name in BUILT_IN or data.is_in_memory == replace(data, in_memory="auto").is_in_memory:
@@ -192,5 +192,5 @@ def said_fields(recipe: Recipe) -> Iterator[tuple[str, Any]]:
         recipe = replace(recipe, data=replace(data, in_memory="auto"))
     for section in SECTIONS:
         for name, value in to_dict(getattr(recipe, section)).items():
-            if f"{section}.{name}" not in UNSAID:
+            if f"{section}.{name}" not in NEUTRAL:
                 yield f"{section}.{name}", value

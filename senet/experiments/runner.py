@@ -143,7 +143,7 @@ def resume(
 def moved(recipe: Recipe, folder: str) -> Recipe:
     """The recipe with its images in another folder; ConfigError where they are in none."""
     if recipe.data.name in BUILT_IN:
-        raise ConfigError(f"--data: has no effect, the images are {recipe.data.name!r}, which is no folder")
+        raise ConfigError(f"--data: has no effect, the images are {recipe.data.name!r}, which is not a folder")
     return replace(recipe, data=replace(recipe.data, name=os.path.abspath(os.path.expanduser(folder))))
 
 

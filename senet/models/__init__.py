@@ -1,1 +1,1 @@
-"""Floor 4, the networks: each family a file of tables. Importing this loads no torch; `network.py` holds the module."""
+"""Networks, one file of tables per family. Importing this loads no torch; the module is in `network.py`."""

@@ -46,7 +46,7 @@ SHORT = {
 
 
 class NetFields(TypedDict, total=False):
-    """The fields of a network that `create_model` can change; what they mean is said in `Net` and in its family."""
+    """The fields of a network that `create_model` can change; `Net` and the class of its family explain them."""
 
     num_classes: int
     in_channels: int
@@ -88,7 +88,7 @@ def canonical_name(name: str) -> str:
     A unit behind it, "resnet50+eca", stays, and so does another library's name, "timm:resnet18". A detector's is
     "fasterrcnn_NETWORK_fpn", "maskrcnn_NETWORK_fpn" or "retinanet_NETWORK_fpn".
 
-    Raises ConfigError for a name that is none of ours, with the nearest one and how to list them.
+    Raises ConfigError for an unknown name, with the nearest one and how to list all.
     """
     if not isinstance(name, str):
         raise ConfigError(f"model: {name!r} is not a network's name, a string (create_model also takes a Net)")

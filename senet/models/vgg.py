@@ -70,7 +70,7 @@ class VGGNet(StagedNet, kind="vgg"):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The stages; there is no stem."""
+        """The stages; VGG has no stem."""
         return tuple(f"stage{number}" for number in self.stage_numbers)
 
     @property

@@ -1,1 +1,1 @@
-"""Floor 5, recipes: how a network is trained, as plain data; one file per data set. Importing this loads no torch."""
+"""Recipes: how a network is trained, as plain data; one file per data set. Importing this loads no torch."""

@@ -146,7 +146,7 @@ class DataRecipe:
             if getattr(self, name) > most:
                 raise ConfigError(f"{name}: {getattr(self, name)!r} is too large; expected: 0 to {most}")
         if any(not 1 <= side <= MOST_PIXELS for side in self.scales):
-            raise ConfigError(f"scales: {self.scales!r} are no sides of images; expected: 1 to {MOST_PIXELS:,} pixels")
+            raise ConfigError(f"scales: {self.scales!r} are not sides of images; expected: 1 to {MOST_PIXELS:,} pixels")
         if not 0 <= self.val_fraction < 1:
             raise ConfigError(f"val_fraction: {self.val_fraction!r} is not at least 0 and below 1")
         if not 0 <= self.background <= 255:

@@ -52,7 +52,7 @@ def page_of(folder: Path) -> Page:
     """The page about a folder of a run, an experiment or an analysis.
 
     Raises:
-        RunError: The folder is none of these, has no result yet, or a file in it is damaged.
+        RunError: It is another kind of folder, has no result yet, or a file in it is damaged.
     """
     if (folder / RESULT).is_file():
         return experiment_page(folder, read_results(folder))

@@ -14,10 +14,10 @@ COUNTED = 1000
 """Number of images below which counts stand beside percentages."""
 
 FEW = 100
-"""Number of images below which an error is said to be of few images."""
+"""With fewer images than this, a note says that the error is uncertain."""
 
 UNBALANCED = 10
-"""Ratio of the largest class to the smallest above which classes are said to be unbalanced."""
+"""Ratio of the largest class to the smallest above which a note says that classes are unbalanced."""
 
 
 @dataclass(frozen=True, kw_only=True)

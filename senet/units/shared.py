@@ -1,7 +1,8 @@
 """The student report's proposal (seed 000, section 4.3): groups of feature maps that share their weights, no FC layers.
 
-The report gives words and no formula: split the maps into groups, share parameters among them, and add one global
-weight that links the channels. This is the smallest network with those three properties; it was never measured there.
+The report gives no formula, only words: split the feature maps into groups, share parameters among them, and add one
+global weight that links the channels. This is the smallest network with those three properties; it was never measured
+there.
 """
 
 from __future__ import annotations

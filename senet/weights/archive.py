@@ -45,7 +45,7 @@ OTHERS: tuple[tuple[bytes, str], ...] = (
     (rb"\x93NUMPY", "a single array of NumPy; save all arrays by name with numpy.savez"),
     (rb"\s*[{\[]", "JSON text, and not the weights that it may describe"),
 )
-"""How files that are no weights begin, and what is to be done."""
+"""First bytes of files that are not weights -> what the file is, and what to do."""
 
 TORCH_PICKLE = re.compile(rb"(?s:\x80.)\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19\.")
 """The number with which files of torch before 1.6 begin."""
@@ -241,7 +241,7 @@ def _globals(pickles: BinaryIO) -> list[str]:
                 elif isinstance(value, str):
                     texts.append(value)
         except Exception:
-            # What is no pickle is said when torch reads it.
+            # torch reports a broken pickle when it reads it.
             break
     return list(names)
 

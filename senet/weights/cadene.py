@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 from torch import Tensor
 
@@ -34,10 +35,8 @@ def _matches(shapes: Mapping[str, Shape]) -> bool:
     return layer0(shapes) and "last_linear.weight" in shapes
 
 
-def key(name: str, net: Net) -> str:
-    """The name of a parameter of a residual network."""
-    unit = ("se_module.fc1", "se_module.fc2")
-    return layer_key("cadene", name, net, stem=_stem, unit=unit, head="last_linear")
+key = partial(layer_key, "cadene", stem=_stem, unit=("se_module.fc1", "se_module.fc2"), head="last_linear")
+"""The name of a parameter of a residual network."""
 
 
 def infer(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
@@ -53,7 +52,7 @@ def infer(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
             "which no table here can have"
         )
     stride_on = "3x3" if any(row.groups > 1 for row in rows) else "1x1"
-    return infer_residual("cadene", key, net, shapes, pool="ceil", stride_on=stride_on, units=(True,)), ()
+    return infer_residual("cadene", key, net, shapes, pool="ceil", stride_on=stride_on, units=(True,))
 
 
 def _infer(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
@@ -108,14 +107,11 @@ def _matches_inception_resnet(shapes: Mapping[str, Shape]) -> bool:
     return "conv2d_1a.conv.weight" in shapes and "last_linear.weight" in shapes
 
 
-def _key_inception_resnet(name: str, net: Net) -> str:
-    return inception_resnet_key("cadene", name, net, head="last_linear")
-
-
 def _infer_inception_resnet(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
     notes = ("the first of its 1001 classes, the background, is left out",)
     is_longer = shapes.get("last_linear.bias") == (1001,)
-    return infer_inception_resnet("cadene", net, shapes), notes if is_longer else ()
+    inferred, _ = infer_inception_resnet("cadene", net, shapes)
+    return inferred, notes if is_longer else ()
 
 
 def _permute_inception_resnet(name: str, tensor: Tensor, inverse: bool) -> Tensor:
@@ -139,7 +135,7 @@ BN_INCEPTION = Convention(
 INCEPTION_RESNET = Convention(
     name="cadene",
     matches=_matches_inception_resnet,
-    key=_key_inception_resnet,
+    key=partial(inception_resnet_key, "cadene", head="last_linear"),
     infer=_infer_inception_resnet,
     preprocessing=INCEPTION,
     permute=_permute_inception_resnet,

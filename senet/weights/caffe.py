@@ -233,7 +233,7 @@ def infer(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
     if not isinstance(net, ResidualNet) or any(row.block != "bottleneck" for row in net.stages):
         raise no_names("caffe", net)
     is_grouped = any(row.groups > 1 for row in net.stages)
-    return infer_residual("caffe", key, net, shapes, pool="ceil", stride_on="3x3" if is_grouped else "1x1"), ()
+    return infer_residual("caffe", key, net, shapes, pool="ceil", stride_on="3x3" if is_grouped else "1x1")
 
 
 def permute(name: str, tensor: Tensor, inverse: bool) -> Tensor:

@@ -8,9 +8,10 @@ pytorch-classification under the same names, have projections, `downsample`, and
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
-from senet.models.net import Net, Preprocessing
-from senet.weights.convention import Convention, Inferred, Shape
+from senet.models.net import Preprocessing
+from senet.weights.convention import Convention, Shape
 from senet.weights.moskomule import CIFAR
 from senet.weights.residual import infer_residual, layer_key
 
@@ -21,42 +22,21 @@ def _has(head: str, shapes: Mapping[str, Shape]) -> bool:
     return own and "layer4.0.conv1.weight" not in shapes and not any(".se." in name for name in shapes)
 
 
-def _key_akamaster(name: str, net: Net) -> str:
-    return layer_key("akamaster", name, net, head="linear", shortcut="shortcut")
-
-
-def _key_chenyaofo(name: str, net: Net) -> str:
-    return layer_key("chenyaofo", name, net)
-
-
-def _infer_akamaster(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
-    return infer_residual(
-        "akamaster",
-        _key_akamaster,
-        net,
-        shapes,
-        pool="pad",
-        stride_on="3x3",
-        units=(False,),
-        shortcuts=("zero_pad_both", "projection"),
-    ), ()
-
-
-def _infer_chenyaofo(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
-    return infer_residual("chenyaofo", _key_chenyaofo, net, shapes, pool="pad", stride_on="3x3", units=(False,)), ()
-
+_key_akamaster = partial(layer_key, "akamaster", head="linear", shortcut="shortcut")
+_key_chenyaofo = partial(layer_key, "chenyaofo")
+_SHORTCUTS = ("zero_pad_both", "projection")
 
 AKAMASTER = Convention(
     name="akamaster",
     matches=lambda shapes: _has("linear", shapes),
     key=_key_akamaster,
-    infer=_infer_akamaster,
+    infer=partial(infer_residual, "akamaster", _key_akamaster, units=(False,), shortcuts=_SHORTCUTS),
     preprocessing=Preprocessing(image_size=32, resize=32),
 )
 CHENYAOFO = Convention(
     name="chenyaofo",
     matches=lambda shapes: _has("fc", shapes),
     key=_key_chenyaofo,
-    infer=_infer_chenyaofo,
+    infer=partial(infer_residual, "chenyaofo", _key_chenyaofo, units=(False,)),
     preprocessing=CIFAR,
 )

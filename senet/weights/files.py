@@ -1,4 +1,4 @@
-"""Where weights come from: a file, a folder, the Hub, a mapping, a module; and what is said beside them."""
+"""Read weights from a file, a folder, the Hub, a mapping or a module, and what their header or config.json states."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from senet.models.inception_resnet import InceptionResNet
 from senet.models.net import Net
-from senet.weights.convention import Shape, no_names, refusal
+from senet.weights.convention import Inferred, Shape, no_names, refusal
 
 LAYERS = {
     "features.stem.layer1": "conv2d_1a",
@@ -57,8 +57,8 @@ def inception_resnet_key(convention: str, name: str, net: Net, *, head: str) -> 
     return f"{theirs}.branch{branch}{place}.{layer}.{leaf}"
 
 
-def infer_inception_resnet(convention: str, net: Net, shapes: Mapping[str, Shape]) -> Net:
-    """The table as it is, since there is one such network.
+def infer_inception_resnet(convention: str, net: Net, shapes: Mapping[str, Shape]) -> Inferred:
+    """The table as it is, since there is one such network; no notes.
 
     Raises:
         CheckpointError: For another network, and without shapes for units, which the libraries do not build.
@@ -69,4 +69,4 @@ def infer_inception_resnet(convention: str, net: Net, shapes: Mapping[str, Shape
         raise refusal(convention, "layout", net.layout, "slim")
     if not shapes and net.se:
         raise refusal(convention, "se", net.se, None)
-    return net
+    return net, ()

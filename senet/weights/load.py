@@ -90,7 +90,7 @@ def load_weights_(
     Raises:
         CheckpointError: If tensors are missing, unused or of another shape, or no table of ours has the function of the
             source; the model is then unchanged.
-        ConfigError: For an unknown convention, an `allow` that names no tensor, what is no module or is wrapped, and a
+        ConfigError: For an unknown convention, an `allow` that names no tensor, anything but an unwrapped module, and a
             `Network` that no longer has the tensors of its table.
     """
     check_unwrapped(model)
@@ -246,7 +246,7 @@ class _Match:
         unused: The source's names without a place in the network.
         reshaped: Our names of tensors that gained or lost trailing ones.
         permuted: Our names of tensors that were reordered.
-        counters: How many `num_batches_tracked` are missing, which is no fault.
+        counters: How many `num_batches_tracked` are missing, which is not an error.
     """
 
     values: dict[str, Tensor] = field(default_factory=dict)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
-from senet.models.net import Net, Preprocessing
-from senet.weights.convention import Convention, Inferred, Shape
+from senet.models.net import Preprocessing
+from senet.weights.convention import Convention, Shape
 from senet.weights.residual import infer_residual, layer_key
 
 CIFAR = Preprocessing(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010), image_size=32, resize=32)
@@ -19,14 +20,8 @@ def _matches_cifar(shapes: Mapping[str, Shape]) -> bool:
     return "layer1.0.se.fc.0.weight" in shapes and "layer4.0.conv1.weight" not in shapes
 
 
-def _key(name: str, net: Net) -> str:
-    return layer_key("moskomule", name, net, unit=("se.fc.0", "se.fc.2"))
-
-
-def _infer(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
-    inferred = infer_residual("moskomule", _key, net, shapes, pool="pad", stride_on="3x3", bias=False, units=(True,))
-    return inferred, ()
-
+_key = partial(layer_key, "moskomule", unit=("se.fc.0", "se.fc.2"))
+_infer = partial(infer_residual, "moskomule", _key, bias=False, units=(True,))
 
 RESIDUAL = Convention(name="moskomule", matches=_matches, key=_key, infer=_infer, conv_units=False)
 CIFAR_RESIDUAL = Convention(

@@ -67,7 +67,7 @@ def _either(net: Net) -> TypeGuard[ResidualNet]:
 
 def _infer(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
     stride_on = net.stride_on if _either(net) else "3x3"
-    return infer_residual("pytorchcv", _key, net, shapes, pool="pad", stride_on=stride_on), ()
+    return infer_residual("pytorchcv", _key, net, shapes, stride_on=stride_on)
 
 
 def _file(name: str) -> re.Match[str] | None:

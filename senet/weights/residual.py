@@ -83,14 +83,14 @@ def infer_residual(
     net: Net,
     shapes: Mapping[str, Shape],
     *,
-    pool: Literal["ceil", "pad"],
-    stride_on: Literal["1x1", "3x3"],
+    pool: Literal["ceil", "pad"] = "pad",
+    stride_on: Literal["1x1", "3x3"] = "3x3",
     round_to: int = 1,
     bias: bool = True,
     units: tuple[bool, ...] = (True, False),
     shortcuts: tuple[Shortcut, ...] = ("projection",),
-) -> ResidualNet:
-    """The table of a library's residual network: `pool` and `stride_on` as given, the rest as the shapes say.
+) -> Inferred:
+    """The table of a library's residual network: `pool` and `stride_on` as given, the rest as the shapes say; no notes.
 
     Args:
         convention: The library.
@@ -117,7 +117,7 @@ def infer_residual(
         projection, shortcut = "3x3" if shapes[strided][-1] == 3 else "1x1", "projection"
     elif shapes:
         shortcut = shortcuts[0]
-    return replace(
+    inferred = replace(
         net,
         pool=net.pool if net.pool == "none" else pool,
         stride_on=stride_on if any(row.block == "bottleneck" for row in net.stages) else net.stride_on,
@@ -125,6 +125,7 @@ def infer_residual(
         projection=projection if shortcut == "projection" else "1x1",
         se=infer_unit(convention, key, net, shapes, round_to=round_to, bias=bias),
     )
+    return inferred, ()
 
 
 def refuse_blur(net: Net, name: str) -> Inferred:

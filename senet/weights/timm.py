@@ -7,6 +7,7 @@ units to a multiple of 8. Its `legacy_*` networks are Cadene's and have Cadene's
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -55,8 +56,7 @@ def _matches(shapes: Mapping[str, Shape]) -> bool:
     return stem and "layer4.0.conv1.weight" in shapes and "layer1.0.se.fc.0.weight" not in shapes
 
 
-def _key(name: str, net: Net) -> str:
-    return layer_key("timm", name, net, stem=_stem)
+_key = partial(layer_key, "timm", stem=_stem)
 
 
 def _infer(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
@@ -66,20 +66,16 @@ def _infer(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
         )
     if isinstance(net, ResidualNet) and "conv1.0.weight" in shapes and not net.stem.before:
         raise CheckpointError("timm: three 3x3 convolutions in the stem, and one in this network: stem.before is ()")
-    return infer_residual("timm", _key, net, shapes, pool="pad", stride_on="3x3", round_to=8), ()
+    return infer_residual("timm", _key, net, shapes, round_to=8)
 
 
 def _matches_vgg(shapes: Mapping[str, Shape]) -> bool:
     return "pre_logits.fc1.weight" in shapes and "features.1.running_mean" in shapes
 
 
-def _key_vgg(name: str, net: Net) -> str:
-    return vgg_key("timm", name, net, ("pre_logits.fc1", "pre_logits.fc2", "head.fc"))
-
-
 def _infer_vgg(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
     note = "timm's hidden layers are convolutions: the same as ours up to 224 pixels"
-    return infer_vgg("timm", net, shapes), (note,) if shapes else ()
+    return infer_vgg("timm", net, shapes)[0], (note,) if shapes else ()
 
 
 def _permute_vgg(name: str, tensor: Tensor, inverse: bool) -> Tensor:
@@ -96,14 +92,6 @@ def _matches_inception(shapes: Mapping[str, Shape]) -> bool:
     return "conv2d_1a.conv.weight" in shapes and "classif.weight" in shapes
 
 
-def _key_inception(name: str, net: Net) -> str:
-    return inception_resnet_key("timm", name, net, head="classif")
-
-
-def _infer_inception(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
-    return infer_inception_resnet("timm", net, shapes), ()
-
-
 HALVES = (0.5, 0.5, 0.5)
 INCEPTION = Preprocessing(mean=HALVES, std=HALVES, image_size=299, resize=333, interpolation="bicubic")
 
@@ -116,7 +104,17 @@ RESIDUAL = Convention(
     images_vary="size, crop and interpolation of the images vary among timm's weights: these are the usual ones",
     infer_from_name=refuse_blur,
 )
-VGG = Convention(name="timm", matches=_matches_vgg, key=_key_vgg, infer=_infer_vgg, permute=_permute_vgg)
+VGG = Convention(
+    name="timm",
+    matches=_matches_vgg,
+    key=partial(vgg_key, "timm", head=("pre_logits.fc1", "pre_logits.fc2", "head.fc")),
+    infer=_infer_vgg,
+    permute=_permute_vgg,
+)
 INCEPTION_RESNET = Convention(
-    name="timm", matches=_matches_inception, key=_key_inception, infer=_infer_inception, preprocessing=INCEPTION
+    name="timm",
+    matches=_matches_inception,
+    key=partial(inception_resnet_key, "timm", head="classif"),
+    infer=partial(infer_inception_resnet, "timm"),
+    preprocessing=INCEPTION,
 )

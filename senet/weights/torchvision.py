@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 from senet.models.net import Net
 from senet.models.vgg import VGGNet
@@ -16,12 +17,7 @@ def _matches(shapes: Mapping[str, Shape]) -> bool:
     return plain and "conv1.weight" in shapes and "layer4.0.conv1.weight" in shapes
 
 
-def _key(name: str, net: Net) -> str:
-    return layer_key("torchvision", name, net)
-
-
-def _infer(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
-    return infer_residual("torchvision", _key, net, shapes, pool="pad", stride_on="3x3", units=(False,)), ()
+_key = partial(layer_key, "torchvision")
 
 
 def _matches_vgg(shapes: Mapping[str, Shape]) -> bool:
@@ -36,7 +32,7 @@ def features(module: str, net: VGGNet) -> str:
     return f"features.{before + 3 * blocks + (layer == 'norm')}"
 
 
-def vgg_key(convention: str, name: str, net: Net, head: tuple[str, str, str]) -> str:
+def vgg_key(convention: str, name: str, net: Net, *, head: tuple[str, str, str]) -> str:
     """The name of a parameter of VGG with batch norm in torchvision and timm, which have no units in it.
 
     Args:
@@ -57,7 +53,7 @@ def vgg_key(convention: str, name: str, net: Net, head: tuple[str, str, str]) ->
     return f"{head[names.index(module)] if module in names else features(module, net)}.{leaf}"
 
 
-def infer_vgg(convention: str, net: Net, shapes: Mapping[str, Shape]) -> Net:
+def infer_vgg(convention: str, net: Net, shapes: Mapping[str, Shape]) -> Inferred:
     """The table with biases on the convolutions if the shapes have them; without shapes, as the libraries build it.
 
     Raises:
@@ -67,23 +63,20 @@ def infer_vgg(convention: str, net: Net, shapes: Mapping[str, Shape]) -> Net:
         raise no_names(convention, net)
     if not shapes and net.se:
         raise refusal(convention, "se", net.se, None)
-    return replace(net, conv_bias="features.0.bias" in shapes if shapes else True)
-
-
-def _key_vgg(name: str, net: Net) -> str:
-    return vgg_key("torchvision", name, net, ("classifier.0", "classifier.3", "classifier.6"))
-
-
-def _infer_vgg(net: Net, shapes: Mapping[str, Shape]) -> Inferred:
-    return infer_vgg("torchvision", net, shapes), ()
+    return replace(net, conv_bias="features.0.bias" in shapes if shapes else True), ()
 
 
 RESIDUAL = Convention(
     name="torchvision",
     matches=_matches,
     key=_key,
-    infer=_infer,
+    infer=partial(infer_residual, "torchvision", _key, units=(False,)),
     images_vary="these images are those of torchvision's V1 weights; V2 weights resize to 232 pixels, timm's vary",
     infer_from_name=refuse_blur,
 )
-VGG = Convention(name="torchvision", matches=_matches_vgg, key=_key_vgg, infer=_infer_vgg)
+VGG = Convention(
+    name="torchvision",
+    matches=_matches_vgg,
+    key=partial(vgg_key, "torchvision", head=("classifier.0", "classifier.3", "classifier.6")),
+    infer=partial(infer_vgg, "torchvision"),
+)

@@ -423,7 +423,7 @@ def test_class_counts_that_do_not_match(senet: Call, trained: Path, tmp_path: Pa
     grey = ["--mean", "0.5", "--std", "0.5"]
     status, _, err = senet("evaluate", trained, "--data", folder, *grey)
     assert status == 2
-    assert f"data.name: '{folder}': class 'cat' is none of the network's 10 classes (0, 1, 2, 3, 4, ...)" in err
+    assert f"data.name: '{folder}': class 'cat' is not among the network's 10 classes (0, 1, 2, 3, 4, ...)" in err
     status, _, err = senet("evaluate", trained, "--data", folder, "--mean", "0.1,0.2,0.3", "--std", "0.1,0.2,0.3")
     assert status == 2
     assert "3 channels, and this network takes 1" in err

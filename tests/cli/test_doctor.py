@@ -86,7 +86,7 @@ def test_noise_where_its_images_are_gone(senet: Call, checkpoints: tuple[Path, P
     status, out, _ = senet("doctor", tmp_path / "moved.safetensors")
     first, second, *_ = out.splitlines()
     assert (status, first) == (0, "se_resnet20: 9 units, no fault, on 4 images of noise, 1 x 8 x 8")
-    assert second.startswith("note: noise, for its own images are not here: ")
+    assert second.startswith("note: noise, since its own images are not here: ")
 
 
 def test_a_run_folder(senet: Call, trained: Path, tmp_path: Path) -> None:

@@ -86,7 +86,9 @@ def test_crops_of_a_folder_are_of_its_whole_files(senet: Call, tmp_path: Path) -
     checkpoint = load(Path("run"))
     save("words.safetensors", checkpoint.model, recipe=checkpoint.recipe, classes=("tench", "dog"))
     err = senet("evaluate", "words.safetensors")[2]
-    assert "class 'pug' is none of the network's 2 classes (tench, dog); other names for its outputs: --classes" in err
+    assert (
+        "class 'pug' is not among the network's 2 classes (tench, dog); other names for its outputs: --classes" in err
+    )
     centre = json.loads(senet("evaluate", "run", "--scales", "16", "--json")[1])
     assert centre["loss"] == pytest.approx(one["loss"], rel=1e-6)
     whole = json.loads(senet("evaluate", "run", "--scales", "16", "--crops", "whole", "--json")[1])
@@ -162,7 +164,7 @@ def test_members_of_other_classes(trained: Path, tmp_path: Path, monkeypatch: py
     save("named.safetensors", checkpoint.model, recipe=checkpoint.recipe, classes=names)
     with pytest.raises(
         DataError,
-        match=r"named\.safetensors: data.name: 'digits': class '0' is none of the network's 10 classes",
+        match=r"named\.safetensors: data.name: 'digits': class '0' is not among the network's 10 classes",
     ):
         command.run([str(trained), "named.safetensors"])
 

@@ -268,7 +268,7 @@ def moved(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *((c, "run", "elsewhere", 4, "these are the files of") for c in ("evaluate", "ensemble", "analyze", "doctor")),
         ("doctor", "run", "changed", 21, "which is no longer there; if these are some of the same images"),
         ("evaluate", "run", "others", 20, "which is no longer there; if these are some of the same images"),
-        ("evaluate", "run-parts", "parts/train", 20, "the network was trained on these very images"),
+        ("evaluate", "run-parts", "parts/train", 20, "the network was trained on these images"),
         ("evaluate", "run-parts", "parts", 4, ""),
         ("evaluate", "run-parts", "others", 20, ""),
     ],

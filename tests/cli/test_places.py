@@ -104,7 +104,7 @@ def test_an_experiment_whose_images_were_moved(senet: Call, tmp_path: Path) -> N
             ["--data", "photos", "--momentum", "0"],
             "--resume: takes no other options but --data, --lr, --seeds, --jobs and --devices, not --momentum",
         ),
-        (["--data", "photos"], "--data: has no effect, the images are 'digits', which is no folder"),
+        (["--data", "photos"], "--data: has no effect, the images are 'digits', which is not a folder"),
     ],
 )
 def test_what_resume_does_not_take(senet: Call, trained: Path, words: list[str], line: str) -> None:

@@ -312,7 +312,7 @@ def test_what_is_no_image_is_named(tmp_path: Path) -> None:
 def test_a_pipe_and_a_folder_are_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.png")
     for path in (tmp_path / "a.png", tmp_path):
-        with pytest.raises(DataError, match=r"cannot be read as an image \(it is no file\)"):
+        with pytest.raises(DataError, match=r"cannot be read as an image \(it is not a file\)"):
             load_image(path, MEMORY)
 
 

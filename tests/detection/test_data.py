@@ -190,7 +190,10 @@ def _rows(folder: Path, name: str, *rows: Any) -> None:
             lambda f: _rows(f, "annotations", {"image_id": 100, "category_id": 8, "bbox": [1, 1, 2, 2]}),
             r"annotations\[12\] has the category 8, which is not listed",
         ),
-        (lambda f: (f / "annotations/instances_train.json").rename(f / "annotations/a.json"), "its name says no part"),
+        (
+            lambda f: (f / "annotations/instances_train.json").rename(f / "annotations/a.json"),
+            "its name does not tell its part",
+        ),
         (lambda f: (f / "annotations/instances_train.json").rename(f / "annotations/val2.json"), "is a second"),
     ],
 )
@@ -234,7 +237,7 @@ def test_folders_without_annotations(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"scales": (0,)}, r"scales: \(0,\) are no sides of images; expected: 1 to 65,535 pixels"),
+        ({"scales": (0,)}, r"scales: \(0,\) are not sides of images; expected: 1 to 65,535 pixels"),
         ({"max_size": -1}, "max_size: -1 is too small; expected: 0 or more"),
         ({"labels": "points"}, "labels: 'points' is not known"),
     ],

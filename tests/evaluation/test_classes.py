@@ -33,10 +33,10 @@ def test_classes_are_matched_by_name(outputs: list[str], classes: list[str], wan
 @pytest.mark.parametrize(
     ("outputs", "classes", "message"),
     [
-        (["a", "b"], ["a", "c"], r"photos: class 'c' is none of the network's 2 classes \(a, b\); other names"),
-        (NUMBERS, ["cat"], r"class 'cat' is none of the network's 12 classes \(0, 1, 2, 3, 4, ...\)"),
+        (["a", "b"], ["a", "c"], r"photos: class 'c' is not among the network's 2 classes \(a, b\); other names"),
+        (NUMBERS, ["cat"], r"class 'cat' is not among the network's 12 classes \(0, 1, 2, 3, 4, ...\)"),
         (["crane", "crane"], ["crane"], r"photos: 2 of the network's outputs are called 'crane'"),
-        (["Cat"], ["cat"], r"class 'cat' is none of the network's 1 classes \(Cat\)"),
+        (["Cat"], ["cat"], r"class 'cat' is not among the network's 1 classes \(Cat\)"),
     ],
 )
 def test_a_class_that_the_network_lacks(outputs: list[str], classes: list[str], message: str) -> None:

@@ -260,13 +260,13 @@ function path(points) {
 // of a cell), names (draw them), inside(value, i, j) -> text in the cell, cursor (shared [i, j]), pick(i, j).
 function heatMap(host, options) {
   const { rows, columns, values, cursor } = options;
-  const said = html("output.said", { "aria-live": "polite" });
+  const readout = html("output.readout", { "aria-live": "polite" });
   const box = html("div.plot.heat", {
     tabindex: 0,
     role: "application",
     "aria-label": `${options.label}. Arrow keys move, Enter chooses.`,
   });
-  host.append(box, said, saver(box, options.label));
+  host.append(box, readout, saver(box, options.label));
   let width = 0;
   let drawn = null;
 
@@ -311,7 +311,7 @@ function heatMap(host, options) {
   }
   function show() {
     const at = cursor.value;
-    said.textContent = at ? options.text(...at) : (options.hint ?? "");
+    readout.textContent = at ? options.text(...at) : (options.hint ?? "");
     if (!drawn) return;
     const [i, j] = at ?? [0, 0];
     const [x, y] = [drawn.left + j * drawn.cell, drawn.top + i * drawn.cell];

@@ -46,7 +46,7 @@ function drawCalibration(host, { bins }) {
   const fullest = bins.findIndex((b) => b.images === most);
   const cursor = shared(Math.max(0, fullest));
   const pinned = shared(cursor.value);
-  const said = html("output.said");
+  const readout = html("output.readout");
   const text = (i) => {
     const b = bins[i];
     const range = `confidence ${number(b.low)} to ${number(b.high)}`;
@@ -95,7 +95,7 @@ function drawCalibration(host, { bins }) {
   }
   frame(host, { label: "Accuracy by confidence", cursor, pinned, count: () => bins.length, text, draw });
   const tell = () => {
-    said.textContent = text(cursor.value);
+    readout.textContent = text(cursor.value);
   };
   cursor.listen(tell);
   tell();
@@ -105,7 +105,7 @@ function drawCalibration(host, { bins }) {
     kinds.flatMap((kind) => [html(`i.swatch.${kind}`), ` ${kind} `]),
   );
   host.append(
-    said,
+    readout,
     key,
     asTable(
       "Accuracy by confidence",
