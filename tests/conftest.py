@@ -102,6 +102,7 @@ SLOW = (
     "tests/models/test_inception_resnet.py::test_every_parameter_learns_and_every_unit_runs_once*",
     "tests/weights/test_cifar.py::test_logits_are_the_same[[]akamaster-linear-None-zero_pad_both]",
     "tests/training/test_fine_tuning.py::test_each_field_resumes_bit_for_bit_and_is_fair_to_twins[[]randaugment]",
+    "tests/training/test_real_images.py::test_se_resnet20_trains_on_cifar10",
 )
 """Tests that are marked `slow` here, one by one of a parametrized function: patterns of their ids."""
 
