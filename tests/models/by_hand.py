@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from senet import Net, Unit, create_model
-
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
     """Normal numbers in float64."""
@@ -43,22 +41,3 @@ def gate(x: Tensor, w: Mapping[str, Tensor], name: str) -> Tensor:
     hidden = torch.relu(x.mean((2, 3)) @ w[f"{name}.fc1.weight"].T + w[f"{name}.fc1.bias"])
     s = torch.sigmoid(hidden @ w[f"{name}.fc2.weight"].T + w[f"{name}.fc2.bias"])
     return x * s[:, :, None, None]
-
-
-def assert_learns(net: Net, size: int) -> set[str]:
-    """One backward pass in training: every unit runs once, every parameter gets a gradient; the units' names."""
-    model = create_model(net).train()
-    calls = {name: 0 for name, module in model.named_modules() if isinstance(module, Unit)}
-    for name in calls:
-
-        def count(*_: object, name: str = name) -> None:
-            calls[name] += 1
-
-        model.get_submodule(name).register_forward_hook(count)
-    model(draw(4, net.in_channels, size, size).float()).square().sum().backward()
-    assert set(calls.values()) <= {1}
-    for name, p in model.named_parameters():
-        assert p.grad is not None, name
-        assert p.grad.isfinite().all(), name
-        assert ".se." in name or p.grad.any(), name
-    return set(calls)
