@@ -158,13 +158,13 @@ SOURCES: dict[str, tuple[Net, Residual, str, tuple[str, ...]]] = {
 @pytest.mark.parametrize("name", SOURCES)
 @torch.no_grad()
 def test_logits_are_the_same(name):
-    net, network, convention, settled = SOURCES[name]
+    net, network, convention, changed = SOURCES[name]
     size = (2, 3, 32, 32) if network.pool is None else (2, 3, 64, 48)
     source = Weights()
     network(source, torch.zeros(size))
     model = create_model(net)
     report = load_weights_(model, source.state, quiet=True)
-    assert (report.convention, tuple(sorted(report.changed))) == (convention, settled)
+    assert (report.convention, tuple(sorted(report.changed))) == (convention, changed)
     assert gap(model, lambda x: network(source, x), size) < 1e-5
     assert equal(state_as(model, convention), source.state)
 

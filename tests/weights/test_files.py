@@ -391,6 +391,8 @@ def test_a_mapping_inside_itself_is_read_once(net, state):
 
 
 def test_a_folders_only_file_is_its_weights(tmp_path, net, state):
+    with pytest.raises(CheckpointError, match=r"no best\.safetensors, .* in this folder$"):
+        files.read(tmp_path)
     saved(tmp_path / "net.pth", state)
     (tmp_path / "notes.txt").write_text("x")
     load(tmp_path, net)

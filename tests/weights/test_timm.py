@@ -41,14 +41,14 @@ def theirs(name: str):
 
 @pytest.mark.parametrize("name", NEW)
 def test_a_new_network_gives_the_same_logits(name):
-    ours, settled = NEW[name]
+    ours, fields = NEW[name]
     source = theirs(name)
     model = create_model(short(ours))
     report = load_weights_(model, source.state_dict(), quiet=True)
     assert gap(model, source) < 1e-5
     assert (report.missing, report.unused) == ((), ())
     changed = {line.partition(":")[0] for line in report.changed}
-    assert changed == {*settled, *(["se.round_to"] if name == "seresnet18" else [])}
+    assert changed == {*fields, *(["se.round_to"] if name == "seresnet18" else [])}
     assert equal(state_as(model, report.convention), source.state_dict())
 
 
@@ -64,7 +64,7 @@ def test_a_legacy_network_gives_the_same_logits(name):
 
 
 @pytest.mark.parametrize(("field", "value"), [("pool", "ceil"), ("stride_on", "1x1")])
-def test_what_is_settled_counts(field, value):
+def test_what_is_changed_counts(field, value):
     source = theirs("seresnet50")
     model = create_model(short("se_resnet50"))
     load_weights_(model, source.state_dict(), quiet=True)

@@ -1,4 +1,4 @@
-"""torchvision's networks with random weights: ours give the same logits, pooling and strides settled."""
+"""torchvision's networks with random weights: ours give the same logits, pooling and strides inferred."""
 
 from __future__ import annotations
 
