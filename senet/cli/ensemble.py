@@ -83,7 +83,8 @@ def run(argv: list[str]) -> int:
     if best:
         rows.append(_row("all with equal weights", "", best.equal))
     rows.append(_row("ensemble", "", result))
-    print(table([("member", "weight", "top-1 error, %", "top-5 error, %", "loss"), *rows]))
+    top5 = ("top-5 error, %",) if result.has_top5 else ()
+    print(table([("member", "weight", "top-1 error, %", *top5, "loss"), *rows]))
     if best:
         print(f"\nsearched on the other half: {best.search}\nmeasured: {result}")
     else:
@@ -152,4 +153,5 @@ def _answers(line: Line, parts: list[Views] | list[None]) -> tuple[list[str], li
 
 
 def _row(name: str, weight: str, m: Evaluation) -> tuple[str, ...]:
-    return name, weight, f"{m.top1_error:.2f}", f"{m.top5_error:.2f}", f"{m.loss:.4f}"
+    top5 = (f"{m.top5_error:.2f}",) if m.has_top5 else ()
+    return name, weight, f"{m.top1_error:.2f}", *top5, f"{m.loss:.4f}"

@@ -252,7 +252,8 @@ def classes(page: Page) -> Values | None:
         return None
     ordered = sorted(page.evaluation.per_class, key=lambda c: -c.top1_error if is_number(c.top1_error) else math.inf)
     most = max((c.top1_error for c in ordered if is_number(c.top1_error)), default=0) or 1
-    return {"classes": ordered, "hard": [c for c in ordered if c.top1_error != 0], "most": most, "few": MOST_LABELS}
+    hard = [c for c in ordered if c.top1_error != 0]
+    return {"classes": ordered, "hard": hard, "most": most, "few": MOST_LABELS, "top5": page.evaluation.has_top5}
 
 
 def detection(page: Page) -> Values | None:

@@ -225,14 +225,17 @@ class Evaluation:
     part: str = ""
     mistakes: tuple[Mistake, ...] = ()
 
+    @property
+    def has_top5(self) -> bool:
+        """Whether the top-5 error says anything: with five classes or fewer, the right one is always among five."""
+        return not 0 < len(self.per_class) <= 5
+
     def __str__(self) -> str:
         """Return the errors in one line."""
         n = len(self.skipped_images)
         skipped = f", {n:,} image{'' if n == 1 else 's'} skipped" if n else ""
-        return (
-            f"top-1 error {self.top1_error:.2f} %, top-5 error {self.top5_error:.2f} %, loss {self.loss:.4f}, "
-            f"{self.images:,} images{skipped}"
-        )
+        top5 = f", top-5 error {self.top5_error:.2f} %" if self.has_top5 else ""
+        return f"top-1 error {self.top1_error:.2f} %{top5}, loss {self.loss:.4f}, {self.images:,} images{skipped}"
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation) -> None:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from senet.runs.evaluation import class_counts, class_errors, interval, remarks, unbalanced
+from senet.runs.evaluation import (
+    ClassErrors,
+    Evaluation,
+    class_counts,
+    class_errors,
+    interval,
+    remarks,
+    unbalanced,
+)
 
 
 @pytest.mark.parametrize(
@@ -55,3 +63,10 @@ def test_counts_of_classes_and_an_interval() -> None:
     assert class_counts({"n01440764": 2, "b": 1}) == "tench 2, b 1"
     assert class_counts({str(k): 10 + k for k in range(11)}) == "11 classes of 10 to 20 images"
     assert interval(0, 10) == (0, pytest.approx(100 * 3.8416 / 13.8416, abs=0.01))
+
+
+@pytest.mark.parametrize("classes", [2, 5, 6])
+def test_the_top_5_error_of_five_classes_is_left_out(classes: int) -> None:
+    rows = tuple(ClassErrors(name=f"{k}", images=1, top1_error=0.0, top5_error=0.0) for k in range(classes))
+    line = str(Evaluation(top1_error=12.5, top5_error=0.0, loss=0.5, images=8, per_class=rows))
+    assert line == f"top-1 error 12.50 %{', top-5 error 0.00 %' * (classes > 5)}, loss 0.5000, 8 images"
