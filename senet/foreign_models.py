@@ -141,7 +141,7 @@ def build(
         )
     elif weights is not None and report is None:
         report = _load_(model, weights, preprocessing)
-    # Of weights that are drawn nobody knows; the library's own network is used as the library says.
+    # Drawn weights expect no particular preprocessing; the library's own network is used as the library says.
     expected = report.preprocessing if report else preprocessing if own_classifier else None
     model.preprocessing = expected  # type: ignore[assignment]
     return model, report

@@ -139,8 +139,8 @@ def places(view: View, image: Tensor, classes: Sequence[str]) -> str:
         picture = data_uri(Image.fromarray((255 * pixels).byte().numpy()), MAP_SIDE)
         name = escape(classes[int(result.logits.argmax())])
         figures.append(
-            f'<figure class="se-place"><img src="{picture}" alt="The image in grey, with the places that speak for '
-            f'{name} in orange"><figcaption><b>{name}</b>, {words}</figcaption></figure>'
+            f'<figure class="se-place"><img src="{picture}" alt="The image in grey; the regions that raise the score '
+            f'of {name} are orange"><figcaption><b>{name}</b>, {words}</figcaption></figure>'
         )
     what = '<p class="se-quiet">Class activation map: the places that the answer comes from.</p>'
     return f'{what}<div class="se-places">{"".join(figures)}</div>'

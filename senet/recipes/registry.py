@@ -61,7 +61,7 @@ def recipe_for(data: str, *, recipe: str = "", model: str = "", weights: str = "
         net = from_scratch(net, weights)
     if not name or name == base.name:
         return base
-    # A recipe may speak of the unit, as the ablations do of biases; another SE network gets the same one.
+    # A recipe may set fields of the unit, as the ablations do its biases; another SE network gets the same unit.
     if net.se is not None and base.model.se is not None and "+" not in name:
         net = replace(net, se=base.model.se)
     return replace(base, name=name, model=net)
@@ -70,7 +70,7 @@ def recipe_for(data: str, *, recipe: str = "", model: str = "", weights: str = "
 def from_scratch(net: Net, weights: str) -> Net:
     """A detector without weights to start from: nothing of its trunk is frozen. Other networks stay as they are.
 
-    Stages that nobody trained cannot stay as they are, nor can norms whose statistics nobody measured.
+    Untrained stages cannot stay frozen, nor can norms without measured statistics.
     """
     if weights or not isinstance(net, DetectorNet):
         return net
