@@ -218,13 +218,6 @@ def test_the_hint_after_a_signal_is_the_command_that_was_typed(senet: Call, monk
         assert shlex.split(resume) == ["senet", name, "--resume", "my runs/it's"]
 
 
-def test_unit_options_reach_every_network_that_has_one(senet: Call) -> None:
-    words = ["compare", "resnet20", "se_resnet20", "--se.reduction", "4", "--seeds", "1", *TINY, "--out", "c"]
-    assert senet(*words)[0] == 0
-    assert "reduction: 4" in Path("c/runs/se_resnet20-seed0/recipe.yaml").read_text()
-    assert "se: null" in Path("c/runs/resnet20-seed0/recipe.yaml").read_text()
-
-
 def test_models_and_info(senet: Call) -> None:
     status, out, _ = senet("models", "se_resnext50*", "--json")
     assert status == 0
@@ -452,13 +445,6 @@ def test_an_empty_folder(senet: Call, tmp_path: Path) -> None:
     assert "no class folders" in err
 
 
-def test_options_may_stand_before_the_words(senet: Call) -> None:
-    assert senet("train", *TINY, "--no-nesterov", "resnet20", "--out", "a")[0] == 0
-    assert "name: resnet20\n" in Path("a/recipe.yaml").read_text()
-    assert json.loads(senet("info", "--json", "se_resnet20")[1])["model"] == "se_resnet20"
-    assert senet("compare", "resnet20", "--seeds", "1", "se_resnet20", *TINY, "--out", "c")[0] == 0
-
-
 def test_a_named_recipe_brings_its_data(senet: Call) -> None:
     for words in (["train", "resnet20"], ["compare", "resnet20", "se_resnet20"]):
         status, _, err = senet(*words, "--recipe", "cifar10", "--root", "none/at/all", "--epochs", "1")
@@ -466,26 +452,16 @@ def test_a_named_recipe_brings_its_data(senet: Call) -> None:
         assert f"cifar10 is not in {Path.cwd()}/none/at/all" in err
 
 
-def test_the_last_of_a_repeated_option_counts(senet: Call) -> None:
-    assert senet("train", "resnet20", "--data", "cifar10", "--data", "digits", *TINY, "--out", "a")[0] == 0
-    recipe = Path("a/recipe.yaml").read_text()
-    assert "name: digits" in recipe
-    assert "crop_padding: 3" in recipe, "the other data set's recipe"
-
-
-def test_json_alone_is_on_standard_output(senet: Call) -> None:
-    status, out, err = senet("train", "resnet20", *TINY, "--out", "a", "--json")
+def test_json_alone_is_on_standard_output_and_the_last_of_a_repeated_option_counts(senet: Call) -> None:
+    status, out, err = senet(
+        "train", "resnet20", "--data", "cifar10", "--data", "digits", *TINY, "--out", "a", "--json"
+    )
     assert status == 0
     assert json.loads(out)["folder"] == "a"
     assert "epoch   1/1" in err
-
-
-def test_printed_paths_exist(senet: Call) -> None:
-    out = senet("compare", "resnet20", "se_resnet20", "--seeds", "1", "--seed", "5", *TINY, "--out", "c")[1]
-    for line in out.splitlines():
-        if line.startswith(("curves ", "checkpoints ", "evaluate ")):
-            path = next(word for word in line.replace(",", " ").split() if word.startswith("c/"))
-            assert Path(path).exists(), line
+    recipe = Path("a/recipe.yaml").read_text()
+    assert "name: digits" in recipe
+    assert "crop_padding: 3" in recipe, "the other data set's recipe"
 
 
 def test_a_run_that_diverges_says_so(senet: Call) -> None:
@@ -507,12 +483,20 @@ def test_one_broken_image_among_several(senet: Call, trained: Path) -> None:
     assert len(second["classes"]) == 5
 
 
-def test_units_in_names(senet: Call) -> None:
+def test_a_unit_is_in_names_recipes_and_printed_paths(senet: Call) -> None:
     info = json.loads(senet("info", "resnet20", "--se", "eca", "--json")[1])
     assert info["model"] == "resnet20+eca"
     assert "eca units: " in senet("info", "resnet20", "--se", "eca")[1]
-    assert senet("compare", "resnet20", "se_resnet20", "--se", "eca", "--seeds", "1", *TINY, "--out", "c")[0] == 0
-    assert Path("c/runs/se_resnet20+eca-seed0/best.safetensors").exists()
+    # An option may stand among the words; one of the unit reaches the networks that have one.
+    words = ["resnet20", "--se", "eca", "se_resnet20", "--se.kernel", "5", "--seeds", "1", "--seed", "7"]
+    status, out, _ = senet("compare", *words, *TINY, "--out", "c")
+    assert status == 0
+    assert Path("c/runs/se_resnet20+eca-seed7/best.safetensors").exists()
+    assert "kernel: 5" in Path("c/runs/se_resnet20+eca-seed7/recipe.yaml").read_text()
+    assert "se: null" in Path("c/runs/resnet20-seed7/recipe.yaml").read_text()
+    printed = [line.split() for line in out.splitlines() if line.startswith(("report ", "evaluate ", "predict "))]
+    assert len(printed) == 3
+    assert all(Path(next(word for word in line if word.startswith("c/"))).exists() for line in printed)
 
 
 def test_a_batch_of_bad_images_is_left_out(senet: Call, tmp_path: Path) -> None:
