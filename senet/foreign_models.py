@@ -101,6 +101,7 @@ def build(
     import torch
 
     from senet.insert import insert_
+    from senet.outputs import reason
     from senet.weights.load_report import LoadReport
 
     is_released = weights == PRETRAINED
@@ -112,9 +113,8 @@ def build(
         except (OSError, RuntimeError) as error:
             if not is_released:
                 raise
-            reason = str(error).splitlines()[0]
             raise CheckpointError(
-                f"{net.source}: its weights cannot be loaded ({reason}); a file with them works too"
+                f"{net.source}: its weights cannot be loaded ({reason(error)}); a file with them works too"
             ) from error
         released = list(model.state_dict())
         keeps, size = net.own_units == "keep", net.image_size

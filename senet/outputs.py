@@ -125,6 +125,6 @@ def describe(value: Any) -> str:
     return f"a {type(value).__name__} ({inside}{', ...' if len(parts) > 4 else ''})"
 
 
-def reason(error: BaseException | None) -> str:
-    """Return the first line of an error's text, or its type if it has none."""
+def reason(error: BaseException | str | None) -> str:
+    """Return the first line of an error, or of its text, or its type if it has none."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -19,17 +19,6 @@ from senet.detection.trunk import Pyramid
 from senet.initialization import number
 from senet.models.detector import DetectorNet
 
-TERMS = {
-    "loss_objectness": "proposals, objectness",
-    "loss_rpn_box_reg": "proposals, boxes",
-    "loss_classifier": "classes",
-    "loss_box_reg": "boxes",
-    "loss_mask": "masks",
-    "classification": "classes",
-    "bbox_regression": "boxes",
-}
-"""Name of a loss term in torchvision -> what it is of."""
-
 IMAGES = 2
 """Images of a GPU in Detectron, of which the best proposals together are trained on."""
 

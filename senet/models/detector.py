@@ -15,9 +15,6 @@ from senet.config import check_at_least
 from senet.errors import ConfigError, unknown
 from senet.models.net import Net, StageOutput
 
-HEADS = {"fasterrcnn": "Faster R-CNN", "maskrcnn": "Mask R-CNN", "retinanet": "RetinaNet"}
-"""First word of a detector's name -> what it is called."""
-
 WIDTH = 256
 """Channels of every feature map of the pyramid."""
 

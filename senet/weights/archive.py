@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch.serialization import safe_globals
 
 from senet.errors import CheckpointError
+from senet.outputs import reason
 from senet.weights import mappings
 from senet.weights.header import KEY
 
@@ -148,9 +149,7 @@ def _read_zip(path: Path, file: BinaryIO) -> Any:
     except ValueError as error:
         raise CheckpointError(f"{path}: cannot be read: arrays of Python objects, not of numbers") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path}: cannot be read: damaged or cut off: {_first_line(error)}; {DOWNLOAD}"
-        ) from error
+        raise CheckpointError(f"{path}: cannot be read: damaged or cut off: {reason(error)}; {DOWNLOAD}") from error
     inside = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
     raise CheckpointError(
         f"{path}: cannot be read: a zip archive of {inside or 'nothing'}, without tensors of torch; unpack it first"
@@ -159,10 +158,6 @@ def _read_zip(path: Path, file: BinaryIO) -> Any:
 
 def _save(line: str) -> str:
     return f"if you trust the file, this line saves its tensors alone: {line}"
-
-
-def _first_line(error: Exception | str) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def _read_torch(path: Path, file: BinaryIO, pickles: BinaryIO) -> Any:
@@ -204,16 +199,14 @@ def _read_torch(path: Path, file: BinaryIO, pickles: BinaryIO) -> Any:
             line = f"torch.save(torch.load({path.name!r}, weights_only=False), 'tensors.pth')"
             raise CheckpointError(f"{path}: refused: a pickle of protocol 4 or later; {_save(line)}") from error
         # torch raises a dozen types for damaged files, and its text on weights_only is long.
-        reason = _first_line(
-            re.sub(r"(?s)^Weights only load failed.*WeightsUnpickler error:\s*", "", str(error)) or error
-        )
+        cause = reason(re.sub(r"(?s)^Weights only load failed.*WeightsUnpickler error:\s*", "", str(error)) or error)
         if not foreign:
-            raise CheckpointError(f"{path}: cannot be read: damaged or cut off: {reason}; {DOWNLOAD}") from error
+            raise CheckpointError(f"{path}: cannot be read: damaged or cut off: {cause}; {DOWNLOAD}") from error
         # Before torch 1.6 a module came with its source.
-        state = ".state_dict()" if "persistent_load" in reason else ""
+        state = ".state_dict()" if "persistent_load" in cause else ""
         line = f"torch.save(torch.load({path.name!r}, weights_only=False){state}, 'tensors.pth')"
         raise CheckpointError(
-            f"{path}: cannot be read: damaged, or because of its objects of {foreign[0]}: {reason}; {_save(line)}"
+            f"{path}: cannot be read: damaged, or because of its objects of {foreign[0]}: {cause}; {_save(line)}"
         ) from error
     if odd := [name for name in called if not HARMLESS.fullmatch(name)]:
         where = max(mappings.find(data), key=lambda w: len(w.tensors), default=None)

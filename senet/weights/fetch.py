@@ -6,6 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from senet.errors import CheckpointError, ConfigError
+from senet.outputs import reason
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """The files that may hold a repository's weights, in order of preference."""
@@ -74,7 +75,7 @@ def _download(spec: str) -> Path:
             raise CheckpointError(f"{spec}: {repository} has no revision {wanted!r}") from error
         # The HTTP library's error type depends on the version of the client.
         except (errors.HTTPError, OSError) as error:  # pyright: ignore[reportPrivateImportUsage]
-            raise CheckpointError(f"{spec}: cannot be downloaded: {first_line(error)}") from error
+            raise CheckpointError(f"{spec}: cannot be downloaded: {reason(error)}") from error
         else:
             if file in WEIGHTS:
                 return path.parent
@@ -85,11 +86,6 @@ def _download(spec: str) -> Path:
     constants = huggingface_hub.constants
     why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} cannot be reached"
     raise CheckpointError(f"{spec}: is not in the cache {constants.HF_HUB_CACHE}, and {why}")
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, or its type."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def _sha256(path: Path) -> str:

@@ -21,8 +21,9 @@ from senet.config import to_dict
 from senet.errors import ConfigError, RunError
 from senet.files import write_atomically, write_text
 from senet.models.network import Network
+from senet.outputs import reason
 from senet.weights.convention import check_intact
-from senet.weights.fetch import HASH, first_line, is_spec
+from senet.weights.fetch import HASH, is_spec
 from senet.weights.header import KEY, Header
 from senet.weights.identify import name_of, read_network
 
@@ -146,7 +147,7 @@ def push_to_hub(
         return carrier.push_to_hub(repository, private=private, branch=branch, commit_message=message, token=token)
     # The HTTP library's error type depends on the version of the client.
     except (errors.HTTPError, errors.HFValidationError, OSError) as error:  # pyright: ignore[reportPrivateImportUsage]
-        raise RunError(f"cannot push to {repository}: {first_line(error)}") from error
+        raise RunError(f"cannot push to {repository}: {reason(error)}") from error
 
 
 class _Carrier(
