@@ -70,6 +70,7 @@ def run(argv: list[str]) -> int:
     device = pick_device(found["device"], field="--device")
     part = open_part(recipe.data, found["part"], trained_on=checkpoint.trained_on, progress=not found["json"])
     groups, _ = grouped(part, found["by"])
+    chosen = _chosen(found["draw"], named(groups), groups)
     folder = _folder(found["out"], found["CHECKPOINT"], recipe.name, "-size" if found["by"] == "size" else "")
     gates, pictures = analyze(
         checkpoint.model,
@@ -78,7 +79,7 @@ def run(argv: list[str]) -> int:
         recipe.data,
         folder,
         device=device,
-        chosen=_chosen(found["draw"], named(groups), groups),
+        chosen=chosen,
         channels=found["channels"],
         per_class=found["images"],
         by=found["by"],

@@ -100,7 +100,8 @@ def test_synsets_are_named_in_words() -> None:
     ],
 )
 def test_mistakes(senet: Call, trained: Path, words: tuple[object, ...], message: str) -> None:
+    before = sorted(trained.iterdir())
     status, _, err = senet("analyze", *(str(w).format(trained) for w in words))
+    assert sorted(trained.iterdir()) == before, "a mistake leaves no folder behind"
     assert status == 2
     assert message in err
-    assert not (trained / "analysis" / "gates.npz").exists()
