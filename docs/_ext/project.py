@@ -108,8 +108,22 @@ def check_paths(app: Sphinx, name: str, source: list[str]) -> None:
             log.warning("%s: names %s, which is not there", name, path)
 
 
+def complete_roles(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """Give the theme's headings a level, and blocks that scroll the keyboard's focus, as WAI-ARIA asks."""
+    for part, before, after in (
+        ("furo_navigation_tree", 'role="heading"', 'role="heading" aria-level="2"'),
+        ("body", '<pre class="literal-block">', '<pre class="literal-block" tabindex="0">'),
+        ("body", '<div class="highlight"><pre>', '<div class="highlight"><pre tabindex="0">'),
+    ):
+        context[part] = context.get(part, "").replace(before, after)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
+    # After the theme's own handler, which makes the navigation.
+    app.connect("html-page-context", complete_roles, priority=900)
     app.add_directive("fields", FieldTable)
     app.add_directive("help", Help)
     app.connect("source-read", check_paths)
