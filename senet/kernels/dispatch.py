@@ -37,7 +37,7 @@ SMALL = 2**25
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """Dtypes of feature maps that the fused block epilogue takes."""
 
-WIDEST = 1024
+WIDEST = 2048
 """Input channels up to which the 1x1 convolution in C is faster than oneDNN: rows of a tile stay in the first cache."""
 
 

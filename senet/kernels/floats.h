@@ -20,6 +20,11 @@ enum { NR = 2 * LANES };        /* the width of a panel of weights */
 typedef float floats __attribute__((vector_size(LANES * 4)));
 typedef int32_t ints __attribute__((vector_size(LANES * 4)));
 
+/* Rows of n floats that follow each other collide in a first cache of 4 KiB ways, which then keeps a few of a tile; whether
+   they do, and how far apart rows are that do not. */
+INLINE int collide(int64_t n) { return n % 1024 == 0; }
+INLINE int64_t apart(int64_t n) { return collide(n) ? n + LANES : n; }
+
 INLINE floats load(const float *p) { floats v; memcpy(&v, p, sizeof v); return v; }
 INLINE void store(float *p, floats v) { memcpy(p, &v, sizeof v); }
 /* Else the compiler reads a number of memory again for each product. */

@@ -38,7 +38,7 @@ def _c() -> CDLL:
     if lib is None:
         raise RuntimeError("conv1x1.c is not compiled on this machine")
     lib.scratch.restype = c_int64
-    lib.scratch.argtypes = [c_int64] * 4 + [c_int]
+    lib.scratch.argtypes = [c_int64] * 4 + [c_int] * 2
     return lib
 
 
@@ -49,7 +49,8 @@ def _run(
     shapes = ((h, (n, k, *size)), (w, (-(-c // panel), k, panel)), (g, (n, k)), (b, (c,)), (s, (n, c)), (e, y.shape))
     check("conv1x1_packed", *shapes)
     positions, threads = size[0] * size[1], torch.get_num_threads()
-    room = None if g is None else scratch(_c().scratch(n * positions, positions, k, c, threads))
+    size = _c().scratch(n * positions, positions, k, c, g is not None, threads)
+    room = scratch(size) if size else None
     g, b, s = (None if t is None else t.contiguous() for t in (g, b, s))
     call(_c().conv1x1, (h, w, g, b, s, e, y, room), n * positions, positions, k, c, act, threads)
 

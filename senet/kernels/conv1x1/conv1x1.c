@@ -3,7 +3,8 @@
        y[m][c] = act(s[n][c] * (sum_k g[n][k] h[m][k] w[k][c] + b[c]) + e[m][c])
 
    over positions m = 0..M-1, P per image, n = m / P. The wide feature map is written once and never read back: each tile
-   is finished in registers, and h is multiplied by its gates g in pieces that stay in a core's cache. y may be e.
+   is finished in registers, and h is multiplied by its gates g in pieces that stay in a core's cache. So are rows of h
+   copied that would lie in the same places of the first cache. y may be e.
 
    w is packed: panels of NR channels, each [k][NR], the last one padded with zeros; g, b, s and e may be NULL. `room` is
    `scratch` floats to work in. */
@@ -15,7 +16,7 @@
 typedef struct {
     const float *h, *w, *g, *b, *s, *e;
     float *y;
-    int64_t M, P, K, C;
+    int64_t M, P, K, C, step; /* rows of h that tiles read are `step` apart */
     int act;
 } Layer;
 
@@ -32,7 +33,7 @@ INLINE void tile(const Layer *l, const int rows, const int vectors, const int cu
             __builtin_prefetch(e + i * C, 1);
             if (vectors > 1) __builtin_prefetch(e + i * C + LANES, 1);
         }
-    product(rows, vectors, h, l->w + c * l->K, l->K, l->K, NR, v);
+    product(rows, vectors, h, l->w + c * l->K, l->step, l->K, NR, v);
 #pragma GCC unroll 12
     for (int i = 0; i < rows; i++) {
         const float *s = l->s ? l->s + (m + i) / l->P * C + c : NULL;
@@ -87,39 +88,45 @@ static Plan plan_of(int64_t M, int64_t K, int64_t C)
 /* The weights are multiplied by the gates, for each image, where they are fewer than its inputs. */
 static int scales_weights(int64_t P, int64_t C) { return 4 * C <= P; }
 
-/* How many floats `conv1x1` needs as scratch memory, with gates of the input. */
-int64_t scratch(int64_t M, int64_t P, int64_t K, int64_t C, int threads)
+/* How many floats `conv1x1` needs as scratch memory. */
+int64_t scratch(int64_t M, int64_t P, int64_t K, int64_t C, int gated, int threads)
 {
-    return scales_weights(P, C) ? (C + NR - 1) / NR * NR * K : threads * plan_of(M, K, C).block * K;
+    const int64_t weights = gated && scales_weights(P, C) ? (C + NR - 1) / NR * NR * K : 0;
+    const int copies = collide(K) || (gated && !weights);
+    return weights + (copies ? threads * plan_of(M, K, C).block * apart(K) : 0);
 }
 
-/* `room` is for inputs that are multiplied by g. */
+/* `room` is for inputs that are multiplied by g, or copied. */
 static void run(const Layer *layer, const float *g, float *room, int threads)
 {
-    const Layer l = *layer;
+    Layer l = *layer;
     const Plan p = plan_of(l.M, l.K, l.C);
+    const int copies = g || collide(l.K);
+    l.step = copies ? apart(l.K) : l.K;
     const int64_t panels = (l.C + NR - 1) / NR, block = p.block, group = p.group, M = l.M, K = l.K;
-    const int64_t blocks = block ? (M + block - 1) / block : 0, groups = (panels + group - 1) / group;
+    const int64_t step = l.step, blocks = block ? (M + block - 1) / block : 0, groups = (panels + group - 1) / group;
 #pragma omp parallel num_threads(threads)
     {
-        float *gated = room + (g ? omp_get_thread_num() * block * K : 0);
-        int64_t ready = -1; /* the block that `gated` holds */
+        float *own = room + (copies ? omp_get_thread_num() * block * step : 0);
+        int64_t ready = -1; /* the block that `own` holds */
 #pragma omp for collapse(2) schedule(static)
         for (int64_t i = 0; i < blocks; i++)
             for (int64_t j = 0; j < groups; j++) {
                 const int64_t from = i * block, to = from + block < M ? from + block : M;
                 const int64_t last = (j + 1) * group < panels ? (j + 1) * group : panels;
-                if (g && ready != i) {
+                if (copies && ready != i) {
                     for (int64_t m = from; m < to; m++) {
-                        const float *gates = g + m / l.P * K, *of = l.h + m * K;
-                        for (int64_t k = 0; k < K; k++) gated[(m - from) * K + k] = gates[k] * of[k];
+                        const float *gates = g ? g + m / l.P * K : NULL, *of = l.h + m * K;
+                        float *row = own + (m - from) * step;
+                        if (!g) memcpy(row, of, K * sizeof *row);
+                        else for (int64_t k = 0; k < K; k++) row[k] = gates[k] * of[k];
                     }
                     ready = i;
                 }
-                const float *rows = g ? gated : l.h + from * K;
+                const float *rows = copies ? own : l.h + from * K;
                 for (int64_t c = j * group; c < last; c++)
                     for (int64_t m = from; m < to; m += ROWS)
-                        any_tile(&l, to - m < ROWS ? (int)(to - m) : ROWS, rows + (m - from) * K, m, c * NR);
+                        any_tile(&l, to - m < ROWS ? (int)(to - m) : ROWS, rows + (m - from) * step, m, c * NR);
             }
     }
 }
@@ -130,7 +137,7 @@ void conv1x1(const int64_t *a)
     float *room = (float *)a[7];
     const int threads = (int)a[13];
     const Layer l = {(const float *)a[0], (const float *)a[1], g, (const float *)a[3], (const float *)a[4],
-                     (const float *)a[5], (float *)a[6], a[8], a[9], a[10], a[11], (int)a[12]};
+                     (const float *)a[5], (float *)a[6], a[8], a[9], a[10], a[11], 0, (int)a[12]};
     const int64_t P = l.P, K = l.K, C = l.C, rows = (C + NR - 1) / NR * K;
     if (!g || !scales_weights(P, C)) {
         run(&l, g, room, threads);
@@ -144,6 +151,6 @@ void conv1x1(const int64_t *a)
         one.h += n * P * K, one.y += n * P * C, one.w = room, one.M = P;
         if (l.e) one.e += n * P * C;
         if (l.s) one.s += n * C;
-        run(&one, NULL, room, threads);
+        run(&one, NULL, room + rows * NR, threads);
     }
 }
