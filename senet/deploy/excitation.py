@@ -36,8 +36,10 @@ def use_squeeze(g: Graph) -> None:
 
 
 def use_gates(g: Graph, gates: Iterable[Gated]) -> None:
-    """Replace two fully connected layers between a squeeze and its product by one operation in C."""
+    """Replace what is between a squeeze and its product by one operation in C: two linear layers, or ECA's one."""
     for gated in gates:
+        if _use_channel_gates(g, gated):
+            continue
         gate = _behind_views(gated.s)
         second = _layer(g, gate) if activation(gate) != "none" else None
         if second is None:
@@ -73,10 +75,47 @@ def use_gates(g: Graph, gates: Iterable[Gated]) -> None:
     g.graph.eliminate_dead_code()
 
 
+def _use_channel_gates(g: Graph, gated: Gated) -> bool:
+    """Replace a convolution over channels, with the gate behind it; False if the unit has another form."""
+    gate = _behind_all_views(gated.s)
+    conv = _behind_all_views(gate.args[0]) if activation(gate) != "none" else None
+    if conv is None or conv.target is not aten.conv1d.default:
+        return False
+    weight = g.constant(conv.args[1])
+    k = 0 if weight is None else weight.shape[-1]
+    given = [*conv.args[2:], *(None, [1], [0], [1], 1)[len(conv.args) - 2 :]]
+    z, value = _behind_all_views(conv.args[0]), gate.meta["val"]
+    if weight is None or weight.shape[:2] != (1, 1) or k % 2 == 0 or given != [None, [1], [k // 2], [1], 1]:
+        return False
+    channels = shape(gated.s)[:2]
+    if shape(conv) != (channels[0], 1, channels[1]) or not dispatch.c_convolutions(value.device, value.dtype):
+        return False
+    import senet.kernels.gates.c  # noqa: F401  (defines the operation)
+
+    w = g.add_constant(f"{conv.args[1].target}_row", weight.flatten().float())  # type: ignore[union-attr]
+    with g.graph.inserting_before(gate):
+        flat: Any = z
+        if len(shape(z)) > 2:
+            flat = g.graph.call_function(aten.reshape.default, (z, [-1, channels[1]]))
+            flat.meta = {"val": value.new_empty(channels)}
+        s = g.graph.call_function(torch.ops.senet.channel_gates.default, (flat, w, activation(gate)))
+        s.meta = {"val": value.new_empty(channels)}
+        last = g.graph.call_function(aten.reshape.default, (s, [-1, *shape(gated.s)[1:]]))
+        last.meta = dict(gated.s.meta)
+    gated.product.replace_input_with(gated.s, last)
+    return True
+
+
 def _layer(g: Graph, node: fx.Node) -> fx.Node | None:
     """The fully connected layer that an activation applies to; None if it is none."""
     layer = layer_of(g, _behind_views(node.args[0]))
     return layer if layer is not None and is_dense(g, layer) else None
+
+
+def _behind_all_views(node: Any) -> Any:
+    while operation(node) in VIEWS:
+        node = node.args[0]
+    return node
 
 
 def _behind_views(node: Any) -> Any:

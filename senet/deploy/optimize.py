@@ -282,7 +282,7 @@ def rewritten(model: nn.Module | str | PathLike[str], example: Tensor | tuple[Te
     g = capture(model, example)
     folded, norms = fold_norms(g)
     factors = fold_factors(g)
-    early, squeezes = squeeze_early(g)
+    early, squeezes = squeeze_early(g, len(inputs_of(example)[0]))
     # Squeezes that moved still count as readers of the wide feature maps.
     g.tidy()
     skipped = [(where, "batch norm", why) for where, why in norms]

@@ -3,7 +3,8 @@
 A mean over space commutes with a 1x1 convolution: of `u = W3 h + b3` it is `z = W3 mean(h) + b3`, so the first fully
 connected layer becomes `W1 z + b1 = (W1 W3) mean(h) + (W1 b3 + b1)`. If h has a quarter of u's channels the squeeze
 reads a quarter, the layer is a quarter as large, and u is not read. The mean does not commute with a padded 3x3
-convolution or a non-linearity.
+convolution or a non-linearity. Without a fully connected layer (ECA), W3 is read a second time, which pays only if u is
+larger than W3.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -132,11 +134,14 @@ def _list(value: object) -> list[int]:
     return [value] if isinstance(value, int) else list(value)  # type: ignore[call-overload]
 
 
-def squeeze_early(g: Graph) -> tuple[list[str], list[tuple[str, str]]]:
-    """Move the squeezes of all units where that is exact. Return the places of those moved, and (place, why not)."""
+def squeeze_early(g: Graph, batch: int) -> tuple[list[str], list[tuple[str, str]]]:
+    """Move the squeezes of all units where that is exact. Return the places of those moved, and (place, why not).
+
+    batch: images that the choice is made for, where moving does not always pay.
+    """
     moved, skipped = [], []
     for gated in list(find_gates(g)):
-        why = _move(g, gated)
+        why = _move(g, gated, batch)
         if why is None:
             moved.append(gated.place)
         else:
@@ -144,7 +149,7 @@ def squeeze_early(g: Graph) -> tuple[list[str], list[tuple[str, str]]]:
     return moved, skipped
 
 
-def _move(g: Graph, gated: Gated) -> str | None:
+def _move(g: Graph, gated: Gated, batch: int) -> str | None:
     """Move the squeeze of one unit; None, or why not."""
     squeeze = gated.squeeze
     if squeeze is None:
@@ -162,6 +167,9 @@ def _move(g: Graph, gated: Gated) -> str | None:
     if narrower > channels:
         return "the 1x1 convolution before reduces the channels"
     z, end = _first_layer(g, squeeze)
+    positions = shape(source)[2:]
+    if end is None and all(isinstance(d, int) for d in positions) and narrower > batch * prod(positions):
+        return "the feature map is smaller than the weights of the 1x1 convolution"
     keeps = len(shape(z)) > 2
     with g.graph.inserting_before(squeeze):
         mean = g.graph.call_function(aten.mean.dim, (conv.args[0], list(range(2, weight.dim())), keeps))

@@ -4,7 +4,7 @@
        z[n][c] = mean_p u[n][p][c],    y[n][p][c] = act(s[n][c] u[n][p][c] + e[n][p][c])
        t[r] = act(sum_c w1[r][c] z[c] + b1[r]),    s[c] = gate(sum_r w2[r][c] t[r] + b2[c])
 
-   z (N, K), w1 (R, K), w2 (R, C), s (N, C), t (N, R) to work in; b1, b2 and e may be NULL, and y may be e or u. */
+   or, of a unit that convolves its channels (ECA),    s[c] = gate(sum_i w[i] z[c + i - k / 2]).   z (N, K), w1 (R, K), w2 (R, C), s (N, C), t (N, R) to work in; b1, b2 and e may be NULL, and y may be e or u. */
 
 #include "floats.h"
 
@@ -72,6 +72,24 @@ void gates(const int64_t *a)
         for (; c < C; c += LANES) {
             floats sum = b2 ? load_part(b2 + c, C - c) : (floats){0};
             for (int64_t r = 0; r < R; r++) sum += t[n * R + r] * load_part(w2 + r * C + c, C - c);
+            store_part(s + n * C + c, activated(sum, gate), C - c);
+        }
+    }
+}
+
+/* `t` is z between zeros, (k / 2) + C + (k / 2) + LANES. */
+void channel_gates(const int64_t *a)
+{
+    const float *z = (const float *)a[0], *w = (const float *)a[1];
+    float *s = (float *)a[2], *t = (float *)a[3];
+    const int64_t N = a[4], C = a[5], k = a[6];
+    const int gate = (int)a[7];
+    memset(t, 0, (2 * (k / 2) + C + LANES) * sizeof *t);
+    for (int64_t n = 0; n < N; n++) {
+        memcpy(t + k / 2, z + n * C, C * sizeof *t);
+        for (int64_t c = 0; c < C; c += LANES) {
+            floats sum = {0};
+            for (int64_t i = 0; i < k; i++) sum += w[i] * load(t + c + i);
             store_part(s + n * C + c, activated(sum, gate), C - c);
         }
     }
