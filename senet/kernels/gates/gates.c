@@ -8,9 +8,37 @@
 
 #include "floats.h"
 
-enum { WIDTH = 4 * LANES, ROUND = 64 };
+#ifdef __AVX512F__
+#define MANY 1
+enum { MOST = 12 };
+#else
+#define MANY 0
+enum { MOST = 6 };
+#endif
+enum { WIDTH = MOST * LANES, ROUND = 64 };
 
 /* Sums of ROUND positions are added up, for less rounding; a thread has channels of its own. */
+INLINE void mean(const float *u, float *z, int64_t P, int64_t C, const int vectors, int64_t of)
+{
+    floats sum[MOST];
+#pragma GCC unroll 12
+    for (int i = 0; i < vectors; i++) sum[i] = (floats){0};
+    for (int64_t p = 0; p < P; p += ROUND) {
+        const float *at = u + p * C, *end = u + (p + ROUND < P ? p + ROUND : P) * C;
+        floats part[MOST];
+#pragma GCC unroll 12
+        for (int i = 0; i < vectors; i++) part[i] = (floats){0};
+        for (; at < end; at += C)
+#pragma GCC unroll 12
+            for (int i = 0; i < vectors; i++)
+                part[i] += i < vectors - 1 ? load(at + i * LANES) : load_part(at + i * LANES, of - i * LANES);
+#pragma GCC unroll 12
+        for (int i = 0; i < vectors; i++) sum[i] += part[i];
+    }
+#pragma GCC unroll 12
+    for (int i = 0; i < vectors; i++) store_part(z + i * LANES, sum[i] / (float)P, of - i * LANES);
+}
+
 void global_mean(const int64_t *a)
 {
     const float *u = (const float *)a[0];
@@ -22,19 +50,15 @@ void global_mean(const int64_t *a)
         for (int64_t j = 0; j < blocks; j++) {
             const int64_t c = j * WIDTH, of = C - c < WIDTH ? C - c : WIDTH;
             const float *from = u + n * P * C + c;
-            floats sum[4] = {{0}};
-            for (int64_t p = 0; p < P; p += ROUND) {
-                const int64_t to = p + ROUND < P ? p + ROUND : P;
-                floats part[4] = {{0}};
-                if (of == WIDTH)
-                    for (int64_t q = p; q < to; q++)
-                        for (int i = 0; i < 4; i++) part[i] += load(from + q * C + i * LANES);
-                else
-                    for (int64_t q = p; q < to; q++)
-                        for (int i = 0; i * LANES < of; i++) part[i] += load_part(from + q * C + i * LANES, of - i * LANES);
-                for (int i = 0; i < 4; i++) sum[i] += part[i];
+            float *to = z + n * C + c;
+            switch ((of + LANES - 1) / LANES) {
+#define EACH(v) case v: mean(from, to, P, C, v, of); break;
+            EACH(1) EACH(2) EACH(3) EACH(4) EACH(5) EACH(6)
+#if MANY
+            EACH(7) EACH(8) EACH(9) EACH(10) EACH(11) EACH(12)
+#endif
+#undef EACH
             }
-            for (int i = 0; i * LANES < of; i++) store_part(z + n * C + c + i * LANES, sum[i] / (float)P, of - i * LANES);
         }
 }
 
