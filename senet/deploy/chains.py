@@ -10,7 +10,16 @@ from senet.deploy.graph import Graph, operation
 from senet.deploy.in_place import PACKED
 from senet.kernels import replay
 
-KERNELS = (*PACKED, "depthwise", "depthwise_squeeze", "expanded_depthwise", "global_mean", "gates", "channel_gates")
+KERNELS = (
+    *PACKED,
+    "depthwise",
+    "depthwise_squeeze",
+    "expanded_depthwise",
+    "global_mean",
+    "gates",
+    "channel_gates",
+    "pool",
+)
 
 
 def chain_kernels(g: Graph) -> None:

@@ -1,9 +1,9 @@
 """Pick the fastest convolutions of a CPU, with the sums and activations that follow as their epilogues.
 
 Depthwise convolutions, with the expansion before and the squeeze that reads them, and 1x1 ones, with the gates of their
-input, go to C; 3x3 ones to Winograd's algorithm in C where `dispatch.conv3x3` says so; others with groups and the first
-layer to C too. Without `torch.compile` the rest goes to oneDNN with
-weights in its own layout, as inductor would do.
+input, go to C; 3x3 ones to Winograd's algorithm in C where `dispatch.conv3x3` says so; others with groups, the first
+layer and pooling to C too. Without `torch.compile` the rest goes to oneDNN with weights in its own layout, as inductor
+would do.
 """
 
 from __future__ import annotations
@@ -238,6 +238,30 @@ def use_direct(g: Graph, batch: int) -> None:
         end, act = activation_of(end)
         sizes = groups, list(weight.shape[2:]), conv.stride[0], conv.padding, is_image
         _replace(g, end, torch.ops.senet.direct.default, (x, w, len(weight), *sizes, conv.bias, e, act))
+
+
+def use_pooling(g: Graph) -> None:
+    """Give max and mean pooling over windows to C."""
+    for node in g.calls(aten.max_pool2d.default, aten.avg_pool2d.default):
+        value = node.meta["val"]
+        if len(shape(node)) != 4 or node.kwargs or not dispatch.c_convolutions(value.device, value.dtype):
+            continue
+        is_mean = node.target is aten.avg_pool2d.default
+        x, kernel, *given = node.args
+        rest: Any = (False, True, None) if is_mean else (1, False)
+        stride, padding, *others = (*given, *([], 0, *rest)[len(given) :])
+        if is_mean:
+            ceil, counts, divisor = others
+        else:
+            dilation, ceil = others
+            counts, divisor = False, None if set(_pair(dilation)) == {1} else dilation
+        if divisor is not None:
+            continue
+        import senet.kernels.pool.c  # noqa: F401  (defines the operation)
+
+        kernel = _pair(kernel)
+        args = (x, kernel, _pair(stride) if stride else kernel, _pair(padding), ceil, is_mean, counts)
+        _replace(g, node, torch.ops.senet.pool.default, args)
 
 
 def use_onednn(g: Graph, dtype: torch.dtype) -> None:

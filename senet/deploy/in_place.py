@@ -23,7 +23,16 @@ PACKED = ("conv1x1_packed", "conv3x3_packed", "direct", "gated")
 
 OWNERS = {
     *("conv1d", "conv2d", "conv3d", "linear", "relu", "silu", "hardswish", "sigmoid", "hardsigmoid", "add", "mul"),
-    *("addcmul", *PACKED, "depthwise", "_convolution_pointwise", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d"),
+    *(
+        "addcmul",
+        *PACKED,
+        "depthwise",
+        "_convolution_pointwise",
+        "max_pool2d",
+        "avg_pool2d",
+        "pool",
+        "adaptive_avg_pool2d",
+    ),
     *("mean", "amax", "cat", "clone"),
 }
 """Operations that always return new memory. A schema does not tell: `einsum` and `type_as` may return a view."""

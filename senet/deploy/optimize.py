@@ -19,6 +19,7 @@ from senet.deploy.convolutions import (
     use_direct,
     use_onednn,
     use_pointwise,
+    use_pooling,
     use_winograd,
 )
 from senet.deploy.engines import Candidate, Engine, check_engine, fastest, graph_key, is_missing, run_in
@@ -312,6 +313,7 @@ def _specialise(g: Graph, example: Tensor, compile: bool, gpu_kernels: bool) -> 
     winograd = use_winograd(g, len(example)) if is_map else []
     if is_map and not compile:
         use_direct(g, len(example))
+        use_pooling(g)
     if example.device.type == "cpu" and not compile:
         use_onednn(g, example.dtype)
         g.tidy()

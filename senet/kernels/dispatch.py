@@ -6,6 +6,7 @@
     3x3 convolution of stride 1            torch                     c, where it is faster        torch
     depthwise convolution                  torch                     c                            torch
     grouped or strided 1x1, first layer    torch                     c                            torch
+    pooling over windows                   torch                     c                            torch
 
 "reference" is the fused algebra in plain torch, "layers" one layer after the other, as if not fused: on a GPU without
 Triton the layers are faster. `table()` prints what holds here.
@@ -140,8 +141,9 @@ def c_convolutions(device: torch.device, dtype: torch.dtype) -> bool:
     from senet.kernels.depthwise import c as depthwise_c
     from senet.kernels.direct import c as direct_c
     from senet.kernels.gates import c as gates_c
+    from senet.kernels.pool import c as pool_c
 
-    return are_there(tuple(c.SOURCE for c in (gates_c, conv1x1_c, conv3x3_c, depthwise_c, direct_c)))
+    return are_there(tuple(c.SOURCE for c in (gates_c, conv1x1_c, conv3x3_c, depthwise_c, direct_c, pool_c)))
 
 
 def table() -> str:

@@ -1,27 +1,20 @@
-"""What torch.empty gives, as a test wants it."""
+"""New memory full of NaN, which remains where a kernel does not write."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 
-class Buffers(TorchFunctionMode):
-    """New buffers come from a function, given torch's own and its arguments.
-
-    `torch.empty` itself is never replaced: the first `with torch.device(...)` of a process would then take the
-    replacement for one of torch's ways to make a tensor, and torch.empty for none, for as long as the process lives.
-    """
-
-    def __init__(self, make: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self.make = make
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function in (torch.empty, torch.empty_like):
-            return self.make(function, *args, **(kwargs or {}))
-        return function(*args, **(kwargs or {}))
+@contextmanager
+def full_of_nan() -> Iterator[None]:
+    """What `torch.empty` and its relatives return is NaN, also inside of operations."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert bool(torch.empty(3).isnan().all())
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])

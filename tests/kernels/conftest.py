@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.kernels.buffers import Buffers
+from tests.kernels.buffers import full_of_nan
 
 
 @pytest.fixture
@@ -31,5 +31,5 @@ def device() -> torch.device:
 @pytest.fixture
 def nan_buffers() -> Iterator[None]:
     """New buffers are full of NaN, which remains where a pass does not write."""
-    with Buffers(lambda empty, *args, **kwargs: empty(*args, **kwargs).fill_(torch.nan)):
+    with full_of_nan():
         yield

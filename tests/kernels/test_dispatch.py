@@ -27,8 +27,8 @@ def test_block_epilogues_on_a_cpu() -> None:
 
 def test_1x1_convolutions_on_a_cpu() -> None:
     in_c = "c" if HAS_C else "torch"
-    assert dispatch.conv1x1(CPU, torch.float32, 1024) == dispatch.conv1x1(CPU, torch.float32, 1) == in_c
-    for dtype, channels in ((torch.float32, 1025), (torch.bfloat16, 64), (torch.float64, 64)):
+    assert dispatch.conv1x1(CPU, torch.float32, 2048) == dispatch.conv1x1(CPU, torch.float32, 1) == in_c
+    for dtype, channels in ((torch.float32, 2049), (torch.bfloat16, 64), (torch.float64, 64)):
         assert dispatch.conv1x1(CPU, dtype, channels) == "torch"
 
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from senet.kernels import dispatch
 from senet.kernels.packed import ACTIVATIONS
-from tests.kernels.buffers import Buffers
+from tests.kernels.buffers import full_of_nan
 from tests.kernels.test_packed import ACTS, close, maps, noise
 
 if not dispatch.c_convolutions(torch.device("cpu"), torch.float32):
@@ -31,11 +30,6 @@ assert gates_c.available()
 OPS = torch.ops.senet
 Outcome = tuple[str, Tensor, Tensor]
 """The case in words, the kernel's result, and the truth."""
-
-
-def _full_of_nan(function: Callable[..., Tensor], *args: object, **kwargs: object) -> Tensor:
-    made = function(*args, **kwargs)
-    return made.fill_(float("nan")) if made.is_floating_point() else made
 
 
 def _sizes(draw: random.Random, most: int = 70) -> tuple[int, int, int, int]:
@@ -133,7 +127,25 @@ def unit(draw: random.Random) -> Outcome:
     )
 
 
-KINDS = (pointwise, grouped, by_channel, unit)
+def pooling(draw: random.Random) -> Outcome:
+    """Max and mean pooling, and ECA's gates of what comes out."""
+    n, c, height, width = _sizes(draw)
+    kernel = [draw.randint(1, min(4, d)) for d in (height, width)]
+    stride, padding = ([draw.randint(a, a + 2) for _ in "HW"] for a in (1, 0))
+    padding = [min(p, k // 2) for p, k in zip(padding, kernel, strict=True)]
+    ceil, counts = draw.random() < 0.5, draw.random() < 0.5
+    h, w = maps(n, c, height, width), noise(draw.choice((1, 3, 5, 9)))
+    means = OPS.pool(_layout(draw, h), kernel, stride, padding, ceil, True, counts)
+    most = OPS.pool(_layout(draw, h), kernel, stride, padding, ceil, False, False)
+    s = OPS.channel_gates(OPS.global_mean(means), w, "sigmoid")
+    want = F.avg_pool2d(h.double(), kernel, stride, padding, ceil, counts)
+    gates = F.conv1d(want.mean((2, 3))[:, None], w.double()[None, None], padding=len(w) // 2)[:, 0].sigmoid()
+    exact = want, F.max_pool2d(h.double(), kernel, stride, padding, ceil_mode=ceil), gates
+    both = (torch.cat([t.flatten() for t in of]) for of in ((means, most, s), exact))
+    return (f"pooling {n, c, height, width, kernel, stride, padding, ceil, counts}", *both)  # type: ignore[return-value]
+
+
+KINDS = (pointwise, grouped, by_channel, unit, pooling)
 
 
 def check(seed: int) -> str:
@@ -141,7 +153,7 @@ def check(seed: int) -> str:
     draw, before = random.Random(seed), torch.get_num_threads()
     torch.set_num_threads(draw.choice((1, 2, 3)))
     try:
-        with Buffers(_full_of_nan):
+        with full_of_nan():
             what, y, want = draw.choice(KINDS)(draw)
     finally:
         torch.set_num_threads(before)

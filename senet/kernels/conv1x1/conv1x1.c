@@ -76,13 +76,13 @@ int panel(void) { return NR; }
 
 /* Few weights fit every core's cache: threads share the positions. Few positions: threads share the panels. Else blocks
    of both. */
-typedef struct { int64_t block, group, ahead; } Plan;
+typedef struct { int64_t block, group; } Plan;
 
 static Plan plan_of(int64_t M, int64_t K, int64_t C)
 {
     const int64_t panels = (C + NR - 1) / NR, weights = panels * NR * K, fit = 65536 / (NR * K);
     const int few = weights <= 131072, flat = !few && M * K <= 262144;
-    return (Plan){few ? 2 * ROWS : flat ? M : 8 * ROWS, few ? panels : flat || fit < 1 ? 1 : fit, !few};
+    return (Plan){few ? 2 * ROWS : flat ? M : 8 * ROWS, few ? panels : flat || fit < 1 ? 1 : fit};
 }
 
 /* The weights are multiplied by the gates, for each image, where they are fewer than its inputs. */
@@ -123,18 +123,10 @@ static void run(const Layer *layer, const float *g, float *room, int threads)
                     }
                     ready = i;
                 }
-                /* Weights for a row of h to fetch ahead, in cache lines: those of the next panel may lie in no cache. */
-                const int64_t ahead = (NR * K / (to - from) + 15) / 16 * 16;
                 const float *rows = copies ? own : l.h + from * K;
                 for (int64_t c = j * group; c < last; c++)
-                    for (int64_t m = from; m < to; m += ROWS) {
-                        if (p.ahead && c + 1 < panels) {
-                            const float *next = l.w + (c + 1) * NR * K;
-                            for (int64_t q = (m - from) * ahead; q < (m - from + ROWS) * ahead && q < NR * K; q += 16)
-                                __builtin_prefetch(next + q, 0, 2);
-                        }
+                    for (int64_t m = from; m < to; m += ROWS)
                         any_tile(&l, to - m < ROWS ? (int)(to - m) : ROWS, rows + (m - from) * step, m, c * NR);
-                    }
             }
     }
 }

@@ -1,0 +1,1 @@
+"""Max and mean pooling over windows."""
