@@ -229,15 +229,18 @@ def use_direct(g: Graph, batch: int) -> None:
             continue
         from senet.kernels.direct.c import merged, pack
 
-        x, is_image = conv.x, False
+        x, is_image, order = conv.x, False, None
         if x.target is aten.contiguous.default and x.args[0].op == "placeholder" and conv.groups == 1:
             x, is_image = x.args[0], True
+        elif x.target is aten.index_select.default and x.args[1] == 1:
+            x, _, index = x.args
+            order = g.add_constant(f"{index.target}_int32", g.constant(index).int())  # type: ignore[union-attr]
         together, groups = merged(weight, conv.groups)
         w = g.add_constant(f"{conv.weight.target}_direct", pack(together, groups, planar=is_image))
         end, e = _sum(node)
         end, act = activation_of(end)
         sizes = groups, list(weight.shape[2:]), conv.stride[0], conv.padding, is_image
-        _replace(g, end, torch.ops.senet.direct.default, (x, w, len(weight), *sizes, conv.bias, e, act))
+        _replace(g, end, torch.ops.senet.direct.default, (x, w, len(weight), *sizes, order, conv.bias, e, act))
 
 
 def use_pooling(g: Graph) -> None:

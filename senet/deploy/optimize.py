@@ -29,6 +29,7 @@ from senet.deploy.fuse_epilogues import fuse_epilogues, use_products
 from senet.deploy.graph import Graph, aten, capture, inputs_of, shape
 from senet.deploy.in_place import write_in_place
 from senet.deploy.onnx_graph import to_onnx
+from senet.deploy.shuffles import move_shuffles
 from senet.deploy.squeeze_early import find_gates, spread_layers, squeeze_early
 from senet.errors import ConfigError
 from senet.kernels import dispatch
@@ -295,6 +296,8 @@ def _specialise(g: Graph, example: Tensor, compile: bool, gpu_kernels: bool) -> 
     """Run the passes for this machine; return what was done, by the fields of `Rewrites`."""
     gates = {gated.product: gated for gated in find_gates(g)}
     is_map = example.dim() == 4
+    if is_map and not compile and dispatch.c_convolutions(example.device, example.dtype):
+        move_shuffles(g)
     depthwise = use_depthwise(g) if is_map else []
     if not compile:
         use_squeeze(g)

@@ -166,7 +166,7 @@ def _move(g: Graph, gated: Gated, batch: int) -> str | None:
     channels, narrower = dense.shape
     if narrower > channels:
         return "the 1x1 convolution before reduces the channels"
-    z, end = _first_layer(g, squeeze)
+    z, end = first_layer(g, squeeze)
     positions = shape(source)[2:]
     if end is None and all(isinstance(d, int) for d in positions) and narrower > batch * prod(positions):
         return "the feature map is smaller than the weights of the 1x1 convolution"
@@ -201,7 +201,7 @@ def _sum(b1: Tensor | None, w1: Tensor, b3: Tensor | None) -> Tensor | None:
     return moved if b1 is None else moved + b1
 
 
-def _first_layer(g: Graph, squeeze: fx.Node) -> tuple[fx.Node, fx.Node | None]:
+def first_layer(g: Graph, squeeze: fx.Node) -> tuple[fx.Node, fx.Node | None]:
     """The layer that takes a squeeze, perhaps through views, and its input; (squeeze, None) if there is none.
 
     Nothing else may read the squeeze or the views.

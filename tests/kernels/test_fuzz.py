@@ -79,10 +79,13 @@ def grouped(draw: random.Random) -> Outcome:
     if is_winograd:
         y = OPS.conv3x3_packed(_layout(draw, h), conv3x3.pack(w, groups), len(w), groups, padding, b, e, act)
     else:
-        planar = draw.random() < 0.5
+        planar, order = draw.random() < 0.5, None
         together, merged = direct.merged(w, groups)
-        packed, options = direct.pack(together, merged, planar=planar), (kernel, stride, padding, planar, b, e, act)
-        y = OPS.direct(_layout(draw, h), packed, len(w), merged, *options)
+        if not planar and draw.random() < 0.5:
+            order = torch.randperm(k * groups).int()
+            h = h[:, order.argsort()]
+        options = merged, kernel, stride, padding, planar, order, b, e, act
+        y = OPS.direct(_layout(draw, h), direct.pack(together, merged, planar=planar), len(w), *options)
     name = "3x3" if is_winograd else "direct"
     return f"{name} {tuple(h.shape), tuple(w.shape), groups, stride, padding, act}", y, ACTS[act](want + _wide(e))
 

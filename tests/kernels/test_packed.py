@@ -122,7 +122,7 @@ class Case(NamedTuple):
             return self.g, self.b, self.s
         if self.operation is WINOGRAD_:
             return self.groups, self.padding, self.b
-        return self.groups, tuple(self.w.shape[2:]), self.stride, self.padding, self.planar, self.b
+        return self.groups, tuple(self.w.shape[2:]), self.stride, self.padding, self.planar, None, self.b
 
     def packed(self) -> Tensor:
         if self.is_pointwise:
@@ -425,3 +425,16 @@ def test_narrow_groups_become_one() -> None:
         assert groups % fewer == 0
         assert merged.shape == (channels, channels // fewer, 3, 3)
     assert direct.merged(noise(16, 2, 3, 3), 8)[1] < 8
+
+
+def test_a_wrong_order_of_channels_does_not_reach_the_kernel() -> None:
+    h, w = maps(1, 6, 4, 4), noise(6, 2, 1, 1)
+    order, options = torch.tensor([0, 3, 1, 4, 2, 5], dtype=torch.int32), ((1, 1), 1, (0, 0))
+    packed = direct.pack(w, 3)
+    close(
+        OPS.direct(h, packed, 6, 3, *options, False, order, None, None, "none"),
+        F.conv2d(h[:, order].double(), w.double(), groups=3),
+    )
+    for wrong in (order.long(), order[:5], order + 1, order * 0):
+        with pytest.raises(RuntimeError, match=r"senet::direct: order .*expected: a permutation \(6,\)"):
+            OPS.direct(h, packed, 6, 3, *options, False, wrong, None, None, "none")

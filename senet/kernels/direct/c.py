@@ -2,10 +2,11 @@
 
     y = act(w * h + b + e)
 
-`torch.ops.senet.direct(h, w, c, groups, kernel, stride, padding, planar, b, e, act)` returns y; `direct_` of the same
-arguments but c writes it into e. `h` (N, K, H, W), `e` (N, C, Y, X), `b` (C); `kernel` and `padding` are a height and a
-width; `w` is packed by `pack`, planar or not. If planar, h is read with its own strides. There is no gradient. Wrong
-shapes or dtypes raise RuntimeError.
+`torch.ops.senet.direct(h, w, c, groups, kernel, stride, padding, planar, order, b, e, act)` returns y; `direct_` of the
+same arguments but c writes it into e. `h` (N, K, H, W), `e` (N, C, Y, X), `b` (C); `kernel` and `padding` are a height
+and a width; `w` is packed by `pack`, planar or not. If planar, h is read with its own strides. `order` (K), int32, if
+given, are the channels of h that stand for its own; not if planar. There is no gradient. Wrong shapes or dtypes raise
+RuntimeError.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ def _run(
     stride: int,
     padding: list[int],
     planar: bool,
+    order: Tensor | None,
     b: Tensor | None,
     e: Tensor | None,
     y: Tensor,
@@ -88,6 +90,10 @@ def _run(
     panel = _panel(c // groups)
     packed = groups, -(-(c // groups) // panel), kernel[0] * kernel[1] * (k // groups), panel
     check("direct", (h, h.shape), (w, packed), (b, (c,)), (e, y.shape))
+    if order is not None and (planar or order.shape != (k,) or order.dtype != torch.int32 or not _is_order(order)):
+        raise RuntimeError(
+            f"senet::direct: order {tuple(order.shape)} {order.dtype}; expected: a permutation ({k},) int32"
+        )
     b = None if b is None else b.contiguous()
     h = h if planar else channels_last(h)
     sizes = (
@@ -105,15 +111,19 @@ def _run(
         act,
         torch.get_num_threads(),
     )
-    room = scratch(_c().scratch((c_int64 * (6 + len(sizes)))(*[0] * 6, *sizes)))
-    call(_c().direct, (h, w, b, e, y, room), *sizes)
+    room = scratch(_c().scratch((c_int64 * (7 + len(sizes)))(*[0] * 7, *sizes)))
+    call(_c().direct, (h, w, b, e, y, room, order), *sizes)
+
+
+def _is_order(order: Tensor) -> bool:
+    return torch.equal(order.sort().values, torch.arange(len(order), dtype=torch.int32))
 
 
 def _size(
-    h: Tensor, groups: int, kernel: list[int], stride: int, padding: list[int], planar: bool, b: Tensor | None
+    h: Tensor, groups: int, kernel: list[int], stride: int, padding: list[int], planar: bool, *_: object
 ) -> list[int]:
     return [(d + 2 * p - a) // stride + 1 for d, p, a in zip(h.shape[2:], padding, kernel, strict=True)]
 
 
-options = "int groups, int[2] kernel, int stride, int[2] padding, bool planar, Tensor? b"
+options = "int groups, int[2] kernel, int stride, int[2] padding, bool planar, Tensor? order, Tensor? b"
 define("direct", options, _run, _size, any_strides=True)

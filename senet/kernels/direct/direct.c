@@ -7,8 +7,9 @@
    of a band, the last panel padded with zeros; a panel is up to three
    vectors wide. b and e may be NULL, and y may be e.
 
-   A band of rows is copied, padded with zeros, as [group][rows][columns][k], or as [group][k][rows][columns] if `planar`:
-   then all results of a tile along a row are a product of matrices, whose sums stay in registers. */
+   `order`, if not NULL, are the channels of h in the order in which groups take them. A band of rows is copied, padded with
+   zeros, as [group][rows][columns][k], or as [group][k][rows][columns] if `planar`: then all results of a tile along a row
+   are a product of matrices, whose sums stay in registers. */
 
 #include <omp.h>
 
@@ -22,6 +23,7 @@ typedef struct {
     int64_t N, H, W, K, C, G, A, B, s, py, px, Y, X, image, channel, down, right, planar;
     int act;
     int64_t k, c, vectors, panels, many, blocks, columns, rows, bands, height, step;
+    const int32_t *order;
     const int32_t *at; /* where the numbers that meet a weight are, from that of the first weight on */
 } Plan;
 
@@ -33,8 +35,8 @@ int64_t vectors(int64_t c) { return c <= 3 * LANES ? (c + LANES - 1) / LANES : 2
 static Plan plan_of(const int64_t *a)
 {
     Plan p = {(const float *)a[0], (const float *)a[1], (const float *)a[2], (const float *)a[3], (float *)a[4],
-              a[6], a[7], a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15], a[16], a[17], a[18], a[19], a[20],
-              a[21], a[22], a[23], (int)a[24]};
+              a[7], a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15], a[16], a[17], a[18], a[19], a[20], a[21],
+              a[22], a[23], a[24], (int)a[25]};
     p.k = p.K / p.G, p.c = p.C / p.G;
     p.vectors = vectors(p.c);
     p.panels = (p.c + p.vectors * LANES - 1) / (p.vectors * LANES);
@@ -48,7 +50,7 @@ static Plan plan_of(const int64_t *a)
     p.rows = (p.Y + p.bands - 1) / p.bands;
     p.height = (p.rows - 1) * p.s + p.A;
     p.step = p.planar ? p.s : p.s * p.k;
-    p.at = (const int32_t *)a[5];
+    p.at = (const int32_t *)a[5], p.order = (const int32_t *)a[6];
     return p;
 }
 
@@ -58,7 +60,7 @@ static int64_t band_of(const Plan *p) { return p->height * p->columns * p->many 
 int64_t scratch(const int64_t *a)
 {
     const Plan p = plan_of(a);
-    return p.N > 0 && p.C > 0 && p.Y > 0 && p.X > 0 ? p.A * p.B * p.k + a[25] * band_of(&p) : 0;
+    return p.N > 0 && p.C > 0 && p.Y > 0 && p.X > 0 ? p.A * p.B * p.k + a[26] * band_of(&p) : 0;
 }
 
 /* Copy `n` numbers `apart` between `left` and `right` zeros, `k` side by side. */
@@ -76,6 +78,16 @@ INLINE void copy_row(float *to, const float *from, int64_t n, int64_t left, int6
         }
 }
 
+/* The same of the channels that `order` names. */
+INLINE void gather_row(float *to, const float *from, const int32_t *order, int64_t n, int64_t left, int64_t right, int64_t k,
+                       int64_t channel, int64_t apart)
+{
+    memset(to, 0, left * k * sizeof *to);
+    memset(to + (left + n) * k, 0, right * k * sizeof *to);
+    for (int64_t j = 0; j < n; j++)
+        for (int64_t c = 0; c < k; c++) to[(left + j) * k + c] = from[j * apart + order[c] * channel];
+}
+
 /* Copy the groups from g on of the rows that a band of y, from row `first` on, is made of. */
 static void copy(const Plan *p, float *to, int64_t n, int64_t g, int64_t groups, int64_t first)
 {
@@ -85,7 +97,12 @@ static void copy(const Plan *p, float *to, int64_t n, int64_t g, int64_t groups,
     for (int64_t of = 0; of < groups * planes; of++)
         for (int64_t i = 0; i < p->height; i++, to += p->columns * side) {
             const int64_t row = first * p->s + i - p->py, is_row = row >= 0 && row < p->H, x = is_row ? there : 0;
-            const float *from = p->h + n * p->image + row * p->down + (g * k + of * side) * p->channel;
+            const float *from = p->h + n * p->image + row * p->down;
+            if (p->order) {
+                gather_row(to, from, p->order + (g + of) * k, x, left, width - x, k, p->channel, p->right);
+                continue;
+            }
+            from += (g * k + of * side) * p->channel;
             copy_row(to, from, x, left, width - x, side, p->right);
         }
 }
@@ -141,7 +158,7 @@ static void line(const Plan *p, const float *h, const float *w, int64_t m, int64
 void direct(const int64_t *a)
 {
     const Plan p = plan_of(a);
-    const int threads = (int)a[25];
+    const int threads = (int)a[26];
     const int64_t items = p.N > 0 && p.C > 0 && p.Y > 0 && p.X > 0 ? p.N * p.blocks * p.bands : 0;
     const int64_t row = p.columns * (p.planar ? 1 : p.k), K = p.A * p.B * p.k, panel = K * p.vectors * LANES;
     int32_t *at = (int32_t *)a[5];
