@@ -14,6 +14,7 @@ from torch import Tensor
 from senet import ConfigError, Net, Network, SEConfig, create_model, describe
 from senet.blocks.inception import HalvingMaxPool
 from senet.models.inception import InceptionModule, bn_inception, se_bn_inception
+from tests.models.by_hand import gate, norm
 from tests.models.library_names import randomise_
 from tests.models.test_every_model import units_of
 
@@ -58,8 +59,7 @@ def released(p: dict[str, Tensor], x: Tensor) -> Tensor:
     def conv(x: Tensor, name: str, stride: int = 1) -> Tensor:
         w = p[f"{name}.conv.weight"]
         x = F.conv2d(x, w, p.get(f"{name}.conv.bias"), stride, w.shape[-1] // 2)
-        mean, var, scale, shift = (p[f"{name}.norm.{n}"] for n in ("running_mean", "running_var", "weight", "bias"))
-        return F.relu(F.batch_norm(x, mean, var, scale, shift))
+        return F.relu(norm(x, p, f"{name}.norm"))
 
     def module(x: Tensor, name: str, pool: str) -> Tensor:
         stride = 2 if pool == "pass" else 1
@@ -73,11 +73,7 @@ def released(p: dict[str, Tensor], x: Tensor) -> Tensor:
             y = F.avg_pool2d(x, 3, 1, 1) if pool == "avg" else F.max_pool2d(x, 3, 1, 1)
             joined.append(conv(y, f"{name}/pool_proj"))
         u = torch.cat(joined, 1)
-        if f"{name}/se.fc1.weight" not in p:
-            return u
-        w1, b1, w2, b2 = (p[f"{name}/se.{n}"] for n in ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"))
-        s = torch.sigmoid(F.linear(F.relu(F.linear(u.mean((2, 3)), w1, b1)), w2, b2))
-        return u * s[:, :, None, None]
+        return gate(u, p, f"{name}/se") if f"{name}/se.fc1.weight" in p else u
 
     x = F.max_pool2d(conv(x, "conv1/7x7_s2", 2), 3, 2, ceil_mode=True)
     x = F.max_pool2d(conv(conv(x, "conv2/3x3_reduce"), "conv2/3x3"), 3, 2, ceil_mode=True)

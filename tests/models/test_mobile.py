@@ -21,6 +21,7 @@ from senet.models.mobile import (
     se_shufflenet_g3,
     shufflenet_g3,
 )
+from tests.models.by_hand import gate, norm
 from tests.models.library_names import randomise_
 from tests.models.test_every_model import units_of
 
@@ -105,17 +106,12 @@ class Hand:
 
     def conv(self, x: Tensor, name: str, stride: int = 1, groups: int = 1) -> Tensor:
         """Convolution and the batch norm of its number."""
-        w, norm = self.w, name.replace("conv3", "norm").replace("conv", "norm")
-        x = F.conv2d(x, w[f"{name}.weight"], None, stride, w[f"{name}.weight"].shape[-1] // 2, groups=groups)
-        mean, var = w[f"{norm}.running_mean"], w[f"{norm}.running_var"]
-        return F.batch_norm(x, mean, var, w[f"{norm}.weight"], w[f"{norm}.bias"])
+        weight = self.w[f"{name}.weight"]
+        x = F.conv2d(x, weight, None, stride, weight.shape[-1] // 2, groups=groups)
+        return norm(x, self.w, name.replace("conv3", "norm").replace("conv", "norm"))
 
     def unit(self, u: Tensor, block: str, place: str) -> Tensor:
-        if place != self.at:
-            return u
-        w, se = self.w, f"{block}.se"
-        z = torch.relu(u.mean((2, 3)) @ w[f"{se}.fc1.weight"].T + w[f"{se}.fc1.bias"])
-        return u * torch.sigmoid(z @ w[f"{se}.fc2.weight"].T + w[f"{se}.fc2.bias"])[:, :, None, None]
+        return gate(u, self.w, f"{block}.se") if place == self.at else u
 
     def mobile(self, x: Tensor) -> Tensor:
         x = torch.relu(self.conv(x, "features.stem.conv", 2))

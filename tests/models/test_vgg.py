@@ -12,6 +12,7 @@ from torch import Tensor
 
 from senet import ConfigError, Net, SEConfig, create_model, describe
 from senet.models.vgg import VGGStage, se_vgg16_bn, vgg16_bn
+from tests.models.by_hand import gate, norm
 from tests.models.library_names import randomise_
 from tests.models.test_every_model import units_of
 
@@ -69,10 +70,7 @@ def by_hand(w: dict[str, Tensor], x: Tensor, depths: tuple[int, ...]) -> Tensor:
         for i in range(1, depth + 1):
             p = f"features.stage{n}.block{i}."
             x = F.conv2d(x, w[p + "conv.weight"], w[p + "conv.bias"], padding=1)
-            mean, var = w[p + "norm.running_mean"], w[p + "norm.running_var"]
-            x = torch.relu(F.batch_norm(x, mean, var, w[p + "norm.weight"], w[p + "norm.bias"]))
-            z = torch.relu(x.mean((2, 3)) @ w[p + "se.fc1.weight"].T + w[p + "se.fc1.bias"])
-            x = x * torch.sigmoid(z @ w[p + "se.fc2.weight"].T + w[p + "se.fc2.bias"])[:, :, None, None]
+            x = gate(torch.relu(norm(x, w, p + "norm")), w, p + "se")
         x = F.max_pool2d(x, 2)
     x = F.adaptive_avg_pool2d(x, 7).flatten(1)
     for name in ("head.fc1", "head.fc2", "classifier"):
