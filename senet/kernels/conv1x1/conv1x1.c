@@ -124,9 +124,12 @@ static void run(const Layer *layer, const float *g, float *room, int threads)
                     ready = i;
                 }
                 const float *rows = copies ? own : l.h + from * K;
+                /* Tiles of about equally many rows: one of a few would wait for its sums. */
                 for (int64_t c = j * group; c < last; c++)
-                    for (int64_t m = from; m < to; m += ROWS)
-                        any_tile(&l, to - m < ROWS ? (int)(to - m) : ROWS, rows + (m - from) * step, m, c * NR);
+                    for (int64_t m = from, left = (to - from + ROWS - 1) / ROWS, n; m < to; m += n, left--) {
+                        n = (to - m + left - 1) / left;
+                        any_tile(&l, (int)n, rows + (m - from) * step, m, c * NR);
+                    }
             }
     }
 }
