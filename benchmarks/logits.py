@@ -49,7 +49,9 @@ def main() -> int:
         worst = max(worst, error / rounding)
         wrong += [name] if error > 8 * rounding else []
         print(f"{name}: {error:.1e}, {error / rounding:.2f} of the network's own", flush=True)
-    print(f"{len(line.networks)} networks, {perf_counter() - start:.0f} s: at most {worst:.2f} of their own; wrong: {wrong}")
+    print(
+        f"{len(line.networks)} networks, {perf_counter() - start:.0f} s: at most {worst:.2f} of their own; wrong: {wrong}"
+    )
     return int(bool(wrong))
 
 
