@@ -49,9 +49,8 @@ def main() -> int:
         worst = max(worst, error / rounding)
         wrong += [name] if error > 8 * rounding else []
         print(f"{name}: {error:.1e}, {error / rounding:.2f} of the network's own", flush=True)
-    print(
-        f"{len(line.networks)} networks, {perf_counter() - start:.0f} s: at most {worst:.2f} of their own; wrong: {wrong}"
-    )
+    count, seconds = len(line.networks), perf_counter() - start
+    print(f"{count} networks, {seconds:.0f} s: at most {worst:.2f} of their own; wrong: {', '.join(wrong) or 'none'}")
     return int(bool(wrong))
 
 
