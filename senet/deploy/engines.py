@@ -17,7 +17,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,10 +30,11 @@ from senet.files import cache_folder, write_atomically
 from senet.kernels.cc import processor
 from senet.outputs import reason
 
-Name = Literal["torch", "onnxruntime", "openvino"]
-
 ENGINES: dict[str, str] = {"torch": "", "onnxruntime": "export", "openvino": "openvino"}
 """Engine -> extra that installs it; of the same name as its package."""
+
+OF_FILES = ("onnxruntime", "openvino")
+"""Those that run an ONNX file, in float or in 8 bits."""
 
 TOLERANCE = 1e-4
 """Largest relative L2 distance of an engine's outputs from the network's."""
@@ -50,7 +51,7 @@ class Engine:
     """Which engine runs an optimized network, and what the others took.
 
     Attributes:
-        name: "torch", "torch compiled", "onnxruntime" or "openvino".
+        name: "torch", "torch compiled", "onnxruntime", "openvino", or one of these two in 8 bits, "openvino int8".
         milliseconds: median time of a call with the example, by engine; empty if it was not measured.
         skipped: engines that were not taken into account, and why.
         is_remembered: whether the times are those of an earlier measurement on this machine.
@@ -73,22 +74,39 @@ class Engine:
 
 
 class Candidate(NamedTuple):
-    """A way to run a network: what to call, and what `Rewrites` says was done for it."""
+    """A way to run a network.
+
+    Attributes:
+        run: what to call.
+        done: what was done for it, by the fields of `Rewrites`.
+        tolerance: largest relative L2 distance of its outputs from the network's; infinite if its maker compared them.
+    """
 
     run: Callable[..., Sequence[Tensor]]
-    done: dict[str, list[str]]
+    done: Mapping[str, Any]
+    tolerance: float = TOLERANCE
 
 
-def check_engine(engine: str, example: Sequence[Tensor]) -> None:
-    """Raise ConfigError unless the engine is known and takes such inputs; MissingExtraError if it is not installed."""
-    if engine not in (*ENGINES, "auto"):
+def check_engine(engine: str | None, example: Sequence[Tensor], *, int8: bool = False) -> None:
+    """Raise ConfigError unless the engine is known and takes such inputs; MissingExtraError if it is not installed.
+
+    Args:
+        engine: None is any of those that run 8 bits.
+        example: the inputs.
+        int8: whether it is to run 8 bits, for which ONNX Runtime is needed in any case.
+    """
+    if engine not in (*ENGINES, "auto", None):
         raise unknown("engine", engine, (*ENGINES, "auto"))
+    if int8 and engine == "torch":
+        raise ConfigError("engine: 'torch' with int8; expected: 'onnxruntime', 'openvino', 'auto' or None")
+    if int8 and len(example) > 1:
+        raise ConfigError(f"int8: with a network of {len(example)} inputs; expected: of one, images")
     for t in example:
         if t.device.type != "cpu" or t.dtype != torch.float32:
-            raise ConfigError(
-                f"engine: {engine!r} with {t.dtype} on {t.device}; expected: torch.float32 on cpu, or None"
-            )
-    check_installed(engine)
+            what, other = ("int8:", "") if int8 else (f"engine: {engine!r}", ", or None")
+            raise ConfigError(f"{what} with {t.dtype} on {t.device}; expected: torch.float32 on cpu{other}")
+    for needed in ((engine,) if engine else ()) + (("onnxruntime",) if int8 else ()):
+        check_installed(needed)
 
 
 def check_installed(engine: str) -> None:
@@ -103,7 +121,7 @@ def is_missing(engine: str) -> bool:
     return any(find_spec(package) is None for package in needed.get(engine, ()))
 
 
-def run_in(engine: Name, file: bytes) -> Callable[..., Sequence[Tensor]]:
+def run_in(engine: str, file: bytes) -> Callable[..., Sequence[Tensor]]:
     """Return what runs an ONNX file in an engine, with torch's number of threads.
 
     It takes and returns float32 tensors on the CPU, and may be called from several threads at once.
@@ -214,8 +232,8 @@ def _checked(make: Callable[[], Candidate], example: Sequence[Tensor], want: Seq
     made = make()
     for have, exact in zip(made.run(*example), want, strict=True):
         distance = float((have.double() - exact).norm() / exact.double().norm().clamp_min(1e-30))
-        if not distance <= TOLERANCE:
-            raise RunError(f"its outputs are {distance:.1e} from the network's; expected: {TOLERANCE:.0e} or less")
+        if not distance <= made.tolerance:
+            raise RunError(f"its outputs are {distance:.1e} from the network's; expected: {made.tolerance:.0e} or less")
     return made
 
 

@@ -4,14 +4,14 @@ Weights are signed and use 7 of their 8 bits. Without VNNI, an x86 processor add
 and a signed weight in 16 bits: 2 x 255 x 127 does not fit and saturates silently, 2 x 255 x 64 does. So the file gives
 the same numbers on every processor. Unsigned weights would do so too, and are 1.4 times as slow.
 
-Layers that cost accuracy stay in float, until few enough images change their class: those first that lose most by
-rounding what they read or write, on a few images.
+Layers that cost accuracy stay in float, as few as it takes until few enough images change their class: those first
+which alone in 8 bits change the logits most.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,9 +24,11 @@ from torch import Tensor
 from senet.deploy.onnx_graph import session
 from senet.errors import ConfigError, MissingExtraError, unknown
 from senet.files import write_atomically
+from senet.outputs import describe
 
 GATES = ("dynamic", "static")
 ZERO_POINTS = ("any", "zero")
+MOST_CHANGED = 0.01
 
 LAYERS = ("Conv", "Gemm", "MatMul")
 """Operators that can stay in float, with all that they read and write."""
@@ -53,11 +55,11 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Quantized:
-    """A file in 8 bits.
+    """A network in 8 bits.
 
     Attributes:
         layers: number of convolutions and linear layers, those of gates in float not counted.
-        kept: names of those that stay in float for accuracy.
+        kept: those that stay in float for accuracy, by the names of their weights.
         changed: share of the calibration images that change their class, 0 to 1.
     """
 
@@ -65,22 +67,29 @@ class Quantized:
     kept: tuple[str, ...]
     changed: float
 
+    def __str__(self) -> str:
+        names = f" ({', '.join(self.kept[:3])}{', ...' if len(self.kept) > 3 else ''})" if self.kept else ""
+        return (
+            f"{self.layers - len(self.kept):4d} layers in 8 bits, {len(self.kept)} in float for accuracy{names}; "
+            f"{100 * self.changed:.1f} % of the calibration images change their class"
+        )
+
 
 def quantize_onnx(
     path: str | Path,
     out: str | Path,
-    images: Iterable[Tensor],
+    images: Tensor | Iterable[Tensor],
     *,
     gates: Literal["dynamic", "static"] = "dynamic",
     zero_points: Literal["any", "zero"] = "any",
-    most_changed: float = 0.01,
+    most_changed: float = MOST_CHANGED,
 ) -> Quantized:
     """Quantize an ONNX file to 8 bits: weights per output channel, activations by their ranges on sample images.
 
     Args:
         path: a file that `export_onnx` wrote with `optimize="any"` or None.
         out: the file to write.
-        images: batches `(N, C, H, W)`, float32, prepared like the images to come; about a hundred images suffice.
+        images: (N, C, H, W), float32, or batches of them, prepared like the images to come; about a hundred suffice.
         gates: "dynamic" leaves squeeze, excitation and gate function in float, so that each image has its own range;
             "static" quantizes them by measured ranges like the rest. The scaling of the feature map is quantized in
             both.
@@ -90,113 +99,201 @@ def quantize_onnx(
             quantizes all.
 
     Raises:
-        ConfigError: no images, a file of another form, or most_changed outside of 0 to 1.
+        ConfigError: images that the file does not take, a file of another form or without classes, or most_changed
+            outside of 0 to 1.
         RunError: the file cannot be written.
         MissingExtraError: onnx or onnxruntime is not installed.
     """
-    for needed in ("onnx", "onnxruntime"):
-        if find_spec(needed) is None:
-            raise MissingExtraError("ONNX files", "export")
+    check_installed()
     for field, value, known in (("gates", gates, GATES), ("zero_points", zero_points, ZERO_POINTS)):
         if value not in known:
             raise unknown(field, value, known)
-    if not 0 <= most_changed <= 1:
-        raise ConfigError(f"most_changed: {most_changed}; expected: a share, 0 to 1")
     import onnx
 
     model = onnx.load(str(path))
     form = next((p.value for p in model.metadata_props if p.key == "senet.optimize"), None)
     if form == "machine":
         raise ConfigError(f"path: {str(path)!r} is in the form 'machine'; expected: a file with optimize='any'")
-    batches = list(images)
-    if not batches:
-        raise ConfigError("images: none to measure ranges on; expected: at least one batch")
+    batches = batches_of(images, model, "images")
+    data, done = quantized(model, batches, gates=gates, zero_points=zero_points, most_changed=most_changed)
+    write_atomically(Path(out), lambda file: file.write(data))
+    return done
+
+
+def check_installed() -> None:
+    """Raise MissingExtraError if something is not installed that quantizes."""
+    for needed in ("onnx", "onnxruntime"):
+        if find_spec(needed) is None:
+            raise MissingExtraError("ONNX files", "export")
+
+
+def quantized(
+    model: Any,
+    batches: list[Tensor],
+    *,
+    gates: str = "dynamic",
+    zero_points: str = "any",
+    most_changed: float = MOST_CHANGED,
+) -> tuple[bytes, Quantized]:
+    """Quantize an `onnx.ModelProto`, which is not changed, as `quantize_onnx` does; return the bytes of a file.
+
+    Raises:
+        ConfigError: it has no classes, or most_changed is outside of 0 to 1.
+    """
+    if not 0 <= most_changed <= 1:
+        raise ConfigError(f"most_changed: {most_changed}; expected: a share, 0 to 1")
+    shapes = [*map(_shape, model.graph.output)]
+    if len(shapes) > 1 or len(shapes[0]) != 2 or shapes[0][1] == 1:
+        found = " and ".join(map(_words, shapes))
+        raise ConfigError(f"model: its outputs are {found}; expected: logits (N, classes) of two classes or more")
     excluded = gate_nodes(model) if gates == "dynamic" else []
-    layers = [n.name for n in model.graph.node if n.op_type in LAYERS and n.name not in excluded]
-    kept: list[str] = []
-    with TemporaryDirectory() as folder:
-        new = Path(folder) / "int8.onnx"
-        while True:
-            _quantize(str(path), new, batches, [*excluded, *kept], zero_points)
-            changed = 1 - agreement(path, new, batches).top1
-            if changed <= most_changed or len(kept) == len(layers):
-                break
-            # Each time as many again: there may be a hundred layers.
-            worst = [name for name in _by_error(model, onnx.load(new), batches[0][:16]) if name in {*layers} - {*kept}]
-            kept += worst[: max(1, len(kept))] or [name for name in layers if name not in kept]
-        result = onnx.load(new)
+    layers = {n.name: n for n in model.graph.node if n.op_type in LAYERS and n.name not in excluded}
+    quantizer = _Quantizer(model, batches, excluded, zero_points)
+    whole = model.SerializeToString()
+
+    def tried(kept: Sequence[str]) -> tuple[Sequence[str], Any, float]:
+        made = quantizer.without(kept if len(kept) < len(layers) else [n.name for n in model.graph.node])
+        return kept, made, 1 - agreement(whole, made.SerializeToString(), batches).top1
+
+    best = tried(())
+    if best[-1] > most_changed:
+        order = _by_effect(quantizer, [*layers], batches[0][:16])
+        # Twice as many until it holds, then the fewest between: there may be a hundred layers.
+        low, high = 0, 1
+        while (best := tried(order[:high]))[-1] > most_changed:
+            low, high = high, min(2 * high, len(order))
+        while high - low > 1:
+            middle = (low + high) // 2
+            made = tried(order[:middle])
+            low, high, best = (low, middle, made) if made[-1] <= most_changed else (middle, high, best)
+    kept, result, changed = best
     own = [p for p in result.metadata_props if p.key.startswith("senet.")]
     del result.metadata_props[:]
     result.metadata_props.extend(own)
     about = f"{gates} gates, {zero_points} zero points, {len(kept)} of {len(layers)} layers in float"
     result.metadata_props.add(key="senet.int8", value=about)
-    data = result.SerializeToString()
-    write_atomically(Path(out), lambda file: file.write(data))
-    return Quantized(len(layers), tuple(kept), changed)
+    names = (layers[name].input[1].partition("_weight")[0] for name in kept)
+    return result.SerializeToString(), Quantized(len(layers), tuple(names), changed)
 
 
-def _quantize(path: str, out: Path, batches: list[Tensor], excluded: list[str], zero_points: str) -> None:
-    import onnx
-    from onnxruntime import quantization
+def batches_of(images: Tensor | Iterable[Tensor], model: Any, field: str) -> list[Tensor]:
+    """Calibration images as batches that an `onnx.ModelProto` takes.
 
-    model = onnx.load(path)
-    name = model.graph.input[0].name
-    # `export_onnx` has folded everything and inferred every shape, so ONNX Runtime need not warn about preprocessing.
-    model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
-    is_zero = zero_points == "zero"
-    with warnings.catch_warnings():
-        # onnxruntime warns of what onnx deprecates.
-        warnings.simplefilter("ignore")
-        quantization.quantize_static(
-            model,
-            out,
-            _reader(iter([{name: batch.numpy()} for batch in batches])),
-            activation_type=quantization.QuantType.QInt8 if is_zero else quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-            # 7 bits for weights: see above.
-            reduce_range=True,
-            per_channel=True,
-            nodes_to_exclude=excluded,
-            extra_options={"ActivationSymmetric": is_zero},
-        )
+    Raises:
+        ConfigError: they are none, or others; it calls them `field`.
+    """
+    shape = _shape(model.graph.input[0])
+    expected = f"{_words(shape)} float32 on cpu, or batches of them"
+    if isinstance(images, Tensor) and images.dim() == len(shape):
+        images = images.split(shape[0] or 32)
+    if not isinstance(images, Iterable):
+        raise ConfigError(f"{field}: {describe(images)}; expected: {expected}")
+    batches = list(images)
+    for x in batches:
+        fits = isinstance(x, Tensor) and x.dtype == torch.float32 and x.device.type == "cpu" and x.dim() == len(shape)
+        if not fits or any(wanted not in (0, size) for size, wanted in zip(x.shape, shape, strict=True)):
+            raise ConfigError(f"{field}: {describe(x)}; expected: {expected}")
+    if not sum(map(len, batches)):
+        raise ConfigError(f"{field}: none to measure ranges on; expected: at least one batch")
+    return batches
 
 
-def _by_error(model: Any, quantized: Any, images: Tensor) -> list[str]:
-    """Names of layers, those first that lose most by rounding what they read or write to 8 bits."""
-    import onnx
-    from onnx import numpy_helper
-
-    before = {n.name: n for n in model.graph.node if n.op_type in LAYERS}
-    values = {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in quantized.graph.initializer}
-    rounding = {
-        n.input[0]: [values[of] for of in n.input[1:3]] for n in quantized.graph.node if _is_rounding(n, values)
-    }
-    made = {name for n in model.graph.node for name in n.output}
-    # A ReLU behind a layer may be part of it now, and its output the layer's.
-    touched = {n.name: [before[n.name].input[0], n.output[0]] for n in quantized.graph.node if n.name in before}
-    wanted = sorted({t for both in touched.values() for t in both if t in rounding and t in made})
-    whole = onnx.ModelProto.FromString(model.SerializeToString())
-    there = {o.name for o in whole.graph.output}
-    whole.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in there)
-    found = session(whole.SerializeToString())(wanted, {model.graph.input[0].name: images.numpy()})
-    lost = {}
-    for name, value in zip(wanted, found, strict=True):
-        exact, (scale, zero) = torch.as_tensor(value).double(), rounding[name]
-        limits = torch.iinfo(zero.dtype)
-        steps = (exact / scale + zero.double()).round().clamp(limits.min, limits.max)
-        lost[name] = _distance((steps - zero.double()) * scale, exact)
-    return sorted(touched, key=lambda name: max(lost.get(t, 0.0) for t in touched[name]), reverse=True)
+def _shape(value: Any) -> list[int]:
+    """The shape of an input or output of a file; 0 where any number fits."""
+    return [d.dim_value for d in value.type.tensor_type.shape.dim]
 
 
-def _is_rounding(node: Any, values: Mapping[str, Tensor]) -> bool:
-    """Whether a node rounds a feature map by one scale."""
-    return node.op_type == "QuantizeLinear" and len(node.input) == 3 and values[node.input[1]].numel() == 1
+def _words(shape: list[int]) -> str:
+    """A shape in words, such as (N, 3, H, W)."""
+    names = ["N", "C", *"DHW"[5 - len(shape) :]]
+    return f"({', '.join(str(size or name) for size, name in zip(shape, names, strict=False))})"
 
 
-def _distance(have: Tensor, want: Tensor) -> float:
-    """Relative L2 distance, the mean of all channels: large channels would hide the others."""
-    off, size = ((t.transpose(0, 1).flatten(1).norm(dim=1)) for t in (have - want, want))
-    return float((off / size.clamp_min(1e-30)).clamp_max(1).mean())
+class _Quantizer:
+    """Quantizes a model; the ranges of its feature maps are measured once.
+
+    Attributes:
+        model: an `onnx.ModelProto`, which is not changed.
+    """
+
+    def __init__(self, model: Any, batches: list[Tensor], excluded: Sequence[str], zero_points: str) -> None:
+        from onnxruntime import quantization
+        from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+        self.model, self.excluded, self.zero_points = model, excluded, zero_points
+        self.operators = sorted({*QDQRegistry, *QLinearOpsRegistry})
+        name = model.graph.input[0].name
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "float.onnx"
+            path.write_bytes(model.SerializeToString())
+            measured = str(Path(folder) / "measured.onnx")
+            calibrator = quantization.create_calibrator(path, self.operators, augmented_model_path=measured)
+            calibrator.collect_data(_reader(iter([{name: batch.numpy()} for batch in batches])))
+            self.ranges = calibrator.compute_data()
+
+    def without(self, kept: Sequence[str]) -> Any:
+        """The model in 8 bits, but for these nodes and what is between them."""
+        import onnx
+        from onnxruntime import quantization
+
+        is_zero = self.zero_points == "zero"
+        with warnings.catch_warnings():
+            # onnxruntime warns of what onnx deprecates.
+            warnings.simplefilter("ignore")
+            quantizer = quantization.QDQQuantizer(
+                onnx.ModelProto.FromString(self.model.SerializeToString()),
+                True,  # a scale for each channel of weights
+                True,  # 7 bits for weights: see above
+                quantization.QuantType.QInt8,
+                quantization.QuantType.QInt8 if is_zero else quantization.QuantType.QUInt8,
+                self.ranges,
+                [],
+                [*self.excluded, *kept, *_beside(self.model, kept)],
+                self.operators,
+                {"ActivationSymmetric": is_zero},
+            )
+            quantizer.quantize_model()
+            quantizer.model.topological_sort()
+        return quantizer.model.model
+
+
+def _beside(model: Any, kept: Sequence[str]) -> list[str]:
+    """Names of the products, sums and the like which read what these nodes write, or write what they read.
+
+    There is nothing to gain from 8 bits between a layer in float and its sum.
+    """
+    made = {name: n for n in model.graph.node for name in n.output}
+    readers: dict[str, list[Any]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    found: dict[str, None] = {}
+    nodes = {n.name: n for n in model.graph.node}
+    for is_back in (True, False):
+        todo = [nodes[name] for name in kept]
+        while todo:
+            node = todo.pop()
+            near = [made[i] for i in node.input if i in made]
+            near = near if is_back else [reader for name in node.output for reader in readers.get(name, [])]
+            for other in near:
+                if other.op_type not in LAYERS and other.name not in found:
+                    found[other.name] = None
+                    # On through activations and poolings, which have one input.
+                    todo += [other] * (sum(i in made for i in other.input) == 1)
+    return list(found)
+
+
+def _by_effect(quantizer: _Quantizer, layers: Sequence[str], images: Tensor) -> list[str]:
+    """Names of layers, those first which alone in 8 bits change the logits most."""
+    name = quantizer.model.graph.input[0].name
+
+    def logits(model: Any) -> Tensor:
+        return torch.as_tensor(session(model.SerializeToString())(None, {name: images.numpy()})[0])
+
+    exact = logits(quantizer.model)
+    others = [n.name for n in quantizer.model.graph.node]
+    lost = {one: float((logits(quantizer.without([n for n in others if n != one])) - exact).norm()) for one in layers}
+    return sorted(layers, key=lost.__getitem__, reverse=True)
 
 
 def _reader(batches: Iterator[dict[str, Any]]) -> Any:
@@ -231,12 +328,12 @@ def gate_nodes(model: Any) -> list[str]:
 
 @torch.no_grad()
 def agreement(
-    path: str | Path, other: str | Path, images: Iterable[Tensor], targets: Tensor | None = None
+    path: bytes | str | Path, other: bytes | str | Path, images: Iterable[Tensor], targets: Tensor | None = None
 ) -> Agreement:
     """Compare the logits of two ONNX files.
 
     Args:
-        path: one file.
+        path: one file, or its bytes.
         other: the other.
         images: batches `(N, C, H, W)`, float32.
         targets: labels of all images, int64.
@@ -245,10 +342,11 @@ def agreement(
         ConfigError: no images.
         MissingExtraError: onnxruntime is not installed.
     """
-    run, run_other = session(Path(path)), session(Path(other))
+    run, run_other = (session(file if isinstance(file, bytes) else Path(file)) for file in (path, other))
+    (name,) = (i.name for i in run.__self__.get_inputs())
     cosines, classes = [], []
     for batch in images:
-        x = {"image": batch.numpy()}
+        x = {name: batch.numpy()}
         (a,), (b,) = (tuple(map(torch.as_tensor, r(None, x))) for r in (run, run_other))
         cosines.append(torch.cosine_similarity(a.double(), b.double()))
         classes.append(torch.stack((a.argmax(1), b.argmax(1))))

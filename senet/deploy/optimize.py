@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from os import PathLike
@@ -22,16 +23,26 @@ from senet.deploy.convolutions import (
     use_pooling,
     use_winograd,
 )
-from senet.deploy.engines import Candidate, Engine, check_engine, fastest, graph_key, is_missing, run_in
+from senet.deploy.engines import (
+    OF_FILES,
+    Candidate,
+    Engine,
+    check_engine,
+    fastest,
+    graph_key,
+    is_missing,
+    run_in,
+)
 from senet.deploy.excitation import use_gates, use_squeeze
 from senet.deploy.fold import fold_factors, fold_norms
 from senet.deploy.fuse_epilogues import fuse_epilogues, use_products
 from senet.deploy.graph import Graph, aten, capture, inputs_of, shape
 from senet.deploy.in_place import write_in_place
+from senet.deploy.int8 import MOST_CHANGED, Quantized, batches_of, quantized
 from senet.deploy.onnx_graph import to_onnx
 from senet.deploy.shuffles import move_shuffles
 from senet.deploy.squeeze_early import find_gates, spread_layers, squeeze_early
-from senet.errors import ConfigError
+from senet.errors import ConfigError, RunError
 from senet.kernels import dispatch
 from senet.outputs import describe, fill, tensors
 from senet.tracing import check_model, evaluating
@@ -49,6 +60,7 @@ class Rewrites:
         fused: block ends that are one operation now.
         winograd: 3x3 convolutions by Winograd's algorithm, see `senet.kernels.conv3x3`.
         depthwise: depthwise convolutions in C, see `senet.kernels.depthwise`.
+        int8: which layers are in 8 bits, and how many calibration images changed their class; None if none are.
     """
 
     folded: Sequence[str]
@@ -58,6 +70,7 @@ class Rewrites:
     fused: Sequence[str] = ()
     winograd: Sequence[str] = ()
     depthwise: Sequence[str] = ()
+    int8: Quantized | None = None
 
     def __str__(self) -> str:
         counts = (
@@ -69,6 +82,7 @@ class Rewrites:
             (len(self.winograd), "3x3 convolution{s} by Winograd's algorithm"),
         )
         lines = [f"{n:4d} {words.format(s='s' * (n != 1))}" for n, words in counts if n]
+        lines += [str(self.int8)] * (self.int8 is not None)
         reasons: dict[tuple[str, str], list[str]] = {}
         for where, what, why in self.skipped:
             reasons.setdefault((what, why), []).append(where)
@@ -82,7 +96,7 @@ class Optimized(nn.Module):
     """A network for inference. It takes and returns what the original does, without gradients.
 
     Its weights are constants. It does not train, move or change dtype: optimize the original again for that.
-    `torch.export.export` exports `module`.
+    `torch.export.export` exports `module`, which is in float.
 
     Attributes:
         module: the `torch.fx.GraphModule` without what is specific to this machine.
@@ -179,6 +193,8 @@ def optimize(
     example: Tensor | tuple[Tensor, ...],
     *,
     engine: Literal["auto", "torch", "onnxruntime", "openvino"] | None = None,
+    int8: Tensor | Iterable[Tensor] | None = None,
+    most_changed: float = MOST_CHANGED,
     compile: bool = False,
     gpu_kernels: bool = False,
 ) -> Optimized:
@@ -203,14 +219,20 @@ def optimize(
             its squeezes moved. "auto": the fastest of all that are installed. Where there is a choice, the outputs are
             compared with the network's, the calls are timed with the example, up to a minute, most of it for
             `torch.compile`; `engine` of the result tells the times. This machine remembers the answer.
+        int8: images (N, C, H, W) or batches of them, about a hundred, prepared like those to come: feature maps and
+            weights are rounded to 8 bits by their ranges on these, gates stay in float. It runs in the faster of ONNX
+            Runtime and OpenVINO, or in the `engine` of these two; "auto" times it beside all engines in float.
+        most_changed: share of the `int8` images that may change their class, 0 to 1. Layers that cost accuracy stay in
+            float until it holds; `rewrites.int8` of the result names them.
         compile: also compile with `torch.compile`. It takes up to a minute, needs a C++ compiler on a CPU, and pays.
         gpu_kernels: on a GPU, compute block ends by Triton kernels, and replay CUDA graphs. No GPU has run these yet.
             Each new shape is recorded once, up to 8 shapes; further ones run without a graph.
 
     Raises:
         ConfigError: a network that cannot be captured, a file that senet did not write, an example that it does not
-            take, `gpu_kernels` without a GPU, an unknown engine, or one together with `compile` or `gpu_kernels`.
-        MissingExtraError: the engine is not installed.
+            take, `gpu_kernels` without a GPU, an unknown engine, or one together with `compile` or `gpu_kernels`;
+            `int8` images that it does not take, or of a network without classes.
+        MissingExtraError: the engine is not installed; for 8 bits, ONNX Runtime.
         RunError: the engine cannot run the network, or computes something else.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
@@ -222,31 +244,28 @@ def optimize(
         check_model(model)
     _check_example(None if is_file else model, example)
     images, *others = inputs = inputs_of(example)
-    if engine is not None:
+    if engine is not None or int8 is not None:
         if compile or gpu_kernels:
             what = "compile" if compile else "gpu_kernels"
-            raise ConfigError(f"{what}: True with engine={engine!r}; expected: one of the two")
-        check_engine(engine, inputs)
+            beside = f"engine={engine!r}" if engine else "int8"
+            raise ConfigError(f"{what}: True with {beside}; expected: one of the two")
+        check_engine(engine, inputs, int8=int8 is not None)
+    if int8 is None and most_changed != MOST_CHANGED:
+        raise ConfigError(f"most_changed: {most_changed} has no effect without int8")
     if gpu_kernels and (others or not images.is_cuda):
         what = "with several inputs" if others else f"on {images.device}"
         raise ConfigError(f"gpu_kernels: True has no effect {what}; expected: False, or images on a GPU")
     g, rewrites = rewritten(model, example)
     whole = g.copy()
-    makers = _makers(whole, inputs) if engine not in (None, "torch") else {}
     if images.dim() == 4:
         channels_last(g)
     with torch.autocast(images.device.type, enabled=False):
-        if engine is None:
+        if engine is None and int8 is None:
             made = _in_torch(g, images, compile, gpu_kernels)
             chosen = Engine("torch compiled" if compile else "torch")
         else:
-            ours = {"torch": partial(_in_torch, g, images), "torch compiled": partial(_in_torch, g, images, True)}
-            makers = {"auto": ours | makers, "torch": ours}.get(engine) or {engine: makers[engine]}
             network = whole.module if isinstance(model, (str, PathLike)) else model
-            with evaluating(network), torch.no_grad():
-                want = tensors(network(*(t.clone() for t in inputs)))
-            with torch.no_grad():
-                made, chosen = fastest(makers, inputs, want, graph_key(g))
+            made, chosen = _in_engine(g, whole, network, inputs, engine, int8, most_changed)
     return Optimized(g, made.run, inputs, replace(rewrites, **made.done), chosen)
 
 
@@ -262,17 +281,64 @@ def _in_torch(g: Graph, images: Tensor, compile: bool = False, gpu_kernels: bool
     return Candidate(run, done)
 
 
-def _makers(g: Graph, inputs: tuple[Tensor, ...]) -> dict[str, Callable[[], Candidate]]:
-    """What makes the network run in each engine that is installed, from one ONNX file."""
+def _in_engine(
+    g: Graph,
+    whole: Graph,
+    network: nn.Module,
+    inputs: tuple[Tensor, ...],
+    engine: str | None,
+    int8: Tensor | Iterable[Tensor] | None,
+    most_changed: float,
+) -> tuple[Candidate, Engine]:
+    """The network in the fastest of the engines that were asked for: g by our kernels, `whole` as an ONNX file."""
+    with evaluating(network), torch.no_grad():
+        want = tensors(network(*(t.clone() for t in inputs)))
+    makers: dict[str, Callable[[], Candidate]] = {}
+    key = graph_key(g)
+    if engine in ("torch", "auto"):
+        makers = {"torch": partial(_in_torch, g, inputs[0]), "torch compiled": partial(_in_torch, g, inputs[0], True)}
+    if engine != "torch":
+        names = [engine] if engine in OF_FILES else [name for name in OF_FILES if not is_missing(name)]
+        names_in_file = [f"x{i}" for i in range(len(inputs))]
+        file = cache(partial(to_onnx, whole, inputs, names_in_file, any_size=whole.any_size))
+        if int8 is None or engine == "auto":
+            makers |= {name: lambda name=name: Candidate(run_in(name, file()), {}) for name in names}
+        if int8 is not None:
+            of_8_bits, kept = _in_8_bits(names, file(), network, int8, most_changed)
+            makers |= of_8_bits
+            key += f"\n8 bits but {kept}"
+    with torch.no_grad():
+        return fastest(makers, inputs, want, key)
 
-    @cache
-    def file() -> bytes:
-        return to_onnx(g, inputs, [f"x{i}" for i in range(len(inputs))], any_size=g.any_size)
 
-    def make(engine: Any) -> Candidate:
-        return Candidate(run_in(engine, file()), {})
+def _in_8_bits(
+    names: Sequence[str], file: bytes, network: nn.Module, images: Tensor | Iterable[Tensor], most_changed: float
+) -> tuple[dict[str, Callable[[], Candidate]], tuple[str, ...]]:
+    """What runs an ONNX file in 8 bits in each of these engines, and the layers that stay in float.
 
-    return {name: partial(make, name) for name in ("onnxruntime", "openvino") if not is_missing(name)}
+    Engines round in different ways, so each is held to the bound.
+    """
+    import onnx
+
+    model = onnx.ModelProto.FromString(file)
+    batches = batches_of(images, model, "int8")
+    data, done = quantized(model, batches, most_changed=most_changed)
+    with evaluating(network), torch.no_grad():
+        classes = [tensors(network(x))[0].argmax(1) for x in batches]
+
+    def make(name: str) -> Candidate:
+        # A session of its own, for an engine that keeps one for each shape.
+        run = run_in(name, data)
+        same = sum(int((run(x)[0].argmax(1) == y).sum()) for x, y in zip(batches, classes, strict=True))
+        changed = 1 - same / sum(map(len, batches))
+        if changed > most_changed:
+            raise RunError(
+                f"{100 * changed:.1f} % of the calibration images change their class in 8 bits; expected: at most "
+                f"{100 * most_changed:.1f} %"
+            )
+        return Candidate(run_in(name, data), {"int8": replace(done, changed=changed)}, tolerance=math.inf)
+
+    return {f"{name} int8": partial(make, name) for name in names}, done.kept
 
 
 def rewritten(model: nn.Module | str | PathLike[str], example: Tensor | tuple[Tensor, ...]) -> tuple[Graph, Rewrites]:

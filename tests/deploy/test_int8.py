@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,12 +14,15 @@ import torch
 import torch.nn.functional as F
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from torch import Tensor
+from torch import Tensor, nn
 
-from senet import ConfigError, create_model
+from senet import ConfigError, create_model, optimize
 from senet.data import open_data
+from senet.deploy import engines
 from senet.deploy.int8 import Agreement, agreement, gate_nodes, quantize_onnx
 from senet.deploy.onnx import export_onnx
+from senet.deploy.program import export_program
+from senet.errors import MissingExtraError
 from senet.recipes.recipe import DataRecipe
 from tests.deploy.networks import BOTTLENECKS
 
@@ -26,8 +30,8 @@ Trained = tuple[Path, Tensor]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """The file of a network after 72 steps on the digits, and the held-out images."""
+def network() -> tuple[nn.Module, Tensor]:
+    """A network after 72 steps on the digits, and the held-out images."""
     data = open_data(DataRecipe(name="digits", image_size=8), seed=0)
     net = replace(BOTTLENECKS, in_channels=1, num_classes=10, image_size=8)
     model, device, order = create_model(net, fused=False).train(), torch.device("cpu"), data.train.order(128)
@@ -46,6 +50,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     x, y = data.val.prepare(data.val[(0, list(range(len(data.val))))], device)
     with torch.no_grad():
         assert (model.eval()(x).argmax(1) == y).float().mean() > 0.9
+    return model, x
+
+
+@pytest.fixture(scope="module")
+def trained(network: tuple[nn.Module, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The network's file, and the images."""
+    model, x = network
     path = tmp_path_factory.mktemp("int8") / "float.onnx"
     export_onnx(model, path, x[:1], verify=False)
     return path, x
@@ -137,6 +148,11 @@ def test_refused(trained: Trained, tmp_path: Path) -> None:
         quantize_onnx(path, tmp_path / "n.onnx", [])
     with pytest.raises(ConfigError, match=r"gates: 'float' is not known; expected: dynamic, static"):
         quantize_onnx(path, tmp_path / "n.onnx", [x], gates="float")  # type: ignore[arg-type]
+    for wrong in (x[:, :, :5], x.double(), 3, [x, None]):
+        with pytest.raises(ConfigError, match=r"^images: .*; expected: \(N, 1, 8, 8\) float32 on cpu, or batches"):
+            quantize_onnx(path, tmp_path / "n.onnx", wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"most_changed: 1.5; expected: a share, 0 to 1"):
+        quantize_onnx(path, tmp_path / "n.onnx", x, most_changed=1.5)
     model = onnx.load(path)
     next(p for p in model.metadata_props if p.key == "senet.optimize").value = "machine"
     onnx.save(model, tmp_path / "m.onnx")
@@ -192,7 +208,7 @@ def test_layers_that_cost_accuracy_stay_in_float(trained: Trained, tmp_path: Pat
     assert rough.changed > 0.05
     kept = quantize_onnx(uneven, out, images)
     assert 1 <= len(kept.kept) < kept.layers / 2
-    assert {first.name, second.name} & {*kept.kept}
+    assert {n.input[1].removesuffix("_weight_folded") for n in (first, second)} & {*kept.kept}
     assert kept.changed <= 0.01
     assert agreement(uneven, out, others).top1 > 0.96
     told = {p.key: p.value for p in onnx.load(out).metadata_props}
@@ -206,3 +222,86 @@ def test_labels_count_what_is_wrong(trained: Trained) -> None:
     (logits,) = onnxruntime.InferenceSession(path).run(None, {"image": x.numpy()})
     wrong = int((logits.argmax(1) != 0).sum())
     assert (near.wrong, near.top1) == ((wrong, wrong), 1)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_optimized_in_8_bits(network: tuple[nn.Module, Tensor], engine: Any, tmp_path: Path) -> None:
+    model, x = network
+    with torch.no_grad():
+        want = model(x)
+    fast = optimize(model, x[:1], engine=engine, int8=x[::2])
+    assert fast.engine.name == f"{engine} int8"
+    done = fast.rewrites.int8
+    assert done is not None
+    assert done.layers == 13
+    assert done.kept == ()
+    assert done.changed == pytest.approx(float((fast(x[::2]).argmax(1) != want[::2].argmax(1)).double().mean()))
+    assert done.changed <= 0.01
+    assert f"  13 layers in 8 bits, 0 in float for accuracy; {100 * done.changed:.1f} % of" in str(fast.rewrites)
+    for n in (1, 3, 100):
+        have, few = fast(x[1:][:n]), want[1:][:n]
+        assert 1e-3 < (have - few).norm() / few.norm() < 0.1
+    export_program(model, tmp_path / "net.pt2", x[:1])
+    again = optimize(tmp_path / "net.pt2", x[:1], engine=engine, int8=x[::2].split(32))
+    assert again.rewrites.int8 == done
+    assert torch.equal(again(x[:3]), fast(x[:3]))
+
+
+class Uneven(nn.Module):
+    """A sum of feature maps whose channel 0 is so negative that 8 bits leave nothing of the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+        self.conv.weight.data[:, 0] = torch.tensor([1.0, 0, 0]).view(3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.conv(x) + x).mean((2, 3))
+
+
+def test_sums_between_layers_in_float_are_in_float() -> None:
+    model = Uneven().eval()
+    x = torch.randn(40, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    x[:, 0] = -1e4
+    rough = optimize(model, x[:1], engine="onnxruntime", int8=x, most_changed=1)
+    fine = optimize(model, x[:1], engine="onnxruntime", int8=x, most_changed=0)
+    assert rough.rewrites.int8 is not None
+    assert fine.rewrites.int8 is not None
+    assert rough.rewrites.int8.changed > 0.2
+    assert (fine.rewrites.int8.kept, fine.rewrites.int8.changed) == (("conv",), 0)
+    torch.testing.assert_close(fine(x), model(x).detach())
+
+
+def test_what_8_bits_refuse(network: tuple[nn.Module, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = network
+    one = x[:1]
+    for match, given in (
+        (r"engine: 'torch' with int8; expected: 'onnxruntime', 'openvino', 'auto' or None", {"engine": "torch"}),
+        (r"compile: True with int8; expected: one of the two", {"compile": True}),
+        (r"int8: \(32, 2, 8, 8\) float32; expected: \(N, 1, H, W\) float32 on cpu", {"int8": x.repeat(1, 2, 1, 1)}),
+        (r"int8: none to measure ranges on", {"int8": []}),
+        (r"most_changed: 0.5 has no effect without int8", {"int8": None, "most_changed": 0.5}),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            optimize(model, one, **({"int8": x} | given))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"int8: with torch.float64 on cpu; expected: torch.float32 on cpu$"):
+        optimize(nn.Conv2d(1, 2, 1).double(), one.double(), int8=x)
+    with pytest.raises(ConfigError, match=r"its outputs are \(N, 2, H, W\); expected: logits \(N, classes\)"):
+        optimize(nn.Conv2d(1, 2, 1), one, int8=x)
+    monkeypatch.setattr(engines, "is_missing", lambda engine: engine == "onnxruntime")
+    with pytest.raises(MissingExtraError, match=r"pip install 'senet\[export\]'"):
+        optimize(model, one, engine="openvino", int8=x)
+
+
+@pytest.mark.slow
+def test_auto_times_8_bits_beside_float(
+    network: tuple[nn.Module, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model, x = network
+    fast = optimize(model, x[:1], engine="auto", int8=x[::2])
+    names = {"torch", "torch compiled", "onnxruntime", "openvino", "onnxruntime int8", "openvino int8"}
+    assert {*fast.engine.milliseconds, *fast.engine.skipped} == names
+    assert (fast.rewrites.int8 is not None) == fast.engine.name.endswith(" int8")
+    either = optimize(model, x[:1], int8=x[::2])
+    assert {*either.engine.milliseconds} == {"onnxruntime int8", "openvino int8"}
