@@ -76,6 +76,8 @@ def measured(run: str, calibration: int, count: int, rounds: int) -> dict[str, A
     case = measure(subjects, repeats=rounds, min_seconds=0.02, clock=process_time, progress=sys.stderr.isatty())
     rows = {"float in our kernels": {key: rows["float in ONNX Runtime"][key] for key in ("wrong", "same")}} | rows
     for row in case.rows:
+        if row.failure:
+            raise SystemExit(f"{row.name}: {row.failure}")
         rows[row.name]["ms"] = row.median_ms
     about = {"network": checkpoint.recipe.name, "data": Path(data.name).name}
     about |= {"size": one.shape[-1], "calibration": sum(map(len, images)), "images": len(y), "rounds": rounds}
