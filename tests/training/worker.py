@@ -25,18 +25,29 @@ from senet.training.devices import together
 from tests.training.conftest import small
 
 
-def start(world: int, *command: str) -> list[subprocess.Popen[bytes]]:
-    """Start a Python command in so many processes, as torchrun would."""
+def free_port() -> int:
+    """A port of this machine that no process uses now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    common |= {"TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": 1, "TORCH_CPP_LOG_LEVEL": "ERROR"}
-    started = []
-    for rank in range(world):
-        own = {name: str(value) for name, value in {**common, "RANK": rank, "LOCAL_RANK": rank}.items()}
-        started.append(subprocess.Popen([sys.executable, *command], env=os.environ | own, stderr=subprocess.PIPE))
-    return started
+        return probe.getsockname()[1]
+
+
+def variables(rank: int, world: int, port: int) -> dict[str, str]:
+    """What torchrun tells a process."""
+    found = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    found |= {"TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": 1, "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    return {name: str(value) for name, value in {**found, "RANK": rank, "LOCAL_RANK": rank}.items()}
+
+
+def start(world: int, *command: str) -> list[subprocess.Popen[bytes]]:
+    """Start a Python command in so many processes, as torchrun would."""
+    port = free_port()
+    return [
+        subprocess.Popen(
+            [sys.executable, *command], env=os.environ | variables(rank, world, port), stderr=subprocess.PIPE
+        )
+        for rank in range(world)
+    ]
 
 
 def finish(started: Sequence[subprocess.Popen[bytes]]) -> list[tuple[int, str]]:
