@@ -20,6 +20,11 @@ def is_one_of_several(environment: Mapping[str, str] = os.environ) -> bool:
     return is_whole and environment["WORLD_SIZE"].isdecimal() and int(environment["WORLD_SIZE"]) > 1
 
 
+def has_tasks(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether srun started this process and others. A batch script has SLURM_NTASKS too, and is one process."""
+    return environment.get("SLURM_STEP_NUM_TASKS", "1") not in ("", "0", "1")
+
+
 def is_restarted(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether torchrun or SLURM started the same command before, and it ended unfinished."""
     return any(environment.get(name, "0") != "0" for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))

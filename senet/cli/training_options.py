@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from senet.cli.parse import Line, Parser
 from senet.errors import ConfigError
 from senet.experiments.experiment import MOST_SEEDS
 from senet.foreign_models import allow_named_code
-from senet.processes import is_one_of_several
+from senet.processes import has_tasks, is_one_of_several
 from senet.recipes.recipe import Recipe
 from senet.recipes.registry import get_recipe, recipe_for
 
@@ -57,12 +58,23 @@ def device_options(parser: Parser) -> None:
 def launched(argv: Sequence[str], line: Line, device: str) -> int | None:
     """Start the processes that `--devices` and `--nodes` ask for, and wait; None where this process does the work.
 
+    Without these options, the tasks that srun started do it together.
+
     Args:
         argv: the words after `senet`.
         line: the command line, with the options of `device_options`.
         device: what the processes compute on.
     """
-    if line["devices"] * line["nodes"] == 1 or is_one_of_several():
+    if is_one_of_several() or has_tasks():
+        # Before torch is imported: it would say that it looks for parameters without gradients, which is asked for.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if is_one_of_several():
+        return None
+    if line["devices"] * line["nodes"] == 1:
+        if has_tasks():
+            from senet.training.devices import join_tasks
+
+            join_tasks()
         return None
     from senet.training.devices import launch
 

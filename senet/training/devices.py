@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from signal import Signals
 
@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from senet.device import pick_device
 from senet.errors import ConfigError, RunError, SenetError
-from senet.processes import is_one_of_several, rank
+from senet.processes import has_tasks, is_one_of_several, rank
 
 SAVING_S = 60
 """Seconds that processes have to save their state when one of them has ended, or a signal came."""
@@ -88,10 +88,15 @@ def meeting_place(nodes: int, environment: Mapping[str, str] = os.environ) -> st
     Raises:
         RunError: `nodes` are not those of a SLURM job in which each machine has one task.
     """
+    tasks = environment.get("SLURM_STEP_NUM_TASKS")
+    if nodes == 1 and has_tasks(environment):
+        raise RunError(
+            f"--devices: would start as many in each of the {tasks} tasks that srun started; expected: tasks without "
+            "--devices, or one on each machine with --nodes"
+        )
     if nodes == 1:
         return "127.0.0.1:0"
-    job, tasks = environment.get("SLURM_JOB_ID"), environment.get("SLURM_STEP_NUM_TASKS")
-    if not job:
+    if not environment.get("SLURM_JOB_ID"):
         raise RunError(
             f"--nodes: {nodes} machines are found in a SLURM job, and this is none; elsewhere: torchrun --nnodes "
             f"{nodes} --nproc-per-node N --rdzv-backend c10d --rdzv-endpoint HOST:PORT -m senet train ..."
@@ -102,13 +107,54 @@ def meeting_place(nodes: int, environment: Mapping[str, str] = os.environ) -> st
             f"--nodes: {nodes}, and SLURM started {tasks or 1} tasks on {found or 1} machines; expected: one on each, "
             f"srun --nodes={nodes} --ntasks-per-node=1 senet train ... --nodes {nodes}"
         )
+    return f"{first_machine(environment)}:{_port(environment)}"
+
+
+def first_machine(environment: Mapping[str, str]) -> str:
+    """The name of the first machine of a SLURM step; RunError where SLURM does not tell it."""
     names = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
     try:
         hosts = subprocess.run(["scontrol", "show", "hostnames", names], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise RunError(f"scontrol cannot list the machines of {names}: {error}") from error
-    # Jobs that share a machine meet at different ports.
-    return f"{hosts.stdout.split()[0]}:{20_000 + int(job) % 20_000}"
+    return hosts.stdout.split()[0]
+
+
+def _port(environment: Mapping[str, str]) -> int:
+    """Where the processes of a SLURM step meet: jobs and steps that share a machine, at different ports."""
+    return 20_000 + (31 * int(environment["SLURM_JOB_ID"]) + int(environment.get("SLURM_STEP_ID", 0))) % 20_000
+
+
+def join_tasks(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Let the tasks that srun started train together: give them the variables of torchrun. Elsewhere do nothing.
+
+    Raises:
+        RunError: A variable of SLURM is missing, or machines have different numbers of tasks.
+    """
+    if not has_tasks(environment):
+        return
+    needed = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES", "SLURM_JOB_ID")
+    for name in needed:
+        if not environment.get(name, "").isdecimal():
+            raise RunError(
+                f"{name}: {environment.get(name, '')!r} is no number, and srun started several processes; start one: "
+                "srun --ntasks=1 senet ..., with --devices for more"
+            )
+    rank, local, tasks, machines, _ = (int(environment[name]) for name in needed)
+    if tasks % machines or not local == rank % (tasks // machines):
+        raise RunError(
+            f"SLURM_STEP_NUM_TASKS: {tasks} tasks on {machines} machines; expected: as many on each and one machine "
+            "after the other, srun --ntasks-per-node=N --distribution=block senet ..."
+        )
+    environment.update(
+        RANK=str(rank),
+        WORLD_SIZE=str(tasks),
+        LOCAL_RANK=str(local),
+        LOCAL_WORLD_SIZE=str(tasks // machines),
+        MASTER_ADDR="127.0.0.1" if machines == 1 else first_machine(environment),
+        MASTER_PORT=str(_port(environment)),
+        TORCHELASTIC_RUN_ID=f"slurm-{environment['SLURM_JOB_ID']}",
+    )
 
 
 @contextmanager

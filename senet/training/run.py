@@ -439,6 +439,8 @@ def _plain_speech() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*training_step. returned .None.*")
             # The order of the images continues from the checkpoint's place; Lightning looks for a loader that would.
             warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+            # On a machine that has SLURM, runs need not be its jobs.
+            warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
             warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified.*")
             warnings.filterwarnings("ignore", module=r"lightning\..*", category=DeprecationWarning)
             warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")

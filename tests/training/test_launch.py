@@ -14,7 +14,7 @@ from senet.errors import RunError
 from senet.processes import is_one_of_several
 from senet.recipes.recipe import Recipe
 from senet.runs.folder import BEST, LAST, SUMMARY
-from senet.training.devices import meeting_place
+from senet.training.devices import join_tasks, meeting_place
 from senet.training.launch import check_one_process
 from senet.training.run import train
 
@@ -104,9 +104,50 @@ def test_all_of_torchruns_variables_make_one_of_several(variables: dict[str, str
     ],
 )
 def test_machines_that_cannot_meet(variables: dict[str, str], line: str) -> None:
-    assert meeting_place(1, variables) == "127.0.0.1:0"
     with pytest.raises(RunError, match=line):
         meeting_place(2, variables)
+
+
+def test_one_machine_meets_at_any_port() -> None:
+    assert meeting_place(1, {}) == meeting_place(1, SLURM) == "127.0.0.1:0"
+    with pytest.raises(RunError, match="--devices: would start as many in each of the 6 tasks"):
+        meeting_place(1, STEP)
+
+
+STEP = {"SLURM_STEP_NUM_TASKS": "6", "SLURM_STEP_NUM_NODES": "1", "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "2"}
+STEP |= {"SLURM_PROCID": "4", "SLURM_LOCALID": "4"}
+
+
+def test_the_tasks_of_srun_are_told_what_torchrun_would_tell() -> None:
+    environment = dict(STEP)
+    join_tasks(environment)
+    assert is_one_of_several(environment)
+    expected = {"RANK": "4", "WORLD_SIZE": "6", "LOCAL_RANK": "4", "LOCAL_WORLD_SIZE": "6", "MASTER_ADDR": "127.0.0.1"}
+    assert {name: environment[name] for name in expected} == expected
+    for alone in ({}, SLURM, STEP | {"SLURM_STEP_NUM_TASKS": "1"}):
+        environment = dict(alone)
+        join_tasks(environment)
+        assert environment == alone
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"SLURM_PROCID": ""}, "SLURM_PROCID: '' is no number"),
+        ({"SLURM_LOCALID": "a"}, "SLURM_LOCALID: 'a' is no number"),
+        ({"SLURM_STEP_NUM_TASKS": "many"}, "SLURM_STEP_NUM_TASKS: 'many' is no number"),
+        ({"SLURM_STEP_NUM_NODES": "4"}, "6 tasks on 4 machines; expected: as many on each"),
+        # Tasks that are dealt out to machines in turn.
+        ({"SLURM_STEP_NUM_NODES": "2", "SLURM_LOCALID": "2"}, "6 tasks on 2 machines; .*--distribution=block"),
+        ({"SLURM_STEP_NUM_NODES": "2", "SLURM_LOCALID": "1", "SLURM_STEP_NODELIST": "a,b"}, "scontrol cannot list"),
+    ],
+)
+def test_tasks_of_srun_that_cannot_meet(change: dict[str, str], line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    environment = STEP | change
+    with pytest.raises(RunError, match=line):
+        join_tasks(environment)
+    assert environment == STEP | change
 
 
 @pytest.mark.parametrize(
