@@ -4,7 +4,7 @@
 #     apt-get install slurm-wlm munge
 #     export SLURM_CONF=$(bash benchmarks/slurm_node.sh /tmp/slurm)
 #
-# Its daemons stay: `scontrol shutdown; pkill munged` ends them. It says that it has 8 processors, whatever there are.
+# Its daemons stay: `scontrol shutdown; kill $(cat /run/munge/munged.pid)` ends them. It says that it has 8 processors, whatever there are.
 set -eu
 folder=$1 host=$(hostname -s)
 mkdir -p "$folder"/{state,spool} /run/munge /var/log/munge

@@ -338,6 +338,8 @@ class TrainRecipe:
             images, so that a rare class counts as much as a frequent one.
         sync_batch_norm: batch norm's statistics are those of the batch of all processes (`--devices`); false, as in the
             paper: of each process's share of it.
+        strategy: how several processes hold the network: "ddp", each has all of it; or "fsdp", each a part of every
+            weight and its momentum, which takes less memory and more exchange (torch's FSDP2).
         drop_path: stochastic depth (arXiv:1603.09382): probability that the last residual branch is left out for a
             training image, rising in a line from 0 at the first; 0 for none. In our ResNets, ResNeXts and SENets, and
             in the networks of timm and torchvision that have it.
@@ -366,6 +368,7 @@ class TrainRecipe:
     fused: bool = False
     class_weights: Literal["none", "balanced"] = "none"
     sync_batch_norm: bool = False
+    strategy: Literal["ddp", "fsdp"] = "ddp"
     drop_path: float = 0.0
     early_stopping: int = 0
     freeze_epochs: int = 0
@@ -426,6 +429,8 @@ class Recipe:
             )
         if self.train.sync_batch_norm and self.train.fused:
             raise ConfigError("train.sync_batch_norm: true needs train.fused=false, which computes batch norm itself")
+        if self.train.strategy == "fsdp":
+            self._check_sharded()
         net = self.model.trunk if isinstance(self.model, DetectorNet) else self.model
         # Whether a network of others has a place is known when it is built.
         if self.train.drop_path and not isinstance(net, (ResidualNet, OtherNet)):
@@ -442,3 +447,20 @@ class Recipe:
             raise ConfigError(
                 f"schedule.warmup_epochs: {self.schedule.warmup_epochs:g} is more than train.epochs={self.train.epochs}"
             )
+
+    def _check_sharded(self) -> None:
+        """Raise ConfigError for what is not computed on weights that are divided among processes."""
+        if self.task is DETECTION:
+            raise ConfigError(f"train.strategy: 'fsdp' is for classifiers, and {self.name} is a detector; use ddp")
+        t = self.train
+        for name, whole in (
+            ("ema", 0.0),
+            ("compile", False),
+            ("fused", False),
+            ("freeze_epochs", 0),
+            ("freeze_bn_epochs", 0),
+        ):
+            if getattr(t, name) != whole:
+                raise ConfigError(f"train.strategy: 'fsdp' needs train.{name}={whole}, and it is {getattr(t, name)}")
+        if t.precision == "fp16":
+            raise ConfigError("train.strategy: 'fsdp' does not scale the loss of fp16; expected: bf16 or fp32")

@@ -332,8 +332,8 @@ class Keeper(Checkpoint):
         is_best = is_best or (part == "val" and not self.history)
         self.history.append(epoch)
         # The weights first: killed between the two, the resumed run reaches the same epoch again.
-        if (is_best or part == "test") and not rank():
-            self.keep_weights(pl_module, self.folder / (BEST if is_best else FINAL))
+        if is_best or part == "test":
+            self.keep_weights(trainer, self.folder / (BEST if is_best else FINAL))
         self.keep(trainer)
         if not rank():
             write_metrics(self.folder, self.history)
@@ -391,15 +391,20 @@ class Keeper(Checkpoint):
         """Write last.ckpt."""
         trainer.save_checkpoint(self.folder / LAST)
 
-    def keep_weights(self, pl_module: TrainingModule, path: Path) -> None:
-        """Write the weights with the errors of the epoch."""
+    def keep_weights(self, trainer: pl.Trainer, path: Path) -> None:
+        """Write the weights with the errors of the epoch; every process must call it, since each may have a part."""
+        state = trainer.strategy.lightning_module_state_dict()
+        if rank():
+            return
+        module = trainer.lightning_module
+        assert isinstance(module, TrainingModule)
         save(
             path,
-            kept_weights(pl_module.state_dict()),
-            recipe=pl_module.recipe,
-            classes=pl_module.images.classes,
+            kept_weights(state),
+            recipe=module.recipe,
+            classes=module.images.classes,
             measurements=self.history[-1].row(),
-            images=pl_module.images.digest,
+            images=module.images.digest,
         )
 
     def stop_if_asked(self) -> None:

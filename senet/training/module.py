@@ -17,6 +17,7 @@ from senet.processes import counted, gathered, rank, world
 from senet.recipes.recipe import Recipe
 from senet.training.drop_path import drop_paths_
 from senet.training.schedule import Plateau, make_optimizer, per_step
+from senet.training.sharded import begin_, same_buffers_, shard_
 from senet.training.sync_norm import still_, synchronise_
 from senet.training.tasks import task_of
 from senet.training.trunk import freeze_trunk_
@@ -36,7 +37,9 @@ class TrainingModule(pl.LightningModule):
             if network is not None
             else create_model(recipe.model, seed=recipe.train.seed, fused=recipe.train.fused)
         )
-        if recipe.train.channels_last:
+        self.is_sharded = recipe.train.strategy == "fsdp" and world() > 1
+        # The parts of a parameter are cut from its memory as a vector.
+        if recipe.train.channels_last and not self.is_sharded:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.is_synchronised = recipe.train.sync_batch_norm and world() > 1
         if self.is_synchronised:
@@ -65,10 +68,18 @@ class TrainingModule(pl.LightningModule):
         self.left_out = 0
         self.batch: Any = None
 
+    def configure_model(self) -> None:
+        """Divide the weights where the strategy says so, before the optimizer is made of them."""
+        if self.is_sharded:
+            assert self.device_mesh is not None
+            shard_(self.network, self.device_mesh["data_parallel"])
+
     def configure_optimizers(self) -> Any:
         """The optimizer and the per-step schedule."""
         r = self.recipe
         optimizer = make_optimizer(self.network, r.optim)
+        if self.is_sharded:
+            begin_(optimizer)
         scheduler = per_step(optimizer, r.schedule, r.train, self.steps_per_epoch)
         if r.schedule.kind == "plateau":
             self.plateau = Plateau(r.schedule, scheduler)
@@ -176,13 +187,20 @@ class TrainingModule(pl.LightningModule):
         parts = [part for part, _ in found if part is not None]
         return torch.stack(parts).sum(0) if parts else None, sum(n for _, n in found)
 
+    def on_validation_epoch_start(self) -> None:
+        """Measure with the statistics that are saved."""
+        if self.is_sharded:
+            same_buffers_(self.network)
+
     def validation_step(self, batch: tuple[Any, Any], batch_idx: int) -> None:
-        """Measure one batch."""
+        """Measure one batch; a process without an image gives the others its part of the weights."""
         images, targets = batch
-        if not len(targets):
+        if not len(targets) and not self.is_sharded:
             return
         network = self.network if self.average is None else self.average
-        self.val_tally.add(self.task.answer(network, images), targets)
+        answer = self.task.answer(network, images)
+        if len(targets):
+            self.val_tally.add(answer, targets)
 
     def on_validation_epoch_end(self) -> None:
         """Count what all processes measured."""

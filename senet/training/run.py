@@ -15,7 +15,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -389,10 +389,13 @@ def check_chooser(recipe: Recipe, data: Data) -> None:
             )
 
 
-def _strategy() -> Any:
-    """How several processes train: each has the whole network, and gradients are averaged (torch's DDP)."""
+def _strategy(recipe: Recipe) -> Any:
+    """How several processes train: each has the whole network, or a part of each weight."""
     if world() == 1:
         return "auto"
+    if recipe.train.strategy == "fsdp":
+        # One file for each checkpoint, which any number of processes reads.
+        return ModelParallelStrategy(world(), 1, save_distributed_checkpoint=False)
     # Else torch regroups the gradients after the first step, also that of a resumed run, and with their places in a
     # group the last bits of their sums would change. It is also what frozen layers need.
     return DDPStrategy(find_unused_parameters=True)
@@ -404,7 +407,7 @@ def _trainer(recipe: Recipe, device: torch.device, folder: Path, callbacks: list
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=local_world(),
         num_nodes=world() // local_world(),
-        strategy=_strategy(),
+        strategy=_strategy(recipe),
         max_epochs=t.epochs,
         precision=PRECISION[t.precision],  # type: ignore[arg-type]
         accumulate_grad_batches=t.accumulate,

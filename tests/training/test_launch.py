@@ -158,6 +158,9 @@ def test_tasks_of_srun_that_cannot_meet(change: dict[str, str], line: str, monke
         ("train resnet20 --devices 0", "--devices: 0 is too small; expected: 1 or more"),
         ("train resnet20 --nodes 2", "--nodes: 2 machines are found in a SLURM job, and this is none"),
         ("train resnet20 --sync-batch-norm --fused", "train.sync_batch_norm: true needs train.fused=false"),
+        ("train resnet20 --strategy fsdp --ema 0.9", "train.strategy: 'fsdp' needs train.ema=0.0, and it is 0.9"),
+        ("train resnet20 --strategy fsdp --freeze-epochs 1", "'fsdp' needs train.freeze_epochs=0, and it is 1"),
+        ("train resnet20 --strategy fsdp --precision fp16", "'fsdp' does not scale the loss of fp16"),
         ("compare resnet20 se_resnet20 --devices 2", "--devices"),
     ],
 )

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from senet.config import override
 from senet.recipes.recipe import Recipe
 from senet.runs.folder import LAST
 from senet.runs.metrics import read_metrics
@@ -36,11 +37,16 @@ def shared(recipe: Recipe) -> Recipe:
     return replace(recipe, data=replace(recipe.data, mixup=0.4, flip=True), train=train)
 
 
-def check_equal(world: int, recipe: Recipe, tmp_path: Path, **settings: Any) -> None:
+def check_equal(world: int, recipe: Recipe, tmp_path: Path, strategy: str = "ddp", **settings: Any) -> None:
     alone, together = tmp_path / "alone", tmp_path / "together"
-    for folder, count in ((alone, 1), (together, world)):
-        ended = trained_together(count, recipe, folder, double=True, **settings)
+    divided = override(recipe, f"train.strategy={strategy}")
+    for folder, count, trained in ((alone, 1, recipe), (together, world, divided)):
+        ended = trained_together(count, trained, folder, double=True, **settings)
         assert all(status == 0 for status, _ in ended), ended
+    check_same(together, alone)
+
+
+def check_same(together: Path, alone: Path) -> None:
     assert curve(together)[0] == pytest.approx(curve(alone)[0], rel=0, abs=1e-9)
     assert curve(together)[1] == pytest.approx(curve(alone)[1], rel=1e-6)
     ours, theirs = weights(together), weights(alone)
@@ -56,6 +62,27 @@ def test_two_processes_train_what_one_trains(shared: Recipe, tmp_path: Path) -> 
 def test_processes_without_an_image_take_part(shared: Recipe, tmp_path: Path) -> None:
     """The last of 97 images is alone in its batch."""
     check_equal(2, replace(shared, train=replace(shared.train, accumulate=3, epochs=1)), tmp_path, images=97)
+
+
+@pytest.mark.parametrize("optim", ["kind=sgd", "kind=adamw"])
+def test_processes_with_a_part_of_each_weight_train_what_one_trains(shared: Recipe, tmp_path: Path, optim: str) -> None:
+    """The last of 97 images is alone in its batch; each goes on from the other's checkpoint."""
+    whole = override(shared, "train.ema=0", "train.epochs=1", "optim.clip_norm=0.5", f"optim.{optim}")
+    check_equal(2, whole, tmp_path, strategy="fsdp", images=97)
+
+
+def test_divided_weights_go_on_undivided_and_back(shared: Recipe, tmp_path: Path) -> None:
+    """Each layout begins a run, is stopped in mid-epoch, and another ends it."""
+    whole = override(shared, "train.ema=0", "train.save_batches=2")
+    divided = override(whole, "train.strategy=fsdp")
+    assert trained_together(1, whole, tmp_path / "alone", double=True)[0][0] == 0
+    for before, after, name in ((2, 1, "undivided"), (1, 2, "divided"), (2, 3, "otherwise")):
+        folder = tmp_path / name
+        ended = trained_together(before, divided, folder, double=True, die_at=(9, 10))
+        assert all(status < 0 for status, _ in ended), ended
+        ended = trained_together(after, divided, folder, double=True, resume=True)
+        assert all(status == 0 for status, _ in ended), ended
+        check_same(folder, tmp_path / "alone")
 
 
 EVALUATE = """

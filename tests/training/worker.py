@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.plugins.precision import DoublePrecision
 
 from senet.data import Data, open_data, splits
 from senet.errors import SenetError
@@ -22,6 +23,7 @@ from senet.runs.folder import LAST
 from senet.runs.recipe_file import read_recipe, write_recipe
 from senet.training import run
 from senet.training.devices import together
+from senet.training.module import TrainingModule
 from tests.training.conftest import small
 
 
@@ -97,11 +99,27 @@ def main(
     splits.cpus = lambda: workers
     data = small(open_data(setting.data, setting.train.seed), images, 43)
     data.train.workers = workers
-    if double:
+    if double and setting.train.strategy == "ddp":
         run.PRECISION["fp32"] = "64-true"
+    elif double:
+        in_double_()
     with together("cpu"):
-        watch(data, double=double, log=log, die_at=tuple(die_at))
+        watch(data, double=double, log=log, die_at=(die_at[0], die_at[1]))
         run.train(setting, data, Path(folder), resume=resume, quiet=True)
+
+
+def in_double_() -> None:
+    """Train divided weights in float64, for which Lightning has no word."""
+    divide, plugin = TrainingModule.configure_model, DoublePrecision()
+    TrainingModule.configure_model = lambda self: divide(self.double())  # type: ignore[method-assign]
+    for name in ("training_step", "validation_step"):
+        step = getattr(TrainingModule, name)
+
+        def wide(self: TrainingModule, *args: Any, step: Any = step) -> Any:
+            with plugin.forward_context():
+                return step(self, *args)
+
+        setattr(TrainingModule, name, wide)
 
 
 def watch(data: Data, *, double: bool, log: str, die_at: tuple[int, int]) -> None:
@@ -122,7 +140,9 @@ def watch(data: Data, *, double: bool, log: str, die_at: tuple[int, int]) -> Non
                         file.writelines(f"{line} {count} {rank}\n" for line in lines)
                 if die_at[1] == count and die_at[0] in (int(rank), 9):
                     os.kill(os.getpid(), signal.SIGKILL)
-            return images.double() if double else images, targets
+            if not double:
+                return images, targets
+            return images.double(), targets.double() if targets.is_floating_point() else targets
 
         split.prepare = watched
 
