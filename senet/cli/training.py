@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from senet.cli.output import print_json, progress, styled, table
@@ -175,7 +176,7 @@ def resume(
     as_json: bool,
     started: Callable[[str], int | None] = lambda device: None,
     images: str = "",
-    lr: str = "",
+    changes: Mapping[str, str] = MappingProxyType({}),
     seeds: int = 0,
     jobs: int = 0,
     devices: int = 0,
@@ -187,13 +188,13 @@ def resume(
         as_json: Print JSON.
         started: Starts the processes that continue a run on a device, as `launched`; by default none.
         images: Folder that the images are in now; "" where they are still where they were.
-        lr: Learning rate of a run from now on; "" for as before.
+        changes: Field of a run's recipe -> its text from now on.
         seeds: Number of seeds from now on; 0 for those of the plan.
         jobs: Runs side by side; 0 for as many as before.
         devices: Processes that continue one run; 0 where none are asked for.
 
     Raises:
-        ConfigError: `seeds` or `jobs` where there is one run, `devices` or `lr` where there are several.
+        ConfigError: `seeds` or `jobs` where there is one run, `devices` or `changes` where there are several.
         RunError: It is neither the folder of a run nor of an experiment, or its run is finished.
     """
     from senet.experiments.plan import read_plan
@@ -204,13 +205,12 @@ def resume(
             if value:
                 raise ConfigError(f"--{name}: has no effect, {folder} is the folder of one run")
         recipe = read_recipe(folder)
-        recipe = override(recipe, f"optim.lr={lr}") if lr else recipe
+        recipe = override(recipe, *(f"{field}={value}" for field, value in changes.items()))
         if (status := started(recipe.train.device)) is not None:
             return status
         return _train_one(moved(recipe, images) if images else recipe, folder, as_json=as_json, resumed=True)
-    for name, value in (("devices", devices), ("lr", lr)):
-        if value:
-            raise ConfigError(f"--{name}: is for one run, and {folder} is the folder of an experiment")
+    for name in (*(["devices"] if devices else []), *changes):
+        raise ConfigError(f"--{name}: is for one run, and {folder} is the folder of an experiment")
     with progress(as_json):
         say = counting(folder, with_seeds(read_plan(folder), seeds).experiments)
         results = resume(folder, images=images, seeds=seeds, jobs=jobs, announce=announce, say=say)

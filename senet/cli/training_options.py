@@ -17,6 +17,7 @@ from senet.recipes.recipe import Recipe
 from senet.recipes.registry import get_recipe, recipe_for
 
 MOVED, RATE = ("data", "data.name"), ("lr", "optim.lr")
+LEFT_OUT = ("skip_batches", "train.skip_batches")
 """How the fields are typed that a resumed run may change."""
 
 MOST_DEVICES = 2**16
@@ -88,16 +89,17 @@ def check_resume(line: Line) -> dict[str, Any]:
         ConfigError: a number below 1, or other options beside it.
     """
     use_code(line)
-    others = line.beside("resume", "json", "seeds", "jobs", "devices", "nodes", "code", *MOVED, *RATE)
+    others = line.beside("resume", "json", "seeds", "jobs", "devices", "nodes", "code", *MOVED, *RATE, *LEFT_OUT)
     if others:
-        taken = "--data, --lr, --seeds, --jobs and --devices"
+        taken = "--data, --lr, --skip-batches, --seeds, --jobs and --devices"
         raise ConfigError(f"--resume: takes no other options but {taken}, not {others[0]}")
     found = {name: line[name] if name in line.given else 0 for name in ("seeds", "jobs", "devices")}
     for name, number in found.items():
         if name in line.given and name != "devices" and not 1 <= number <= MOST_SEEDS:
             raise ConfigError(f"--{name}: {number} is out of range; expected: 1 to {MOST_SEEDS:,}")
-    images, lr = line.field(*MOVED) or "", line.field(*RATE) or ""
-    return {"folder": Path(line["resume"]).expanduser(), "as_json": line["json"], "images": images, "lr": lr, **found}
+    changes = {field: value for name, field in (RATE, LEFT_OUT) if (value := line.field(name, field))}
+    folder, images = Path(line["resume"]).expanduser(), line.field(*MOVED) or ""
+    return {"folder": folder, "as_json": line["json"], "images": images, "changes": changes, **found}
 
 
 def chosen_recipe(line: Line, model: str) -> Recipe:

@@ -352,6 +352,8 @@ class TrainRecipe:
         device: "auto", a GPU if there is one, "cpu" or "cuda".
         threads: CPU threads; 0 for torch's own number.
         limit_batches: for a trial, the most batches per epoch of training and of evaluation; 0 for all.
+        skip_batches: training batches that are not trained on, by their number in the run, from 1: for a run that
+            stopped at a loss of NaN, which says the number.
         save_batches: also write the resumable checkpoint every that many batches; 0 writes it after each epoch only.
         logger: also log by Lightning's logger: "tensorboard", "wandb", "mlflow" (each an extra of that name) or "csv".
     """
@@ -376,6 +378,7 @@ class TrainRecipe:
     device: Device = "auto"
     threads: int = 0
     limit_batches: int = 0
+    skip_batches: tuple[int, ...] = ()
     save_batches: int = 0
     logger: Literal["none", "tensorboard", "csv", "wandb", "mlflow"] = "none"
 
@@ -388,6 +391,8 @@ class TrainRecipe:
         check_at_least(self, 0, "drop_path", "early_stopping", "freeze_epochs")
         check_at_most(self, MOST_THREADS, "threads")
         check_at_most(self, MOST_IMAGES, "limit_batches", "accumulate", "save_batches")
+        if any(number < 1 for number in self.skip_batches):
+            raise ConfigError(f"skip_batches: {self.skip_batches!r} are not all numbers of batches; expected: from 1")
         for name in ("label_smoothing", "ema", "drop_path"):
             if getattr(self, name) >= 1:
                 raise ConfigError(f"{name}: {getattr(self, name)!r} is not below 1")

@@ -272,13 +272,16 @@ class Keeper(Checkpoint):
         names = merged(pl_module.names)
         if not rank():
             write_text(self.folder / NAN, "".join(f"{name}\n" for name in names))
-        # The runs of an experiment keep its rate.
-        lower = f"--resume {shlex.quote(str(self.folder))} --lr {self.recipe(pl_module).optim.lr / 10:g}"
+        how = ""
+        # The runs of an experiment keep its rate and its batches.
+        if self.signals.resumable == self.folder:
+            recipe, again = self.recipe(pl_module), f"senet train --resume {shlex.quote(str(self.folder))}"
+            left_out = ",".join(map(str, (*recipe.train.skip_batches, pl_module.number)))
+            how = f"; at a lower rate: {again} --lr {recipe.optim.lr / 10:g}; without it: --skip-batches {left_out}"
         raise RunError(
             f"epoch {trainer.current_epoch + 1}, batch {trainer.fit_loop.batch_idx + 1}: the training loss is "
             f"{value}; try a lower optim.lr. Its {len(names)} images are in {self.folder / NAN}, the first is "
-            f"{names[0] if names else 'none'}. {self.folder / LAST} is from before"
-            f"{f'; at a lower rate: senet train {lower}' if self.signals.resumable == self.folder else ''}"
+            f"{names[0] if names else 'none'}. {self.folder / LAST} is from before{how}"
         )
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:

@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from senet.create import create_model
 from senet.data import Data
-from senet.errors import DataError
+from senet.errors import ConfigError, DataError
 from senet.initialization import number
 from senet.processes import counted, gathered, rank, world
 from senet.recipes.recipe import Recipe
@@ -66,6 +66,7 @@ class TrainingModule(pl.LightningModule):
         # Images that cannot be read may leave one of a batch.
         self.fewest = fewest_images(recipe) if recipe.data.on_bad_image == "skip" and not self.is_synchronised else 1
         self.left_out = 0
+        self.has_gradient = False
         self.batch: Any = None
 
     def configure_model(self) -> None:
@@ -119,6 +120,10 @@ class TrainingModule(pl.LightningModule):
         images, targets = batch
         n = len(targets) if len(targets) >= self.fewest else 0
         self.left_out += len(targets) - n
+        if self.number in self.recipe.train.skip_batches:
+            n = 0
+        else:
+            self.has_gradient = True
         if world() > 1:
             return self.shared_step(images, targets, n)
         if not n:
@@ -133,7 +138,7 @@ class TrainingModule(pl.LightningModule):
         A process without an image takes part, with gradients of 0.
 
         Raises:
-            DataError: A detector's process has no image.
+            ConfigError, DataError: A detector's process has no image.
         """
         counts = counted(n)
         first, total = sum(counts[: rank()]), sum(counts)
@@ -142,12 +147,14 @@ class TrainingModule(pl.LightningModule):
                 loss, sums = self.task.step(self.network, images, targets)
                 self.count(sums, n)
                 return loss * (n * world() / total)
+            if not isinstance(images, Tensor) and self.number in self.recipe.train.skip_batches:
+                raise ConfigError("train.skip_batches: a detector leaves out batches only in one process")
             if not isinstance(images, Tensor):
                 raise DataError(
                     f"data.batch_size: a batch of {total} images is too small for {world()} processes, each of which "
                     "needs one to train a detector; choose a larger one, or fewer --devices"
                 )
-            stilled = still_(self.network)
+            stilled = still_(self.network, synchronised=not total)
             loss = 0 * self.task.answer(self.network, images[:0]).sum()
             for norm in stilled:
                 norm.train()
@@ -164,9 +171,22 @@ class TrainingModule(pl.LightningModule):
         self.train_sums = sums if self.train_sums is None else self.train_sums + sums
         self.train_count += n
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, and let the average follow the weights."""
-        super().optimizer_step(*args, **kwargs)
+    @property
+    def number(self) -> int:
+        """Of the batch at hand in the run, from 1."""
+        return self.trainer.fit_loop.total_batch_idx + 1
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None, **kwargs: Any
+    ) -> None:
+        """Step, and let the average follow the weights; no step where all of its batches are left out."""
+        if self.number in self.recipe.train.skip_batches and not self.has_gradient:
+            # Processes still meet, with gradients of 0, which momentum and weight decay must not see.
+            optimizer_closure()
+            optimizer.zero_grad()
+            return
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure, **kwargs)
+        self.has_gradient = False
         if self.average is not None:
             self.average.update_parameters(self.network)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -44,6 +44,7 @@ from senet.training.launch import Connected, check_one_process, local_world
 from senet.training.loggers import logger_of
 from senet.training.module import TrainingModule, fewest_images
 from senet.training.plots import plot_curves
+from senet.training.sharded import Divided
 from senet.training.tasks import Measuring, task_of
 from senet.training.weights import initial_network
 from senet.weights.header import Header
@@ -394,8 +395,7 @@ def _strategy(recipe: Recipe) -> Any:
     if world() == 1:
         return "auto"
     if recipe.train.strategy == "fsdp":
-        # One file for each checkpoint, which any number of processes reads.
-        return ModelParallelStrategy(world(), 1, save_distributed_checkpoint=False)
+        return Divided()
     # Else torch regroups the gradients after the first step, also that of a resumed run, and with their places in a
     # group the last bits of their sums would change. It is also what frozen layers need.
     return DDPStrategy(find_unused_parameters=True)

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from senet.processes import world
+
+
+class Sum(torch.autograd.Function):
+    """The sum of a tensor over all processes, each of which has its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """The sum."""
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """Every process has used the sum."""
+        gradient = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient
 
 
 class SyncBatchNorm(_BatchNorm):
@@ -23,11 +43,11 @@ class SyncBatchNorm(_BatchNorm):
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         dims, shape = [0, *range(2, x.dim())], [1, -1, *[1] * (x.dim() - 2)]
         own = torch.full((1,), x.numel() / x.shape[1], dtype=wide.dtype, device=x.device)
-        sums = all_reduce(torch.cat([wide.sum(dims), own]))
+        sums = Sum.apply(torch.cat([wide.sum(dims), own]))
         count = sums[-1].detach()
         mean = sums[:-1] / count
         centred = wide - mean.view(shape)
-        var = all_reduce(centred.square().sum(dims)) / count
+        var = Sum.apply(centred.square().sum(dims)) / count
         self._follow(mean.detach(), var.detach() * count / (count - 1))
         y = centred * torch.rsqrt(var + self.eps).view(shape)
         if self.weight is not None:
@@ -63,10 +83,17 @@ def synchronise_(network: nn.Module) -> list[str]:
     return [name for name, _ in found]
 
 
-def still_(network: nn.Module) -> list[nn.Module]:
-    """Put the batch norms of this process alone in evaluation mode; returns those that were in training mode."""
+def still_(network: nn.Module, *, synchronised: bool = False) -> list[nn.Module]:
+    """Put batch norms in evaluation mode; returns those that were in training mode.
+
+    Args:
+        network: In training.
+        synchronised: Also those that take the statistics of all processes, where none of these has an image.
+    """
     norms: list[nn.Module] = [
-        m for m in network.modules() if isinstance(m, _BatchNorm) and not isinstance(m, SyncBatchNorm) and m.training
+        m
+        for m in network.modules()
+        if isinstance(m, _BatchNorm) and m.training and (synchronised or not isinstance(m, SyncBatchNorm))
     ]
     for norm in norms:
         norm.eval()

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 
@@ -107,7 +108,8 @@ def test_a_loss_of_nan_is_named_and_the_run_goes_on_at_a_lower_rate(
 
     data.train.prepare = poisoned
     folder = tmp_path / "run"
-    with pytest.raises(RunError, match=r"epoch 2, batch 5: the training loss is nan; .*--resume .*run --lr 0.005$"):
+    said = r"epoch 2, batch 5: the training loss is nan; .*run --lr 0.005; without it: --skip-batches 12$"
+    with pytest.raises(RunError, match=said):
         train(recipe, data, folder, quiet=True)
     assert len((folder / NAN).read_text().splitlines()) == recipe.data.batch_size
     assert all(t.isfinite().all() for t in read_ckpt(folder / LAST)["state_dict"].values())
@@ -120,6 +122,39 @@ def test_a_loss_of_nan_is_named_and_the_run_goes_on_at_a_lower_rate(
     assert second.lr == pytest.approx(other[1].lr / 10)
     rates = [group["initial_lr"] for group in torch.load(folder / LAST)["optimizer_states"][0]["param_groups"]]
     assert rates == pytest.approx([0.005] * len(rates))
+
+
+def test_batches_that_are_left_out_change_nothing(
+    recipe: Recipe,  # noqa: F811
+    open_small: Any,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """NaN in the last batches of an epoch, which are left out: the weights of the batch before, momentum or not."""
+    states: list[dict[str, torch.Tensor]] = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+            states.append({name: t.clone() for name, t in pl_module.state_dict().items()})
+
+    recipe = override(recipe, "train.epochs=1", "train.ema=0.9")
+    train(recipe, open_small(recipe), tmp_path / "whole", quiet=True, callbacks=[Watch()])
+    assert len(states) == 7
+    recipe = override(recipe, "train.skip_batches=6,7")
+    data = open_small(recipe)
+    prepare, count = data.train.prepare, 0
+
+    def poisoned(batch: Any, device: Any) -> Any:
+        nonlocal count
+        images, targets = prepare(batch, device)
+        count += 1
+        return (images * float("nan") if count > 5 else images), targets
+
+    data.train.prepare = poisoned
+    history = train(recipe, data, tmp_path / "run", quiet=True).history
+    found = read_ckpt(tmp_path / "run" / LAST)["state_dict"]
+    assert all(torch.equal(t, found[name]) for name, t in states[4].items())
+    assert not all(torch.equal(t, found[name]) for name, t in states[5].items())
+    assert history[0].train_images == 5 * 16
 
 
 @pytest.mark.slow
