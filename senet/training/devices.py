@@ -13,6 +13,8 @@ from signal import Signals
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from senet.device import pick_device
 from senet.errors import ConfigError, RunError, SenetError
@@ -179,8 +181,12 @@ def together(device: str = "auto", environment: Mapping[str, str] = os.environ) 
     if has_gpu:
         torch.cuda.set_device(int(environment["LOCAL_RANK"]))
     number, count = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+    # torchrun may keep its store when it starts processes again, and with it the addresses of those that have ended.
+    store, _, _ = next(rendezvous("env://", number, count))
+    store = PrefixStore(f"{environment.get('TORCHELASTIC_RESTART_COUNT', 0)}-of-{count}", store)
     # Small numbers are exchanged on the CPU, without waiting for the GPU.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo", rank=number, world_size=count)
+    backend = "cpu:gloo,cuda:nccl" if has_gpu else "gloo"
+    dist.init_process_group(backend, store=store, rank=number, world_size=count)
     try:
         with _only_the_first():
             yield

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +16,7 @@ import torch
 from senet.config import override
 from senet.recipes.recipe import Recipe
 from senet.runs.folder import LAST
+from senet.runs.metrics import read_metrics
 from tests.training.conftest import recipe  # noqa: F401
 from tests.training.worker import batches_kept, trained_on, trained_together
 
@@ -50,3 +56,26 @@ def test_a_killed_run_goes_on(tiny: Recipe, tmp_path: Path, victim: int, batch: 
     assert len(found) == 2 * 100
     if world == 2:
         assert all(torch.equal(t, state(broken)[name]) for name, t in state(whole).items())
+
+
+def test_torchrun_starts_again_what_was_killed(tmp_path: Path) -> None:
+    """One process of two is killed; with --max-restarts both go on from the last checkpoint."""
+    folder = tmp_path / "run"
+    command = "--nproc-per-node 2 --max-restarts 1 --rdzv-backend c10d --rdzv-endpoint 127.0.0.1:0 -m senet train"
+    small = "resnet20 --data digits --image-size 8 --train-fraction 0.1 --epochs 12 --threads 1 --device cpu --out"
+    words = [sys.executable, "-m", "torch.distributed.run", *command.split(), *small.split(), str(folder)]
+    own = os.environ | {"OMP_NUM_THREADS": "1"}
+    agent = subprocess.Popen(words, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        while not ((folder / LAST).is_file() and len(read_metrics(folder)) > 1):
+            assert agent.poll() is None
+            time.sleep(0.1)
+        children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+        said = agent.communicate(timeout=300)[0]
+    finally:
+        agent.kill()
+    assert agent.returncode == 0, said
+    assert [epoch.epoch for epoch in read_metrics(folder)] == list(range(1, 13))
+    assert said.count("2 processes share each batch") == 2
+    assert said.count("epoch   2/12") == 1
