@@ -64,8 +64,8 @@ def network(name: str, size: int) -> tuple[nn.Module, Tensor]:
 def sides(model: nn.Module, x: Tensor, names: list[str]) -> list[Subject]:
     """The sides to time, ours first."""
 
-    def ours(compile: bool = False) -> Callable[[], Tensor]:
-        fast = senet.optimize(model, x, compile=compile)
+    def ours(**options: Any) -> Callable[[], Tensor]:
+        fast = senet.optimize(model, x, **options)
         return lambda: fast(x)
 
     def compiled() -> Callable[[], Tensor]:
@@ -88,7 +88,8 @@ def sides(model: nn.Module, x: Tensor, names: list[str]) -> list[Subject]:
 
     makers: dict[str, Callable[[], Any]] = {
         "ours": ours,
-        "ours compiled": partial(ours, True),
+        "ours compiled": partial(ours, compile=True),
+        "auto": partial(ours, engine="auto"),
         "onnxruntime": partial(exported, "onnxruntime", model, x),
         "openvino": partial(exported, "openvino", model, x),
         "compiled": compiled,
@@ -139,7 +140,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--batch", default="1,8")
     parser.add_argument("--threads", default="1,2")
-    parser.add_argument("--rivals", default=",".join(RIVALS), help="also: ours compiled")
+    parser.add_argument("--rivals", default=",".join(RIVALS), help="also: ours compiled, auto")
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--size", type=int, default=0)
     parser.add_argument("--table", action="store_true")
