@@ -31,6 +31,7 @@ class Epoch:
         eval_images: How many they were.
         seconds: Training time, without the evaluation.
         step_ms: Median time of a step in milliseconds.
+        data_seconds: How much of `seconds` each process waited for its images.
     """
 
     epoch: int
@@ -43,6 +44,7 @@ class Epoch:
     eval_images: int
     seconds: float
     step_ms: float
+    data_seconds: tuple[float, ...]
 
     def row(self) -> dict[str, float | int | str | None]:
         """All values by the names of columns: "train_loss", "eval_top1_error"."""
@@ -50,7 +52,8 @@ class Epoch:
         row |= {f"train_{name}": value for name, value in self.train.items()}
         row |= {"train_images": self.train_images, "part": self.part}
         row |= {f"eval_{name}": value for name, value in self.measured.items()}
-        return row | {"eval_images": self.eval_images, "seconds": self.seconds, "step_ms": self.step_ms}
+        row |= {"eval_images": self.eval_images, "seconds": self.seconds, "step_ms": self.step_ms}
+        return row | {"data_seconds": " ".join(map(str, self.data_seconds))}
 
     @classmethod
     def of_row(cls, row: Mapping[str, str]) -> Epoch:
@@ -67,6 +70,7 @@ class Epoch:
             lr=float(row["lr"]),
             seconds=float(row["seconds"]),
             step_ms=float(row["step_ms"]),
+            data_seconds=tuple(map(float, row["data_seconds"].split())),
             part=row["part"],
             train=train,
             measured={name: float(value) if value else None for name, value in measured.items()},

@@ -167,7 +167,7 @@ class Keeper(Checkpoint):
         self.folder, self.order, self.say, self.task = folder, order, say, task
         self.history: list[Epoch] = []
         self.by_class: list[tuple[int, int, int]] = []
-        self.seconds = 0.0
+        self.seconds = self.waited = 0.0
         self.clock = self.tick = 0.0
         self.lr = 0.0
         self.plateau_state: dict[str, object] | None = None
@@ -183,14 +183,16 @@ class Keeper(Checkpoint):
             "history": [asdict(e) for e in self.history],
             "by_class": self.by_class,
             "seconds": self.seconds,
+            "waited": self.waited,
             "step_ms": self.step_ms,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        self.history = [Epoch(**values) for values in state_dict["history"]]
+        history = [values | {"data_seconds": tuple(values["data_seconds"])} for values in state_dict["history"]]
+        self.history = [Epoch(**values) for values in history]
         self.by_class = state_dict["by_class"]
-        self.seconds, self.step_ms = state_dict["seconds"], state_dict["step_ms"]
+        self.seconds, self.waited, self.step_ms = (state_dict[name] for name in ("seconds", "waited", "step_ms"))
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -256,7 +258,8 @@ class Keeper(Checkpoint):
         self.clock = self.tick = time.perf_counter()
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        """Note the learning rate of the step."""
+        """Note the learning rate of the step, and how long its images took to come."""
+        self.waited += time.perf_counter() - self.tick
         self.lr = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
@@ -327,8 +330,9 @@ class Keeper(Checkpoint):
             eval_images=eval_images,
             seconds=round(self.seconds, 3),
             step_ms=round(sorted(self.step_ms)[len(self.step_ms) // 2], 3),
+            data_seconds=tuple(ms / 1000 for ms in counted(round(1000 * self.waited))),
         )
-        self.seconds, self.step_ms, self.due = 0.0, [], False
+        self.seconds, self.waited, self.step_ms, self.due = 0.0, 0.0, [], False
         figure = measured[self.task.main]
         is_best = part == "val" and all(self.task.is_better(figure, than) for than in self.figures)
         # Also where no figure could be measured yet.
@@ -342,6 +346,7 @@ class Keeper(Checkpoint):
             write_metrics(self.folder, self.history)
         if trainer.logger is not None:
             values = {n: v for n, v in epoch.row().items() if v is not None and n not in ("epoch", "part", "step")}
+            values["data_seconds"] = max(epoch.data_seconds)
             trainer.logger.log_metrics(values, step=epoch.step)  # type: ignore[arg-type]
         t = self.recipe(pl_module).train
         if self.say is not None:
@@ -475,7 +480,11 @@ class Progress(Callback):
 
 
 def say(epoch: Epoch, epochs: int, is_best: bool) -> None:
-    """Print an epoch as one line, with the training time that is left."""
+    """Print an epoch as one line, with the training time that is left.
+
+    Of several processes, or where a tenth of the time went by waiting for images, also images per second and the
+    longest wait.
+    """
     left = epoch.seconds * (epochs - epoch.epoch)
     m, part = epoch.measured, PARTS[epoch.part]
     if "ap" in m:
@@ -486,9 +495,20 @@ def say(epoch: Epoch, epochs: int, is_best: bool) -> None:
         measured = f"{part} loss {m['loss']:.3f}  error {m['top1_error']:5.2f} %"
     print(
         f"epoch {epoch.epoch:>3}/{epochs}  lr {epoch.lr:<9.3g}training loss {epoch.train['loss']:.3f}{training}   "
-        f"{measured}   {epoch.seconds:.1f} s{f', {span(left)} left' if left else ''}{'  best' if is_best else ''}",
+        f"{measured}   {epoch.seconds:.1f} s{f', {span(left)} left' if left else ''}{_pace(epoch)}"
+        f"{'  best' if is_best else ''}",
         flush=True,
     )
+
+
+def _pace(epoch: Epoch) -> str:
+    waits, seconds = epoch.data_seconds, max(epoch.seconds, 1e-3)
+    if len(waits) == 1 and waits[0] < seconds / 10:
+        return ""
+    longest = max(range(len(waits)), key=waits.__getitem__)
+    who = f" (process {longest})" if len(waits) > 1 else ""
+    rate = f"{epoch.train_images / seconds:,.0f} images/s"
+    return f", {rate}, {100 * waits[longest] / seconds:.0f} % waiting for data{who}"
 
 
 def _percent(value: float | None) -> str:

@@ -120,7 +120,7 @@ class TrainingModule(pl.LightningModule):
         images, targets = batch
         n = len(targets) if len(targets) >= self.fewest else 0
         self.left_out += len(targets) - n
-        if self.number in self.recipe.train.skip_batches:
+        if self.is_left_out:
             n = 0
         else:
             self.has_gradient = True
@@ -147,7 +147,7 @@ class TrainingModule(pl.LightningModule):
                 loss, sums = self.task.step(self.network, images, targets)
                 self.count(sums, n)
                 return loss * (n * world() / total)
-            if not isinstance(images, Tensor) and self.number in self.recipe.train.skip_batches:
+            if not isinstance(images, Tensor) and self.is_left_out:
                 raise ConfigError("train.skip_batches: a detector leaves out batches only in one process")
             if not isinstance(images, Tensor):
                 raise DataError(
@@ -172,6 +172,12 @@ class TrainingModule(pl.LightningModule):
         self.train_count += n
 
     @property
+    def is_left_out(self) -> bool:
+        """Whether the recipe leaves out this batch (`train.skip_batches`)."""
+        left_out = self.recipe.train.skip_batches
+        return bool(left_out) and self.number in left_out
+
+    @property
     def number(self) -> int:
         """Of the batch at hand in the run, from 1."""
         return self.trainer.fit_loop.total_batch_idx + 1
@@ -180,7 +186,7 @@ class TrainingModule(pl.LightningModule):
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None, **kwargs: Any
     ) -> None:
         """Step, and let the average follow the weights; no step where all of its batches are left out."""
-        if self.number in self.recipe.train.skip_batches and not self.has_gradient:
+        if self.is_left_out and not self.has_gradient:
             # Processes still meet, with gradients of 0, which momentum and weight decay must not see.
             optimizer_closure()
             optimizer.zero_grad()

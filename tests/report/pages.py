@@ -88,6 +88,7 @@ def history(start: float, epochs: int = 10) -> tuple[Epoch, ...]:
             eval_images=400,
             seconds=6.0,
             step_ms=3.0,
+            data_seconds=(0.5,),
         )
         for e in range(1, epochs + 1)
     )

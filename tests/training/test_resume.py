@@ -23,7 +23,7 @@ from senet.runs.recipe_file import read_recipe, write_recipe
 from senet.training.callbacks import Interrupted
 from senet.training.run import train
 
-CLOCKS = {"seconds", "step_ms", "senet", "digest"}
+CLOCKS = {"seconds", "step_ms", "data_seconds", "waited", "senet", "digest"}
 """What may differ: times, and the header and the digest, which hold them."""
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import subprocess
 import sys
+import time
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from senet.errors import ConfigError, MissingExtraError, RunError
 from senet.kernels import dispatch
 from senet.recipes.recipe import OptimRecipe, Recipe, ScheduleRecipe
 from senet.runs.folder import BEST, ENVIRONMENT, LAST, SUMMARY
-from senet.runs.metrics import Epoch
+from senet.runs.metrics import Epoch, read_metrics
 from senet.runs.recipe_file import read_recipe, write_recipe
 from senet.training.module import TrainingModule, freeze_batch_norm_
 from senet.training.plots import plot_curves
@@ -298,3 +300,23 @@ def test_a_plateau_of_test_images_chooses_no_rate(recipe: Recipe, open_small: An
     with pytest.raises(ConfigError, match=r"schedule.kind: 'plateau' needs validation images, and digits has none"):
         train(recipe, replace(data, val=None, test=data.val), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_waiting_for_images_is_measured_and_said(
+    recipe: Recipe, open_small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = replace(recipe, train=replace(recipe.train, epochs=1), data=replace(recipe.data, workers=0))
+    data = open_small(one)
+    fetch = type(data.train).__getitem__
+
+    def slowly(self: Any, i: Any) -> Any:
+        time.sleep(0.1)
+        return fetch(self, i)
+
+    train(one, data, tmp_path / "quick")
+    (quick,) = read_metrics(tmp_path / "quick")
+    monkeypatch.setattr(type(data.train), "__getitem__", slowly)
+    train(one, data, tmp_path / "slow")
+    (slow,) = read_metrics(tmp_path / "slow")
+    assert quick.data_seconds[0] < slow.data_seconds[0] <= slow.seconds
+    assert re.search(r" s, [\d,]+ images/s, \d+ % waiting for data", capsys.readouterr().out)
