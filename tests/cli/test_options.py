@@ -57,7 +57,7 @@ def other_value(path: str, hint: Any, base: Recipe = BASE) -> str:
         return str(value + 1)
     if hint is float:
         return str(value + 0.25 if value + 0.25 < 1 else value / 2)
-    return "elsewhere"
+    return "3,5" if get_origin(hint) is tuple and get_args(hint)[0] is int else "elsewhere"
 
 
 def test_there_are_the_fields_we_think_there_are() -> None:

@@ -102,7 +102,8 @@ def test_an_experiment_whose_images_were_moved(senet: Call, tmp_path: Path) -> N
     [
         (
             ["--data", "photos", "--momentum", "0"],
-            "--resume: takes no other options but --data, --lr, --seeds, --jobs and --devices, not --momentum",
+            "--resume: takes no other options but --data, --lr, --skip-batches, --seeds, --jobs and --devices, "
+            "not --momentum",
         ),
         (["--data", "photos"], "--data: has no effect, the images are 'digits', which is not a folder"),
     ],

@@ -150,7 +150,7 @@ def test_no_target_lists_them(senet: Call) -> None:
         (["--resume", "x", "--seeds", "many"], "--seeds: 'many' is not a whole number"),
         (
             ["--resume", "x", "--rows", "a"],
-            "--resume: takes no other options but --data, --lr, --seeds, --jobs and --devices",
+            "--resume: takes no other options but --data, --lr, --skip-batches, --seeds, --jobs and --devices",
         ),
     ],
 )
