@@ -17,6 +17,8 @@ from senet.deploy.fold import layer_of, set_weights, weights_of
 from senet.deploy.graph import Graph, aten, only_user, operation, shape
 from senet.deploy.squeeze_early import first_layer, groups_of, is_mean, is_squeeze, pointwise_layer
 
+VIEWS = (aten.view.default, aten._unsafe_view.default, aten.reshape.default)
+
 
 def move_shuffles(g: Graph) -> None:
     """Move each shuffle that only a depthwise convolution reads behind it; `aten.index_select` stands for it there."""
@@ -29,9 +31,6 @@ def move_shuffles(g: Graph) -> None:
         channels = shape(node)[1]
         if conv.args[0] is node and groups_of(conv) == channels == len(g.constant(conv.args[1])):  # type: ignore[arg-type]
             _move(g, conv, *found)
-
-
-VIEWS = (aten.view.default, aten._unsafe_view.default, aten.reshape.default)
 
 
 def _shuffle(node: fx.Node) -> tuple[fx.Node, Tensor] | None:

@@ -66,6 +66,18 @@ def library(source: Path) -> ctypes.CDLL | None:
         return _warn(source, str(error))
 
 
+def compiled(source: Path) -> ctypes.CDLL:
+    """The library of a C file, for operations that have nothing else to run.
+
+    Raises:
+        RuntimeError: It cannot be compiled here.
+    """
+    lib = library(source)
+    if lib is None:
+        raise RuntimeError(f"{source.name} is not compiled on this machine")
+    return lib
+
+
 @cache
 def are_there(sources: tuple[Path, ...]) -> bool:
     """Whether all these files are or can be compiled; at the same time, for it takes some 25 s of processor time."""

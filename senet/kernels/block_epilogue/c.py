@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from senet.kernels.block_epilogue.reference import Affine
-from senet.kernels.cc import library
+from senet.kernels.cc import compiled, library
 
 SOURCE = Path(__file__).with_name("passes.c")
 
@@ -37,9 +37,7 @@ def available() -> bool:
 
 @cache
 def _c() -> CDLL:
-    lib = library(SOURCE)
-    if lib is None:
-        raise RuntimeError("passes.c is not compiled on this machine")
+    lib = compiled(SOURCE)
     for name, (tensors, numbers, *others) in ARGUMENTS.items():
         getattr(lib, name).argtypes = [c_void_p] * tensors + [c_int64] * numbers + others
         getattr(lib, name).restype = None

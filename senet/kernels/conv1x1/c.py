@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from senet.kernels.cc import library
+from senet.kernels.cc import compiled, library
 from senet.kernels.packed import call, check, define, panels, scratch
 
 SOURCE = Path(__file__).with_name("conv1x1.c")
@@ -34,9 +34,7 @@ def pack(weight: Tensor) -> Tensor:
 
 @cache
 def _c() -> CDLL:
-    lib = library(SOURCE)
-    if lib is None:
-        raise RuntimeError("conv1x1.c is not compiled on this machine")
+    lib = compiled(SOURCE)
     lib.scratch.restype = c_int64
     lib.scratch.argtypes = [c_int64] * 4 + [c_int] * 2
     return lib

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from senet.kernels.cc import library
+from senet.kernels.cc import compiled, library
 from senet.kernels.packed import call, check, define, panels, scratch
 
 SOURCE = Path(__file__).with_name("conv3x3.c")
@@ -68,9 +68,7 @@ def _slope(p: float) -> float:
 
 @cache
 def _c() -> CDLL:
-    lib = library(SOURCE)
-    if lib is None:
-        raise RuntimeError("conv3x3.c is not compiled on this machine")
+    lib = compiled(SOURCE)
     lib.scratch.restype = c_int64
     lib.scratch.argtypes = [c_int64] * 6 + [c_int]
     lib.vectors.argtypes = [c_int64] * 2

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from senet.kernels.cc import library
+from senet.kernels.cc import compiled, library
 from senet.kernels.packed import call, channels_last, check, empty, number, operations, scratch
 
 SOURCE = Path(__file__).with_name("depthwise.c")
@@ -47,9 +47,7 @@ def pack(weight: Tensor) -> Tensor:
 
 @cache
 def _c() -> CDLL:
-    lib = library(SOURCE)
-    if lib is None:
-        raise RuntimeError("depthwise.c is not compiled on this machine")
+    lib = compiled(SOURCE)
     lib.scratch.restype = lib.ring.restype = c_int64
     lib.scratch.argtypes, lib.ring.argtypes = [c_int64] * 3, [c_int64] * 4
     return lib

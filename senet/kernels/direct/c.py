@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from senet.kernels.cc import library
+from senet.kernels.cc import compiled, library
 from senet.kernels.packed import call, channels_last, check, define, panels, scratch
 
 SOURCE = Path(__file__).with_name("direct.c")
@@ -59,9 +59,7 @@ def _panel(c: int) -> int:
 
 @cache
 def _c() -> CDLL:
-    lib = library(SOURCE)
-    if lib is None:
-        raise RuntimeError("direct.c is not compiled on this machine")
+    lib = compiled(SOURCE)
     lib.vectors.argtypes = [c_int64]
     lib.vectors.restype = lib.scratch.restype = c_int64
     return lib

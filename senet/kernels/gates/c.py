@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from senet.kernels.cc import library
+from senet.kernels.cc import compiled, library
 from senet.kernels.packed import call, channels_last, check, define, empty, number, operations, scratch
 
 SOURCE = Path(__file__).with_name("gates.c")
@@ -34,10 +34,7 @@ def available() -> bool:
 
 @cache
 def _c() -> CDLL:
-    lib = library(SOURCE)
-    if lib is None:
-        raise RuntimeError("gates.c is not compiled on this machine")
-    return lib
+    return compiled(SOURCE)
 
 
 def _run(z: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, act: str, gate: str) -> Tensor:

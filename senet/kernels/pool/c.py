@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from senet.kernels.cc import library
+from senet.kernels.cc import compiled, library
 from senet.kernels.packed import call, channels_last, check, empty, operations
 
 SOURCE = Path(__file__).with_name("pool.c")
@@ -27,10 +27,7 @@ def available() -> bool:
 
 @cache
 def _c() -> CDLL:
-    lib = library(SOURCE)
-    if lib is None:
-        raise RuntimeError("pool.c is not compiled on this machine")
-    return lib
+    return compiled(SOURCE)
 
 
 def _size(d: int, kernel: int, stride: int, padding: int, ceil: bool) -> int:
