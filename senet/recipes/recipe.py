@@ -391,8 +391,8 @@ class TrainRecipe:
         check_at_least(self, 0, "drop_path", "early_stopping", "freeze_epochs")
         check_at_most(self, MOST_THREADS, "threads")
         check_at_most(self, MOST_IMAGES, "limit_batches", "accumulate", "save_batches")
-        if any(number < 1 for number in self.skip_batches):
-            raise ConfigError(f"skip_batches: {self.skip_batches!r} are not all numbers of batches; expected: from 1")
+        if wrong := [number for number in self.skip_batches if number < 1]:
+            raise ConfigError(f"skip_batches: {wrong[0]} is not the number of a batch; expected: 1 or above")
         for name in ("label_smoothing", "ema", "drop_path"):
             if getattr(self, name) >= 1:
                 raise ConfigError(f"{name}: {getattr(self, name)!r} is not below 1")
