@@ -22,6 +22,7 @@ from sphinx.util.docutils import SphinxDirective
 
 import senet
 from senet.config import field_docs, field_types
+from senet.report.render import SCRIPTS
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +121,17 @@ def complete_roles(
         context[part] = context.get(part, "").replace(before, after)
 
 
+def write_reports(app: Sphinx, error: Exception | None) -> None:
+    """Complete the pages of `docs/reports`, which `senet compare` wrote: the package's style and scripts go into them."""
+    assets = Path(senet.__file__).parent / "report" / "assets"
+    style = (assets / "style.css").read_text()
+    scripts = "\n".join((assets / name).read_text() for name in SCRIPTS)
+    for page in () if error else (Path(app.srcdir) / "reports").glob("*.html"):
+        text = page.read_text().replace("<style></style>", f"<style>{style}</style>")
+        text = text.replace("<script></script>", f'<script>"use strict";(() => {{\n{scripts}\n}})();</script>')
+        (Path(app.outdir) / "_static" / page.name).write_text(text)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     # After the theme's own handler, which makes the navigation.
@@ -128,4 +140,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("help", Help)
     app.connect("source-read", check_paths)
     app.connect("env-check-consistency", check_exports)
+    app.connect("build-finished", write_reports)
     return {"parallel_read_safe": True}
