@@ -122,7 +122,7 @@ def complete_roles(
 
 
 def write_reports(app: Sphinx, error: Exception | None) -> None:
-    """Complete the pages of `docs/reports`, which `senet compare` wrote: the package's style and scripts go into them."""
+    """Complete the pages of `docs/reports`, which `senet compare` wrote, by the package's style and scripts."""
     assets = Path(senet.__file__).parent / "report" / "assets"
     style = (assets / "style.css").read_text()
     scripts = "\n".join((assets / name).read_text() for name in SCRIPTS)
