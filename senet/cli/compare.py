@@ -7,7 +7,14 @@ from dataclasses import replace
 
 from senet.cli import training
 from senet.cli.parse import Line, Parser, leaves
-from senet.cli.training_options import COMMON, check_resume, chosen_recipe, network_options, run_options
+from senet.cli.training_options import (
+    COMMON,
+    check_resume,
+    chosen_recipe,
+    device_options,
+    network_options,
+    run_options,
+)
 from senet.config import override
 from senet.errors import ConfigError
 from senet.experiments.experiment import comparison, file_name
@@ -38,6 +45,7 @@ def run(argv: list[str]) -> int:
     network_options(parser)
     parser.option("seeds", type=int, default=3, metavar="N", help="number of seeds, from train.seed up")
     run_options(parser)
+    device_options(parser, nodes=False)
     line = parser.read(argv)
     if "resume" in line.given:
         return training.resume(**check_resume(line))

@@ -9,7 +9,7 @@ from pathlib import Path
 from senet.cli import training
 from senet.cli.output import table
 from senet.cli.parse import Line, Parser, read_list, value_at
-from senet.cli.training_options import COMMON, check_resume, run_options
+from senet.cli.training_options import COMMON, check_resume, device_options, run_options
 from senet.config import override
 from senet.errors import ConfigError
 from senet.experiments.change import changed, on_data, shortened, with_network, with_rows
@@ -29,9 +29,9 @@ Without --data, --epochs and the like it is the paper's experiment, whole. On ot
 another size it is a smaller experiment of the same kind, and the result says what differs. --budget 2h chooses the
 epochs. Before anything is trained the plan is printed with the time that it will take; --plan stops there. The folder
 holds all: called again, finished runs are kept, interrupted ones continue exactly where they were, and seeds, rows or
-targets are added; --resume FOLDER does so too, and needs no other options but --seeds and --jobs to change them. Fields
-of data, optim, schedule and train can be set as in `senet train`; with --batch-size or --accumulate the learning rate
-is scaled in proportion, unless it is set too."""
+targets are added; --resume FOLDER does so too, and needs no other options but --seeds, --jobs and --devices to change
+them. Fields of data, optim, schedule and train can be set as in `senet train`; with --batch-size or --accumulate the
+learning rate is scaled in proportion, unless it is set too."""
 
 EXAMPLES = (
     "senet reproduce table4 --plan",
@@ -85,6 +85,7 @@ def _parser() -> Parser:
     parser.option("seeds", type=int, default=3, metavar="N", help="runs of each row")
     parser.option("subset", type=float, default=1.0, metavar="PART", help="of the training images, class by class")
     run_options(parser, "by default runs/reproduce-TARGET-DATA")
+    device_options(parser, nodes=False)
     return parser
 
 

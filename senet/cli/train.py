@@ -65,9 +65,8 @@ def run(argv: list[str]) -> int:
     if not is_pair:
         line.refuse(("jobs", "seeds"), "on one run")
         return training.train_one(recipe, folder, line, argv, notes=notes)
-    for name in ("devices", "nodes"):
-        if name in line.given:
-            raise ConfigError(f"--{name}: is for one network; name it as MODEL, or spread a pair by --jobs")
+    if "nodes" in line.given:
+        raise ConfigError("--nodes: is for one network; name it as MODEL, or spread a pair by --jobs and --devices")
     command = shlex.join(["senet", "train", *argv])
     pair = comparison(twins(recipe), line["seeds"], name="pair", budget=line["budget"], commands=(command,))
     return training.train_experiments([pair], folder, line, notes=notes)

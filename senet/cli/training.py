@@ -58,8 +58,7 @@ def train_one(recipe: Recipe, folder: Path, line: Line, argv: Sequence[str], *, 
         notes: Lines to print before.
     """
     recipe = placed(recipe)
-    if line["devices"] * line["nodes"] > 1 and line["budget"]:
-        raise ConfigError("--budget: is for one device; choose --epochs")
+    check_budget(line, line["devices"] * line["nodes"])
     if not line["plan"]:
         # All processes must have the same folder.
         out = () if line["out"] else ("--out", str(folder))
@@ -129,7 +128,7 @@ def train_experiments(
     Args:
         experiments: What is trained.
         folder: New, or one to which they are added.
-        line: The command line, with the options of `run_options`.
+        line: The command line, with the options of `run_options` and `device_options`.
         originals: Name -> the paper's experiment.
         notes: Lines for the plan.
 
@@ -137,11 +136,18 @@ def train_experiments(
         The exit status: 1 where a run failed.
     """
     experiments = [changed(experiment, placed) for experiment in experiments]
+    devices = line["devices"]
+    check_budget(line, devices)
     if not line["plan"]:
         # Before the time of a step is measured.
         from senet.training.launch import check_one_process
 
         check_one_process()
+        if devices > 1:
+            from senet.training.devices import check_devices
+
+            check_devices(devices, line.config.train.device)
+    notes = [*notes, *layouts(experiments, devices)]
     with progress(line["json"]):
         experiments = planned(experiments, folder, line, notes=notes)
     from senet.experiments.plan import added_to
@@ -154,9 +160,15 @@ def train_experiments(
         return 0
     with progress(line["json"]):
         say = counting(folder, experiments)
-        jobs = line["jobs"] or default_jobs()
-        results = run(experiments, folder, jobs=jobs, originals=originals, announce=announce, say=say)
+        jobs = line["jobs"] or default_jobs(devices)
+        results = run(experiments, folder, jobs=jobs, devices=devices, originals=originals, announce=announce, say=say)
     return _print_results(results, folder, as_json=line["json"])
+
+
+def check_budget(line: Line, devices: int) -> None:
+    """Raise ConfigError for a budget on several devices, where no time of a step is measured."""
+    if devices > 1 and line["budget"]:
+        raise ConfigError("--budget: is for one device; choose --epochs")
 
 
 def placed(recipe: Recipe) -> Recipe:
@@ -180,6 +192,7 @@ def resume(
     seeds: int = 0,
     jobs: int = 0,
     devices: int = 0,
+    nodes: int = 0,
 ) -> int:
     """Continue the run or the experiments in a folder.
 
@@ -191,10 +204,11 @@ def resume(
         changes: Field of a run's recipe -> its text from now on.
         seeds: Number of seeds from now on; 0 for those of the plan.
         jobs: Runs side by side; 0 for as many as before.
-        devices: Processes that continue one run; 0 where none are asked for.
+        devices: Processes that continue a run; 0 for one, or for as many as each run of the plan had.
+        nodes: Machines that continue one run; 0 where none are asked for.
 
     Raises:
-        ConfigError: `seeds` or `jobs` where there is one run, `devices` or `changes` where there are several.
+        ConfigError: `seeds` or `jobs` where there is one run, `nodes` or `changes` where there are several.
         RunError: It is neither the folder of a run nor of an experiment, or its run is finished.
     """
     from senet.experiments.plan import read_plan
@@ -209,11 +223,13 @@ def resume(
         if (status := started(recipe.train.device)) is not None:
             return status
         return _train_one(moved(recipe, images) if images else recipe, folder, as_json=as_json, resumed=True)
-    for name in (*(["devices"] if devices else []), *changes):
+    for name in (*(["nodes"] if nodes else []), *changes):
         raise ConfigError(f"--{name}: is for one run, and {folder} is the folder of an experiment")
     with progress(as_json):
-        say = counting(folder, with_seeds(read_plan(folder), seeds).experiments)
-        results = resume(folder, images=images, seeds=seeds, jobs=jobs, announce=announce, say=say)
+        plan = with_seeds(read_plan(folder), seeds)
+        print("\n".join(layouts(plan.experiments, devices or plan.devices)))
+        say = counting(folder, plan.experiments)
+        results = resume(folder, images=images, seeds=seeds, jobs=jobs, devices=devices, announce=announce, say=say)
     return _print_results(results, folder, as_json=as_json)
 
 
@@ -303,13 +319,13 @@ def planned(
 
     from senet.experiments.plan import Plan, read_plan
 
-    clock, jobs = None, line["jobs"] or 0
+    clock, jobs, devices = None, line["jobs"] or 0, line["devices"]
     if not line["plan"]:
         # An error that would stop the runs is printed instead of the plan, not after it.
         from senet.experiments.estimate import EpochClock
 
-        jobs = jobs or default_jobs()
-        clock = EpochClock([recipe for e in experiments for recipe in e.trained.values()], jobs)
+        jobs = jobs or default_jobs(devices)
+        clock = EpochClock([recipe for e in experiments for recipe in e.trained.values()], jobs, devices)
     for experiment in experiments:
         print_plan(experiment, " at most" if budget else "")
     runs = Plan(experiments=tuple(experiments)).runs
@@ -324,9 +340,9 @@ def planned(
 
     from senet.experiments.estimate import EpochClock, time_left
 
-    jobs = jobs or default_jobs()
+    jobs = jobs or default_jobs(devices)
     try:
-        clock = clock or EpochClock([recipe for e in experiments for recipe in e.trained.values()], jobs)
+        clock = clock or EpochClock([recipe for e in experiments for recipe in e.trained.values()], jobs, devices)
     except DataError as error:
         if budget:
             raise
@@ -368,11 +384,11 @@ def counting(folder: Path, experiments: Sequence[Experiment]) -> Callable[[str, 
     return say
 
 
-def default_jobs() -> int:
-    """Runs side by side where none are asked for: one for each GPU, or one."""
+def default_jobs(devices: int = 1) -> int:
+    """Runs of so many devices side by side where none are asked for: as many as the GPUs are enough for, or one."""
     import torch
 
-    return max(1, torch.cuda.device_count())
+    return max(1, torch.cuda.device_count() // devices)
 
 
 def rate_note(base: Recipe, recipe: Recipe) -> list[str]:
@@ -412,6 +428,12 @@ def layout(recipe: Recipe, count: int = 0) -> str:
         f"\n{count} processes share each batch of {recipe.data.batch_size}, {images}; the learning rate stays "
         f"{recipe.optim.lr:g}; batch norm's statistics are of {norm}"
     )
+
+
+def layouts(experiments: Sequence[Experiment], count: int) -> list[str]:
+    """How so many processes share a batch of experiments, as lines; none for one process."""
+    recipes = [recipe for experiment in experiments for recipe in experiment.trained.values()]
+    return [line.strip() for line in dict.fromkeys(layout(recipe, count) for recipe in recipes) if line]
 
 
 def epochs(count: int) -> str:

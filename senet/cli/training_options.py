@@ -41,7 +41,7 @@ def network_options(parser: Parser) -> None:
 def run_options(parser: Parser, out: str = "the folder; by default a new one in runs/") -> None:
     """What `train`, `compare` and `reproduce` share; `out`: the help of `--out`."""
     parser.option("budget", metavar="TIME", help="30m, 2h, 1d: as many epochs as fit, at most the recipe's")
-    parser.option("jobs", type=int, default=0, low=0, metavar="N", help="runs side by side; 0: one per GPU, or one")
+    parser.option("jobs", type=int, default=0, low=0, metavar="N", help="runs side by side; 0: as GPUs allow, or one")
     parser.switch("plan", help="print what would be trained, and how long it would take")
     parser.option("out", metavar="FOLDER", help=out)
     parser.switch("json", help="print the result as JSON, and progress on standard error")
@@ -49,11 +49,12 @@ def run_options(parser: Parser, out: str = "the folder; by default a new one in 
     add_code(parser)
 
 
-def device_options(parser: Parser) -> None:
-    """On how many devices a command computes."""
+def device_options(parser: Parser, *, nodes: bool = True) -> None:
+    """On how many devices a command computes; `nodes`: whether on those of several machines."""
     how: dict[str, Any] = {"type": int, "default": 1, "low": 1, "high": MOST_DEVICES}
     parser.option("devices", "processes on this machine, one per GPU, which share each batch", metavar="N", **how)
-    parser.option("nodes", "machines of a SLURM job, each with so many devices", metavar="M", rare=True, **how)
+    if nodes:
+        parser.option("nodes", "machines of a SLURM job, each with so many devices", metavar="M", rare=True, **how)
 
 
 def launched(argv: Sequence[str], line: Line, device: str) -> int | None:
@@ -99,6 +100,8 @@ def check_resume(line: Line) -> dict[str, Any]:
             raise ConfigError(f"--{name}: {number} is out of range; expected: 1 to {MOST_SEEDS:,}")
     changes = {field: value for name, field in (RATE, LEFT_OUT) if (value := line.field(name, field))}
     folder, images = Path(line["resume"]).expanduser(), line.field(*MOVED) or ""
+    if "nodes" in line.given:
+        found["nodes"] = line["nodes"]
     return {"folder": folder, "as_json": line["json"], "images": images, "changes": changes, **found}
 
 

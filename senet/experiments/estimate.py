@@ -46,14 +46,15 @@ class EpochClock:
     Args:
         recipes: Those that will be asked for, in however many epochs.
         jobs: Runs side by side, which share the CPU's threads.
+        devices: Processes that train each run together, and divide its images.
 
     Raises:
         DataError: The images are absent.
         ConfigError: A recipe cannot run on this machine.
     """
 
-    def __init__(self, recipes: Iterable[Recipe], jobs: int = 1) -> None:
-        self.jobs = jobs
+    def __init__(self, recipes: Iterable[Recipe], jobs: int = 1, devices: int = 1) -> None:
+        self.jobs, self.devices = jobs, devices
         self.counts: dict[DataRecipe, Counts] = {}
         path = cache_folder() / TIMINGS
         self.per_image = dict(read_value(Timings, path).by_key) if path.is_file() else {}
@@ -62,7 +63,7 @@ class EpochClock:
             if recipe.data not in self.counts:
                 self.counts[recipe.data] = count_data(recipe.data)
             setting = self.setting(recipe)
-            check_batches(setting[0], self.counts[recipe.data].train)
+            check_batches(setting[0], self.counts[recipe.data].train, devices)
             if timing_key(*setting) not in self.per_image:
                 missing[timing_key(*setting)] = setting
         for key, setting in Bar(missing.items(), "timing networks", unit="network"):
@@ -72,13 +73,15 @@ class EpochClock:
             write_value(path, Timings(by_key=self.per_image))
 
     def __call__(self, recipe: Recipe) -> float:
-        """Seconds of an epoch."""
-        return epoch_cost(recipe, self.counts[recipe.data], *self.per_image[timing_key(*self.setting(recipe))])
+        """Seconds of an epoch, but for the exchange of gradients."""
+        seconds = epoch_cost(recipe, self.counts[recipe.data], *self.per_image[timing_key(*self.setting(recipe))])
+        return seconds / self.devices
 
     def setting(self, recipe: Recipe) -> tuple[Recipe, torch.device, int]:
         """The recipe fitted to its images, its device, and the CPU threads of a run."""
         device = device_of(recipe)
-        threads = recipe.train.threads or (max(1, torch.get_num_threads() // self.jobs) if device.type == "cpu" else 0)
+        processes = self.jobs * self.devices
+        threads = recipe.train.threads or (max(1, torch.get_num_threads() // processes) if device.type == "cpu" else 0)
         return fitted(recipe, self.counts[recipe.data].classes), device, threads
 
 
@@ -100,6 +103,7 @@ def time_left(experiments: Sequence[Experiment], folder: Path, clock: EpochClock
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
     finished = len(runs) - len(waiting)
     side_by_side = f", {clock.jobs} at a time" if clock.jobs > 1 else ""
+    side_by_side += f", each in {clock.devices} processes" if clock.devices > 1 else ""
     return [
         *([f"{finished} of them finished"] if finished else []),
         f"about {span(total)} on {where}{side_by_side}; an epoch of {slowest.name} {span(clock(slowest))}",

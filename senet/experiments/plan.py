@@ -20,11 +20,13 @@ class Plan:
     Attributes:
         experiments: In the order in which they were added; their names differ.
         jobs: Runs side by side, for a resumption.
+        devices: Processes that train each run together, for a resumption.
         images: Folder that the images are in now; "" for that of the recipes.
     """
 
     experiments: tuple[Experiment, ...] = ()
     jobs: int = 1
+    devices: int = 1
     images: str = ""
 
     def find(self, name: str) -> Experiment | None:
@@ -58,7 +60,11 @@ def write_plan(folder: Path, plan: Plan) -> None:
 
 
 def added_to(
-    folder: Path, experiments: Sequence[Experiment], jobs: int = 1, originals: Mapping[str, Experiment] | None = None
+    folder: Path,
+    experiments: Sequence[Experiment],
+    jobs: int = 1,
+    devices: int = 1,
+    originals: Mapping[str, Experiment] | None = None,
 ) -> Plan:
     """The plan of a folder with experiments added; of a folder without a plan, theirs alone. Writes nothing.
 
@@ -66,6 +72,7 @@ def added_to(
         folder: New, or an experiment's.
         experiments: Rows, seeds and commands are added to the experiment of the same name.
         jobs: Runs side by side.
+        devices: Processes that train each run together.
         originals: Name -> the paper's experiment, which gives the order of the rows and what differs.
 
     Raises:
@@ -79,7 +86,7 @@ def added_to(
             found[new.name] = merged(old, new, (originals or {}).get(new.name)) if old else new
         except RunError as error:
             raise RunError(f"{folder} holds another experiment. {error}. Name another folder with --out") from None
-    return replace(plan, experiments=tuple(found.values()), jobs=jobs)
+    return replace(plan, experiments=tuple(found.values()), jobs=jobs, devices=devices)
 
 
 def merged(before: Experiment, now: Experiment, original: Experiment | None = None) -> Experiment:

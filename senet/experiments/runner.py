@@ -34,6 +34,7 @@ from senet.runs.folder import BEST, LAST, PLAN, RUNS
 from senet.runs.metrics import read_metrics
 from senet.runs.recipe_file import read_recipe
 from senet.runs.summary import read_summary
+from senet.training.devices import check_devices
 from senet.training.launch import check_one_process
 from senet.training.plots import plot_curves
 from senet.weights import files
@@ -51,6 +52,7 @@ def run(
     folder: Path,
     *,
     jobs: int = 1,
+    devices: int = 1,
     originals: Mapping[str, Experiment] | None = None,
     images: str = "",
     open_data: OpenData = open_images,
@@ -66,10 +68,11 @@ def run(
         folder: New or empty, or an experiment's: then rows, seeds and experiments are added, finished runs are kept,
             and interrupted ones resume.
         jobs: Runs side by side.
+        devices: Processes that train each run together.
         originals: Name -> the paper's experiment; see `added_to`.
         images: Folder that the images are in now, kept for the next time; "" for that of the plan.
         open_data: Opens the images.
-        announce: Called before each run that this process trains itself.
+        announce: Called before each run, where they are trained one after the other.
         say: Called after each run.
 
     Returns:
@@ -79,13 +82,16 @@ def run(
         RunError: The folder holds something else or another experiment, or is in use; or a launcher started several
             processes.
         DataError: The images are absent, or `images` has others than the finished runs were trained on.
+        ConfigError: This machine has not so many GPUs.
         Interrupted: A signal came; all that ran is saved.
     """
     check_one_process()
+    for name in {recipe.train.device for e in experiments for recipe in e.trained.values()} if devices > 1 else ():
+        check_devices(devices, name)
     with held(folder):
         if any(f.name != LOCK for f in folder.iterdir()) and not (folder / PLAN).is_file():
             raise RunError(f"{folder}: not empty, and not the folder of an experiment; name another with --out")
-        plan = added_to(folder, experiments, jobs, originals)
+        plan = added_to(folder, experiments, jobs, devices, originals)
         runs = Plan(experiments=tuple(experiments)).runs
         if images := images or plan.images:
             runs = {name: moved(recipe, images) for name, recipe in runs.items()}
@@ -94,7 +100,16 @@ def run(
         write_plan(folder, plan)
         if open_data is open_images:
             fetch([recipe.data for recipe in unfinished(folder, runs).values()])
-        done = run_all(runs, folder / RUNS, open_data=open_data, jobs=jobs, announce=announce, say=say, part_of=folder)
+        done = run_all(
+            runs,
+            folder / RUNS,
+            open_data=open_data,
+            jobs=jobs,
+            devices=devices,
+            announce=announce,
+            say=say,
+            part_of=folder,
+        )
         results = write_all(folder, plan, done)
         for experiment in experiments:
             if experiment.shows == "gates":
@@ -109,6 +124,7 @@ def resume(
     images: str = "",
     seeds: int = 0,
     jobs: int = 0,
+    devices: int = 0,
     open_data: OpenData = open_images,
     announce: Announce | None = None,
     say: Say = lambda name, outcome: None,
@@ -120,6 +136,7 @@ def resume(
         images: See `run`.
         seeds: Number of seeds from now on, counted from the first one; 0 for those of the plan.
         jobs: Runs side by side; 0 for as many as before.
+        devices: Processes that train each run together; 0 for as many as before.
         open_data: See `run`; so the others.
 
     Returns:
@@ -133,6 +150,7 @@ def resume(
         with_seeds(plan, seeds).experiments,
         folder,
         jobs=jobs or plan.jobs,
+        devices=devices or plan.devices,
         images=images,
         open_data=open_data,
         announce=announce,

@@ -191,17 +191,17 @@ def together(device: str = "auto", environment: Mapping[str, str] = os.environ) 
         with _only_the_first():
             yield
     except Exception as error:
-        lost = _lost(error)
-        if not number and lost is not None:
-            raise lost from None
+        ended = lost(error)
+        if not number and ended is not None:
+            raise ended from None
         if not number:
             raise
         if signum := getattr(error, "signum", 0):
             raise SystemExit(128 + signum) from None
         time.sleep(PATIENCE_S)
-        if lost is None and not isinstance(error, SenetError):
+        if ended is None and not isinstance(error, SenetError):
             raise
-        print(f"senet: process {number} of {count}: error: {lost or error}", file=sys.stderr, flush=True)
+        print(f"senet: process {number} of {count}: error: {ended or error}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None
     finally:
         dist.destroy_process_group()
@@ -216,7 +216,7 @@ def _only_the_first() -> Iterator[None]:
         yield
 
 
-def _lost(error: Exception) -> RunError | None:
+def lost(error: Exception) -> RunError | None:
     """The error in a line, if it is torch's for a process that has gone; else None."""
     signs = ("gloo", "NCCL", "TCPStore", "Connection closed by peer", "Connection reset by peer")
     if isinstance(error, SenetError) or not any(sign in str(error) for sign in signs):

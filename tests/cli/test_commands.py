@@ -17,6 +17,8 @@ import torch
 from PIL import Image
 
 from senet import __version__
+from senet.cli import main
+from senet.runs.metrics import read_metrics
 from tests.cli.conftest import TINY
 
 Call = Callable[..., tuple[int, str, str]]
@@ -156,6 +158,28 @@ def test_compare_side_by_side_is_the_same(senet: Call) -> None:
     assert json.loads(Path("side/plan.json").read_text())["jobs"] == 2
     shutil.rmtree("side/runs/se_resnet20-seed0")
     assert "[2 of 2] se_resnet20-seed0: done" in senet("train", "--resume", "side")[1]
+
+
+@pytest.mark.slow
+def test_compare_on_two_devices_goes_on_with_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The epochs of a run are printed, beside JSON on standard error."""
+    monkeypatch.chdir(tmp_path)
+    words = ["compare", "resnet20", "se_resnet20", *TINY, "--devices", "2", "--out", "c", "--json"]
+    assert main([*words, "--seeds", "1"]) == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out)["experiments"][0]["finished"] == 2
+    assert "2 processes share each batch of 16, 8 images each" in err
+    assert err.count("epoch   1/1") == 2
+    assert json.loads(Path("c/plan.json").read_text())["devices"] == 2
+    shutil.rmtree("c/runs/se_resnet20-seed0")
+    assert main(["train", "--resume", "c", "--devices", "1"]) == 0
+    assert json.loads(Path("c/plan.json").read_text())["devices"] == 1
+    waits = [len(read_metrics(Path(f"c/runs/{name}-seed0"))[0].data_seconds) for name in ("resnet20", "se_resnet20")]
+    assert waits == [2, 1]
+    assert main(["train", "--resume", "c", "--nodes", "2"]) == 2
+    assert "--nodes: is for one run, and c is the folder of an experiment" in capfd.readouterr().err
 
 
 def test_a_failed_run_is_in_the_comparison(senet: Call) -> None:

@@ -17,9 +17,12 @@ import pytest
 import torch
 
 from senet.data import open_data
+from senet.errors import DataError
 from senet.experiments import queue
+from senet.processes import rank
 from senet.recipes.recipe import Recipe
-from senet.runs.folder import SUMMARY
+from senet.runs.folder import LAST, SUMMARY
+from senet.runs.metrics import read_metrics
 from senet.runs.recipe_file import write_recipe
 from senet.runs.summary import read_summary
 from senet.training.callbacks import Interrupted
@@ -91,27 +94,30 @@ from tests.experiments.test_queue import open_few, seeded
 if __name__ == "__main__":
     recipe = read_recipe(Path(sys.argv[1]))
     say = lambda *of: print(*of, flush=True)
-    done = run_all(seeded(recipe, 0, 1), Path(sys.argv[2]), open_data=open_few, jobs=2, say=say)
+    how = {"jobs": 2, "devices": int(sys.argv[3])}
+    done = run_all(seeded(recipe, 0, 1), Path(sys.argv[2]), open_data=open_few, say=say, **how)
     print(json.dumps({name: dict(s.measured) for name, s in done.summaries.items()}))
 """
 
 
 @pytest.mark.slow
-def test_side_by_side_is_the_same_also_after_a_signal(recipe: Recipe, tmp_path: Path) -> None:
-    """Two processes; Ctrl-C, which comes to all of them, stops both, saved; called again, all is as in one process.
+@pytest.mark.parametrize("devices", [1, 2])
+def test_side_by_side_is_the_same_also_after_a_signal(recipe: Recipe, tmp_path: Path, devices: int) -> None:
+    """Two runs; Ctrl-C, which comes to all processes, stops both, saved; called again, all is as one after the other.
 
     Killed, the first takes the others with it: called again they would train into the same folders. Where one of the
     others is killed, that run alone has failed.
     """
     # They cannot stop after any batch: there is time for each to hear of the signal twice.
     recipe = replace(recipe, train=replace(recipe.train, accumulate=4))
-    alone = queue.run_all(seeded(recipe, 0, 1), tmp_path / "alone", open_data=open_few)
+    alone = queue.run_all(seeded(recipe, 0, 1), tmp_path / "alone", open_data=open_few, devices=devices)
+    assert not alone.failed
     long = tmp_path / "recipe.yaml"
     write_recipe(long, recipe)
     script = tmp_path / "side.py"
     script.write_text(SIDE_BY_SIDE)
     root = Path(__file__).parents[2]
-    command = [sys.executable, str(script), str(long), str(tmp_path / "side")]
+    command = [sys.executable, str(script), str(long), str(tmp_path / "side"), str(devices)]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     options: Any = {"env": environment, "cwd": root, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
 
@@ -122,7 +128,7 @@ def test_side_by_side_is_the_same_also_after_a_signal(recipe: Recipe, tmp_path: 
 
     endless = tmp_path / "endless.yaml"
     write_recipe(endless, replace(recipe, train=replace(recipe.train, epochs=1000)))
-    process = subprocess.Popen[bytes]([*command[:2], str(endless), command[3]], **options)
+    process = subprocess.Popen[bytes]([*command[:2], str(endless), *command[3:]], **options)
     begun(process)
     process.kill()
     # Their standard error is ours, so that its end is theirs.
@@ -139,6 +145,48 @@ def test_side_by_side_is_the_same_also_after_a_signal(recipe: Recipe, tmp_path: 
     again = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=True)
     losses = json.loads(again.stdout.splitlines()[-1])
     assert losses == {name: dict(s.measured) for name, s in alone.summaries.items()}
+    for name in losses:
+        ours, theirs = (weights(tmp_path / part / name) for part in ("side", "alone"))
+        assert all(torch.equal(ours[key], t) for key, t in theirs.items())
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / LAST, weights_only=True)["state_dict"]
+
+
+@pytest.mark.slow
+def test_a_run_in_several_processes_is_that_of_train(recipe: Recipe, tmp_path: Path) -> None:
+    """Bit for bit, with batch norm's statistics of each process."""
+    recipe = replace(recipe, data=replace(recipe.data, mixup=0.4), train=replace(recipe.train, limit_batches=5))
+    write_recipe(tmp_path / "one.yaml", recipe)
+    done = queue.run_all({"one": recipe}, tmp_path, devices=2)
+    assert not done.failed
+    words = ("train", "--config", "one.yaml", "--devices", "2", "--out", "train", "--json")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    trained = subprocess.run(
+        [sys.executable, "-m", "senet", *words], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert trained.returncode == 0, trained.stderr
+    ours, theirs = weights(tmp_path / "one"), weights(tmp_path / "train")
+    assert all(torch.equal(ours[key], t) for key, t in theirs.items())
+    assert len(read_metrics(tmp_path / "one")[-1].data_seconds) == 2
+    assert json.loads(trained.stdout)["measured"] == dict(done.summaries["one"].measured)
+
+
+def fail_in_the_other(recipe: Any, seed: int) -> Any:
+    if rank() and seed == 1:
+        raise DataError("a.jpg: cannot be read")
+    if rank() and seed == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return open_few(recipe, seed)
+
+
+@pytest.mark.slow
+def test_the_reason_of_the_process_that_failed_is_kept(recipe: Recipe, tmp_path: Path) -> None:
+    done = queue.run_all(seeded(recipe, 1, 2, 0), tmp_path, open_data=fail_in_the_other, devices=2)
+    killed = "its process was killed; is there enough memory for so many --jobs?"
+    assert done.failed == {"s1": "a.jpg: cannot be read", "s2": killed}
+    assert list(done.summaries) == ["s0"]
 
 
 def die_with_the_second(recipe: Any, seed: int) -> Any:

@@ -136,7 +136,7 @@ def test_plans_and_results_are_read_back_and_plans_added_to(recipe: Recipe, plai
     write_plan(tmp_path, Plan(experiments=(first, other), jobs=2))
     assert read_plan(tmp_path) == Plan(experiments=(first, other), jobs=2)
     more = replace(first, seeds=(0, 1))
-    assert added_to(tmp_path, [more], jobs=3) == Plan(experiments=(more, other), jobs=3)
+    assert added_to(tmp_path, [more], jobs=3, devices=2) == Plan(experiments=(more, other), jobs=3, devices=2)
     longer = replace(recipe, train=replace(recipe.train, epochs=7))
     mixed = replace(first, rows=(first.rows[0], replace(first.rows[1], recipe=longer)))
     with pytest.raises(RunError, match=rf"{tmp_path} holds another experiment. mine, SE: train.epochs: 7, not 2. Name"):

@@ -153,7 +153,7 @@ def test_tasks_of_srun_that_cannot_meet(change: dict[str, str], line: str, monke
 @pytest.mark.parametrize(
     ("command", "line"),
     [
-        ("train --devices 2", "--devices: is for one network; name it as MODEL, or spread a pair by --jobs"),
+        ("train --nodes 2", "--nodes: is for one network; name it as MODEL, or spread a pair by --jobs and --devices"),
         ("train resnet20 --devices 2 --budget 1h", "--budget: is for one device"),
         ("train resnet20 --devices 0", "--devices: 0 is too small; expected: 1 or more"),
         ("train resnet20 --nodes 2", "--nodes: 2 machines are found in a SLURM job, and this is none"),
@@ -161,7 +161,10 @@ def test_tasks_of_srun_that_cannot_meet(change: dict[str, str], line: str, monke
         ("train resnet20 --strategy fsdp --ema 0.9", "train.strategy: 'fsdp' needs train.ema=0.0, and it is 0.9"),
         ("train resnet20 --strategy fsdp --freeze-epochs 1", "'fsdp' needs train.freeze_epochs=0, and it is 1"),
         ("train resnet20 --strategy fsdp --precision fp16", "'fsdp' does not scale the loss of fp16"),
-        ("compare resnet20 se_resnet20 --devices 2", "--devices"),
+        ("compare resnet20 se_resnet20 --nodes 2", "--nodes"),
+        ("compare resnet20 se_resnet20 --devices 0", "--devices: 0 is too small; expected: 1 or more"),
+        ("train --devices 2 --budget 1h", "--budget: is for one device; choose --epochs"),
+        ("reproduce table4 --data digits --devices 2 --budget 1h", "--budget: is for one device; choose --epochs"),
     ],
 )
 def test_devices_that_are_refused(
