@@ -14,10 +14,11 @@ from senet.units.config import SEConfig
 from tests.deploy.same import trained
 
 BOTTLENECKS = ResidualNet(
-    stem=Stem(width=16, kernel=3, stride=1),
+    stem=Stem(width=64, kernel=3, stride=1),
     pool="none",
     stages=(
-        Stage(block="bottleneck", depth=2, mid=16, out=64),
+        # The channels of the stem: a shortcut without a layer. The next one is a projection.
+        Stage(block="bottleneck", depth=1, mid=16, out=64),
         Stage(block="bottleneck", depth=1, mid=32, out=128, stride=2),
     ),
     se=SEConfig(),

@@ -79,7 +79,7 @@ def test_8_bits_agree_with_float(trained: Trained, gates: str, tmp_path: Path) -
     assert before["Mul"] == before["Conv"] == {"DequantizeLinear"}
     assert before["Sigmoid"] == {"Gemm" if gates == "dynamic" else "DequantizeLinear"}
     told = {p.key: p.value for p in model.metadata_props}
-    layers = sum(n.op_type in ("Conv", "Gemm") for n in onnx.load(path).graph.node) - 6 * (gates == "dynamic")
+    layers = sum(n.op_type in ("Conv", "Gemm") for n in onnx.load(path).graph.node) - 4 * (gates == "dynamic")
     assert told["senet.int8"] == f"{gates} gates, any zero points, 0 of {layers} layers in float"
     assert told["senet.optimize"] == "any"
     assert all(key.startswith("senet.") for key in told)
@@ -95,7 +95,7 @@ def test_8_bits_are_right_on_every_processor(trained: Trained, gates: str, tmp_p
     weights = [numpy_helper.to_array(t) for t in onnx.load(out).graph.initializer if t.name.endswith("_quantized")]
     weights = [w for w in weights if w.dtype == np.int8]
     largest = max(int(abs(w.astype(int)).max()) for w in weights)
-    assert len(weights) >= 13
+    assert len(weights) >= 9
     assert largest >= 60
     assert 2 * 255 * largest <= 2**15 - 1
 
@@ -233,11 +233,11 @@ def test_optimized_in_8_bits(network: tuple[nn.Module, Tensor], engine: Any) -> 
     assert fast.engine.name == f"{engine} int8"
     done = fast.rewrites.int8
     assert done is not None
-    assert done.layers == 13
+    assert done.layers == 9
     assert done.kept == ()
     assert done.changed == pytest.approx(float((fast(x[::2]).argmax(1) != want[::2].argmax(1)).double().mean()))
     assert done.changed <= 0.01
-    assert f"  13 layers in 8 bits, 0 in float for accuracy; {100 * done.changed:.1f} % of" in str(fast.rewrites)
+    assert f"  9 layers in 8 bits, 0 in float for accuracy; {100 * done.changed:.1f} % of" in str(fast.rewrites)
     for n in (1, 3, 100):
         have, few = fast(x[1:][:n]), want[1:][:n]
         assert 1e-3 < (have - few).norm() / few.norm() < 0.1
@@ -266,6 +266,7 @@ class Uneven(nn.Module):
 
 
 def test_sums_between_layers_in_float_are_in_float() -> None:
+    torch.manual_seed(0)
     model = Uneven().eval()
     x = torch.randn(40, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     x[:, 0] = -1e4
