@@ -58,8 +58,9 @@ def kinds(report: Report) -> list[tuple[str, str]]:
 
 
 def resnet(place: str = "layer2.0.bn2", unit: nn.Module | None = None) -> nn.Module:
-    """torchvision's ResNet-18, plain or with a module behind one of its modules."""
-    model = torchvision.models.resnet18(num_classes=10)
+    """A small ResNet of torchvision, plain or with a module behind one of its modules."""
+    block = torchvision.models.resnet.BasicBlock
+    model = torchvision.models.ResNet(block, [1, 2, 1, 2], num_classes=10)
     if unit is not None:
         parent, _, name = place.rpartition(".")
         site = model.get_submodule(parent)

@@ -87,7 +87,7 @@ def test_a_command_that_needs_the_extra_says_so_in_one_line(args: tuple[str, ...
     assert (done.returncode, done.stderr) == (2, wanted)
 
 
-@pytest.mark.parametrize("args", [("--help",), ("models", "se_resnet20"), ("doctor", "folder")], ids=str)
+@pytest.mark.parametrize("args", [("models", "se_resnet20"), ("doctor", "folder")], ids=str)
 def test_commands_that_need_no_extra(args: tuple[str, ...], tmp_path: Path) -> None:
     script = (
         "import senet; from senet.models.net import Preprocessing\n"

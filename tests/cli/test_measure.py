@@ -93,15 +93,6 @@ def test_classes_by_name(senet: Call, trained: Path, tmp_path: Path) -> None:
     assert [row["name"] for row in few["per_class"]] == ["1", "3", "7"]
     assert few["top1_error"] <= found["top1_error"]
     assert few["loss"] < found["loss"]
-    images(tmp_path / "deep/some", {"7": 3, "1": 4, "3": 5})
-    status, out, err = senet("analyze", trained, "--data", tmp_path / "deep", *GREY, "--out", tmp_path / "gates")
-    assert (
-        status,
-        f"{few['top1_error']:.2f} % ({round(few['top1_error'] * 0.12)} of 12) among their 3 of the network's 10 classes"
-        in out,
-    ) == (0, True), err
-    for said in (out, senet("doctor", trained, "--data", tmp_path / "deep", *GREY)[1]):
-        assert "holds one folder, some/, which is read in its place" in said
     # The same network with its outputs named backwards: the images are other classes' then.
     save("back.safetensors", checkpoint.model, recipe=checkpoint.recipe, classes=tuple("9876543210"))
     shutil.copytree(folder, tmp_path / "back")
@@ -119,6 +110,17 @@ def test_classes_by_name(senet: Call, trained: Path, tmp_path: Path) -> None:
         Path("names.txt").write_text(text)
         status, _, err = senet("evaluate", trained, "--data", folder, *GREY, "--classes", "names.txt")
         assert (status, message in err) == (2, True), err
+
+
+@pytest.mark.slow
+def test_analyze_says_how_many_classes_there_are(senet: Call, trained: Path, tmp_path: Path) -> None:
+    folder = images(tmp_path / "deep/some", {"7": 3, "1": 4, "3": 5})
+    few = evaluate(senet, trained, "--data", folder, *GREY, "--among", "present")["top1_error"]
+    status, out, err = senet("analyze", trained, "--data", tmp_path / "deep", *GREY, "--out", tmp_path / "gates")
+    among = f"{few:.2f} % ({round(few * 0.12)} of 12) among their 3 of the network's 10 classes"
+    assert (status, among in out) == (0, True), err
+    for said in (out, senet("doctor", trained, "--data", tmp_path / "deep", *GREY)[1]):
+        assert "holds one folder, some/, which is read in its place" in said
 
 
 def test_a_cached_answer_is_of_its_part_and_classes(senet: Call, trained: Path, tmp_path: Path) -> None:
