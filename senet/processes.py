@@ -13,6 +13,9 @@ from typing import Any
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
 """What torchrun tells each process that it starts; some of them alone are left-overs of an earlier start."""
 
+NO_JOB = "none"
+"""torchrun's name of a job that was given none (--rdzv-id)."""
+
 
 def is_one_of_several(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether torchrun started this process and others."""
@@ -28,6 +31,12 @@ def has_tasks(environment: Mapping[str, str] = os.environ) -> bool:
 def is_restarted(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether torchrun or SLURM started the same command before, and it ended unfinished."""
     return any(environment.get(name, "0") != "0" for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+
+
+def job(environment: Mapping[str, str] = os.environ) -> str:
+    """torchrun's name of the job that this process is of, "" for none: it stays when processes are started again."""
+    name = environment.get("TORCHELASTIC_RUN_ID", "") if all(map(environment.get, TORCHRUN)) else ""
+    return "" if name == NO_JOB else name
 
 
 def world() -> int:

@@ -19,11 +19,12 @@ from senet.experiments.change import changed, shortened
 from senet.experiments.experiment import BUILT_IN, Experiment, Row
 from senet.files import free_name
 from senet.foreign_models import code_option
-from senet.processes import first_alone, gathered, is_restarted, rank, world
+from senet.processes import first_alone, gathered, rank, world
 from senet.progress import span
 from senet.recipes.recipe import PARTS, Recipe
 from senet.recipes.scaling import scaled
 from senet.recipes.task import TASKS
+from senet.runs.environment import is_continued
 from senet.runs.evaluation import class_counts
 from senet.runs.folder import BEST, FINAL, PAGE, PLAN, RECIPE, RUNS
 from senet.runs.recipe_file import read_recipe
@@ -92,7 +93,7 @@ def _train_one(recipe: Recipe, folder: Path, *, as_json: bool, resumed: bool = F
         print("\n".join(notes), end="\n" if notes else "")
         # Each process may have found another name that is free.
         folder = gathered(folder)[0]
-        if is_restarted() and (folder / RECIPE).is_file():
+        if gathered(is_continued(folder))[0]:
             recipe, resumed = read_recipe(folder), True
         device_of(recipe)
         with first_alone():

@@ -22,7 +22,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from senet.data import Data, open_data
 from senet.errors import SenetError
-from senet.processes import counted, first_alone, rank
+from senet.processes import NO_JOB, counted, first_alone, rank
 from senet.recipes.recipe import DataRecipe, Recipe
 from senet.runs.folder import RECIPE
 from senet.runs.summary import RunSummary, read_summary
@@ -323,7 +323,7 @@ def _begin(work: _Work) -> None:
 def _trained_together(work: _Work, number: int, port: int) -> tuple[str, Any]:
     """Train with the other processes of the run, which meet at a port of this machine."""
     found = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": work.devices, "LOCAL_WORLD_SIZE": work.devices}
-    found |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "senet"}
+    found |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": NO_JOB}
     # The first process has opened the store already.
     found |= {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0}
     os.environ.update({name: str(value) for name, value in found.items()})

@@ -9,7 +9,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from senet.runs.folder import ENVIRONMENT, read_value, write_value
+from senet.processes import is_restarted, job
+from senet.runs.folder import ENVIRONMENT, RECIPE, read_value, write_value
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +29,7 @@ class Environment:
         device: Name of the GPU, or "cpu".
         started: Time in UTC, ISO 8601.
         kernels: What computed the blocks' epilogues, see `senet.kernels.dispatch`; "layers": no kernel.
+        job: The name of the job that began it, see `senet.processes.job`.
     """
 
     python: str
@@ -41,6 +43,7 @@ class Environment:
     device: str
     started: str
     kernels: str = ""
+    job: str = ""
 
 
 def this_environment(device: torch.device, threads: int = 0, kernels: str = "") -> Environment:
@@ -69,6 +72,7 @@ def this_environment(device: torch.device, threads: int = 0, kernels: str = "") 
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         kernels=kernels,
+        job=job(),
     )
 
 
@@ -81,3 +85,14 @@ def read_environment(folder: Path) -> Environment | None:
     """The environment of a run, None where the file is absent; RunError where it is damaged or of another senet."""
     path = folder / ENVIRONMENT
     return read_value(Environment, path) if path.is_file() else None
+
+
+def is_continued(folder: Path) -> bool:
+    """Whether this process is of the job that began the run of a folder, and was started again, or later than others.
+
+    torchrun counts no restart where a machine is added, so its job is known by its name.
+    """
+    if not (folder / RECIPE).is_file():
+        return False
+    before = read_environment(folder)
+    return is_restarted() or (before is not None and before.job == job() != "")

@@ -18,7 +18,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from senet.device import pick_device
 from senet.errors import ConfigError, RunError, SenetError
-from senet.processes import has_tasks, is_one_of_several, rank
+from senet.processes import NO_JOB, has_tasks, is_one_of_several, rank
 
 SAVING_S = 60
 """Seconds that processes have to save their state when one of them has ended, or a signal came."""
@@ -59,7 +59,7 @@ def launch(argv: Sequence[str], devices: int, nodes: int = 1, *, device: str = "
         nproc_per_node=devices,
         rdzv_backend="c10d",
         rdzv_endpoint=meeting_place(nodes),
-        run_id=os.environ.get("SLURM_JOB_ID", "senet") if nodes > 1 else "senet",
+        run_id=os.environ["SLURM_JOB_ID"] if nodes > 1 else NO_JOB,
         max_restarts=0,
         shutdown_timeout=SAVING_S,
     )

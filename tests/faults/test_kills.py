@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from senet.recipes.recipe import Recipe
 from senet.runs.folder import LAST
 from senet.runs.metrics import read_metrics
 from tests.training.conftest import recipe  # noqa: F401
-from tests.training.worker import batches_kept, trained_on, trained_together
+from tests.training.worker import batches_kept, free_port, trained_on, trained_together, written
 
 pytestmark = pytest.mark.slow
 ALL = 9
@@ -79,3 +81,59 @@ def test_torchrun_starts_again_what_was_killed(tmp_path: Path) -> None:
     assert [epoch.epoch for epoch in read_metrics(folder)] == list(range(1, 13))
     assert said.count("2 processes share each batch") == 2
     assert said.count("epoch   2/12") == 1
+
+
+def test_machines_come_and_go(tiny: Recipe, tmp_path: Path) -> None:
+    """A second torchrun joins the first, and all of it is killed: each image of each epoch is trained on once.
+
+    The first machine must stay: it has torchrun's store.
+    """
+    tiny = override(tiny, "train.epochs=6")
+    folder, slow, port = tmp_path / "run", tmp_path / "slow", free_port()
+    assert trained_together(1, tiny, tmp_path / "whole", log=str(tmp_path / "whole.log"))[0][0] == 0
+    slow.touch()
+    settings = written(tiny, folder, log=str(tmp_path / "log"), slow=str(slow))
+    elastic = f"--nnodes 1:2 --nproc-per-node 1 --max-restarts 2 --rdzv-backend c10d --rdzv-endpoint 127.0.0.1:{port}"
+    words = [sys.executable, "-m", "torch.distributed.run", *elastic.split(), "--rdzv-conf", "last_call_timeout=1"]
+    words += ["--rdzv-id", "job-7", "-m", "tests.training.worker", str(settings)]
+
+    def starts() -> list[tuple[int, int, Path]]:
+        """When, with how many batches of the run done, and the log, of each start."""
+        return sorted((int(p.suffixes[-2][1:]), int(p.suffixes[-1][1:]), p) for p in tmp_path.glob("log.*"))
+
+    def has(path: Path, line: str) -> bool:
+        return any(row.endswith(line) for row in path.read_text().splitlines())
+
+    def until(is_so: Callable[[], bool]) -> None:
+        while not is_so():
+            assert all(agent.poll() is None for agent in agents), [agent.communicate() for agent in agents]
+            time.sleep(0.05)
+
+    own = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    options: Any = {"env": own, "stderr": subprocess.PIPE, "text": True}
+    agents = [subprocess.Popen[str](words, **options)]
+    try:
+        until(lambda: (folder / LAST).is_file())
+        agents.append(subprocess.Popen[str](words, **options))
+        until(lambda: len(starts()) == 2 and has(starts()[-1][2], " 3 1"))
+        other = agents.pop()
+        workers = Path(f"/proc/{other.pid}/task/{other.pid}/children").read_text().split()
+        for process in (other.pid, *map(int, workers)):
+            os.kill(process, signal.SIGKILL)
+        other.communicate()
+        slow.unlink()
+        said = agents[0].communicate(timeout=300)[1]
+    finally:
+        for agent in agents:
+            agent.kill()
+    assert agents[0].returncode == 0, said
+    alone, both, again = starts()
+    assert 0 == alone[1] < both[1] < again[1]
+    assert [has(path, " 1") for _, _, path in (alone, both, again)] == [False, True, False]
+    found = [
+        *trained_on(alone[2], before=both[1]),
+        *trained_on(both[2], before=again[1] - both[1]),
+        *trained_on(again[2]),
+    ]
+    assert sorted(found) == trained_on(tmp_path / "whole.log")
+    assert len(found) == 6 * 100

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -18,7 +19,9 @@ from lightning.pytorch.plugins.precision import DoublePrecision
 
 from senet.data import Data, open_data, splits
 from senet.errors import SenetError
+from senet.processes import gathered
 from senet.recipes.recipe import Recipe
+from senet.runs.environment import is_continued
 from senet.runs.folder import LAST
 from senet.runs.recipe_file import read_recipe, write_recipe
 from senet.training import run
@@ -82,18 +85,21 @@ def main(
     images: int = 100,
     log: str = "",
     die_at: tuple[int, int] = (-1, 0),
+    slow: str = "",
 ) -> None:
     """Train.
 
     Args:
         recipe: The file.
         folder: Of the run.
-        resume: Go on.
+        resume: Go on, where there is a run.
         double: In float64.
         workers: Loader processes, whatever this machine has.
         images: Of training.
-        log: A file to which each process adds epoch, batch, index and a digest of each image that it trains on.
+        log: A file to which each process adds epoch, index, digest, batch and rank of each image that it trains on;
+            with `slow` a file for each start, with its time in ns and the batches that the run had then in its name.
         die_at: The process that kills itself, or 9 for all, and in which batch of all that it prepares.
+        slow: A file; while it is there, each batch takes a quarter of a second.
     """
     setting = read_recipe(Path(recipe))
     splits.cpus = lambda: workers
@@ -104,7 +110,10 @@ def main(
     elif double:
         in_double_()
     with together("cpu"):
-        watch(data, double=double, log=log, die_at=(die_at[0], die_at[1]))
+        resume = resume or gathered(is_continued(Path(folder)))[0]
+        if slow:
+            log = f"{log}.{gathered(time.time_ns())[0]}.{batches_kept(Path(folder), setting) if resume else 0}"
+        watch(data, double=double, log=log, die_at=(die_at[0], die_at[1]), slow=Path(slow) if slow else None)
         run.train(setting, data, Path(folder), resume=resume, quiet=True)
 
 
@@ -122,8 +131,8 @@ def in_double_() -> None:
         setattr(TrainingModule, name, wide)
 
 
-def watch(data: Data, *, double: bool, log: str, die_at: tuple[int, int]) -> None:
-    """Do what `main` says of float64, log and death in `prepare`."""
+def watch(data: Data, *, double: bool, log: str, die_at: tuple[int, int], slow: Path | None = None) -> None:
+    """Do what `main` says of float64, log, death and time in `prepare`."""
     rank, count = os.environ["RANK"], 0
     for split in (data.train, data.measured):
         prepare = split.prepare
@@ -133,6 +142,8 @@ def watch(data: Data, *, double: bool, log: str, die_at: tuple[int, int]) -> Non
             images, targets = prepare(batch, device)
             if split is data.train:
                 count += 1
+                if slow is not None and slow.exists():
+                    time.sleep(0.25)
                 if log:
                     own = batch.indices.tolist()[: len(images)]
                     lines = [f"{batch.epoch} {i} {digest(x)}" for i, x in zip(own, images, strict=True)]
