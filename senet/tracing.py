@@ -88,16 +88,12 @@ class Sum:
         branch: Node number of the branch.
         shortcut: Node number of the shortcut.
         out: Node number of the sum.
-        branch_module: Module whose output the branch is, or None.
-        shortcut_module: Module whose output the shortcut is, or None.
         module: Innermost module that was running.
     """
 
     branch: int
     shortcut: int
     out: int
-    branch_module: str | None
-    shortcut_module: str | None
     module: str
 
 
@@ -221,7 +217,7 @@ class Trace:
             leaks = (c != out and c not in depth for n in depth if depth[n] for c in self._consumers[n])
             if depth[shortcut] == depth[branch] or depth[shortcut] > 1 or any(leaks):
                 return None
-        return Sum(branch, shortcut, out, self.module_at(branch), self.module_at(shortcut), node.module)
+        return Sum(branch, shortcut, out, node.module)
 
     def _depths(self, among: int) -> dict[int, int]:
         """Count the layers on the longest path to each node of a set; the layers that compute gates do not count."""

@@ -87,8 +87,8 @@ def test_what_is_a_residual_sum(case: int) -> None:
     t = trace(nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), Block(forward), nn.Conv2d(8, 2, 1)), torch.zeros(1, 3, 6, 6))
     (s,) = t.sums
     assert s.module == "2"
-    assert s.branch_module == (branch_module and f"2.{branch_module}")
-    assert s.shortcut_module == (f"2.{shortcut_module}" if shortcut_module else "1" if s.shortcut == 2 else None)
+    assert t.module_at(s.branch) == (branch_module and f"2.{branch_module}")
+    assert t.module_at(s.shortcut) == (f"2.{shortcut_module}" if shortcut_module else "1" if s.shortcut == 2 else None)
     assert t.nodes[s.out].op in ("add", "add_")
     assert t.nodes[s.out].shape == (1, 8, 6, 6)
     assert {s.branch, s.shortcut, 0} <= t.ancestors(s.out)
@@ -153,7 +153,7 @@ def test_units_do_not_hide_our_blocks(placement: str) -> None:
     t = trace(create_model("se_resnet50", se=SEConfig(placement=placement), device="meta"))  # type: ignore[arg-type]
     assert len(t.sums) == 16
     last = "se" if placement == "standard" else "norm"
-    assert all(s.branch_module == f"{s.module}.{last}" for s in t.sums)
+    assert all(t.module_at(s.branch) == f"{s.module}.{last}" for s in t.sums)
 
 
 def test_our_own_networks_bring_their_image_size() -> None:

@@ -10,8 +10,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-from senet.config import from_dict, to_dict
-from senet.errors import RunError
+from senet.config import to_dict
 from senet.files import write_text
 
 RESAMPLES = 1000
@@ -157,12 +156,3 @@ def ratio_of(top: Row, bottom: Row) -> Ratio:
 def write_bench(path: Path, bench: Bench) -> None:
     """Write JSON; RunError if that fails."""
     write_text(path, json.dumps(to_dict(bench), indent=1) + "\n")
-
-
-def read_bench(path: Path) -> Bench:
-    """Read what `write_bench` wrote; RunError if it cannot be read, ConfigError if it is not a benchmark."""
-    try:
-        data = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read as a benchmark: {error}") from error
-    return from_dict(Bench, data)

@@ -63,6 +63,18 @@ print("done")
 """
 
 
+COMMAND = """
+import senet
+from senet.cli import main
+from senet.models.net import Preprocessing
+
+model = senet.create_model("se_resnet20", num_classes=2)
+model.preprocessing = Preprocessing(image_size=32)
+senet.save_pretrained(model, "folder", classes=("a", "b"))
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def without_the_extra(script: str, *args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", BLOCK + script, *args], capture_output=True, text=True, check=False, cwd=cwd
@@ -76,24 +88,12 @@ def test_the_core_needs_no_extra(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("args", [("train",), ("evaluate", "folder", "--data", "digits"), ("predict", "folder", "a")])
 def test_a_command_that_needs_the_extra_says_so_in_one_line(args: tuple[str, ...], tmp_path: Path) -> None:
-    script = (
-        "import senet; from senet.models.net import Preprocessing\n"
-        'm = senet.create_model("se_resnet20", num_classes=2)\n'
-        'm.preprocessing = Preprocessing(image_size=32); senet.save_pretrained(m, "folder", classes=("a", "b"))\n'
-        "from senet.cli import main; sys.exit(main(sys.argv[1:]))"
-    )
-    done = without_the_extra(script, *args, cwd=tmp_path)
+    done = without_the_extra(COMMAND, *args, cwd=tmp_path)
     wanted = f"senet {args[0]}: error: training, data and pages need an extra: pip install 'senet[train]'\n"
     assert (done.returncode, done.stderr) == (2, wanted)
 
 
 @pytest.mark.parametrize("args", [("models", "se_resnet20"), ("doctor", "folder")], ids=str)
 def test_commands_that_need_no_extra(args: tuple[str, ...], tmp_path: Path) -> None:
-    script = (
-        "import senet; from senet.models.net import Preprocessing\n"
-        'm = senet.create_model("se_resnet20", num_classes=2)\n'
-        'm.preprocessing = Preprocessing(image_size=32); senet.save_pretrained(m, "folder", classes=("a", "b"))\n'
-        "from senet.cli import main; sys.exit(main(sys.argv[1:]))"
-    )
-    done = without_the_extra(script, *args, cwd=tmp_path)
+    done = without_the_extra(COMMAND, *args, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")

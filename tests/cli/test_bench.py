@@ -15,8 +15,9 @@ from torch import nn
 
 from senet import SEConfig, create_model, describe, get_net
 from senet.bench import subjects
-from senet.bench.result import read_bench
+from senet.bench.result import Bench
 from senet.bench.subjects import OTHERS, Plan, layers, net_of, ratios, sides
+from senet.config import from_dict
 from senet.foreign_models import CODE, allow_code
 from senet.kernels import dispatch
 from senet.recipes.registry import get_recipe
@@ -47,7 +48,7 @@ def plan(**changes: object) -> Plan:
 def test_a_tiny_network_end_to_end(senet: Call) -> None:
     status, out, _ = senet("bench", "inference", *TWENTY, "--size", "32", "--threads", "1", "--out", "b.json")
     assert status == 0, out
-    bench = read_bench(Path("b.json"))
+    bench = from_dict(Bench, json.loads(Path("b.json").read_text()))
     (case,) = bench.cases
     assert case.labels == {"network": "se_resnet20", "batch": 1, "size": 32}
     names = [f"senet {kind} {t}" for kind in ("plain", "SE") for t in ("eager", "optimized")]

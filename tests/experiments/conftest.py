@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.training.conftest import open_small, plain, recipe
+from tests.training.conftest import no_curves, open_small, plain, recipe
 
-__all__ = ["open_small", "plain", "recipe"]
+__all__ = ["no_curves", "open_small", "plain", "recipe"]

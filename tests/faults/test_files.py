@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,11 @@ from senet.runs.folder import LAST, NAN, PREVIOUS, SUMMARY
 from senet.runs.metrics import read_metrics
 from senet.training.callbacks import Interrupted
 from senet.training.run import train
-from tests.training.conftest import open_small, recipe  # noqa: F401
 from tests.training.test_resume import differences, interrupt, state
 
 
 @pytest.fixture(name="broken")
-def stopped_in_the_second_epoch(recipe: Recipe, open_small: Any, tmp_path: Path) -> Path:  # noqa: F811
+def stopped_in_the_second_epoch(recipe: Recipe, open_small: Any, tmp_path: Path) -> Path:
     """A run with a checkpoint of the first epoch and one of the second."""
     data = open_small(recipe)
     interrupt(data, 12, "SIGTERM")
@@ -45,8 +45,8 @@ def flip(path: Path, at: int) -> None:
 def test_the_checkpoint_before_is_taken(
     damage: str,
     broken: Path,
-    recipe: Recipe,  # noqa: F811
-    open_small: Any,  # noqa: F811
+    recipe: Recipe,
+    open_small: Any,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -69,7 +69,7 @@ def test_the_checkpoint_before_is_taken(
     assert differences(state(broken), state(tmp_path / "unbroken")) == []
 
 
-def test_both_checkpoints_damaged(broken: Path, recipe: Recipe, open_small: Any) -> None:  # noqa: F811
+def test_both_checkpoints_damaged(broken: Path, recipe: Recipe, open_small: Any) -> None:
     for name in (LAST, PREVIOUS):
         (broken / name).write_bytes(b"junk")
     with pytest.raises(CheckpointError, match=PREVIOUS):
@@ -91,22 +91,25 @@ def test_no_flipped_bit_of_the_weights_is_read(broken: Path) -> None:
     assert noticed > 30
 
 
-def test_a_loss_of_nan_is_named_and_the_run_goes_on_at_a_lower_rate(
-    recipe: Recipe,  # noqa: F811
-    open_small: Any,  # noqa: F811
-    tmp_path: Path,
-) -> None:
-    recipe = override(recipe, "train.save_batches=2")
-    data = open_small(recipe)
+def poison(data: Any, batches: Container[int]) -> None:
+    """Make the training images of these batches NaN, counted from 1."""
     prepare, count = data.train.prepare, 0
 
     def poisoned(batch: Any, device: Any) -> Any:
         nonlocal count
         images, targets = prepare(batch, device)
         count += 1
-        return (images * float("nan") if count == 12 else images), targets
+        return (images * float("nan") if count in batches else images), targets
 
     data.train.prepare = poisoned
+
+
+def test_a_loss_of_nan_is_named_and_the_run_goes_on_at_a_lower_rate(
+    recipe: Recipe, open_small: Any, tmp_path: Path
+) -> None:
+    recipe = override(recipe, "train.save_batches=2")
+    data = open_small(recipe)
+    poison(data, [12])
     folder = tmp_path / "run"
     said = r"epoch 2, batch 5: the training loss is nan; .*run --lr 0.005; without it: --skip-batches 12$"
     with pytest.raises(RunError, match=said):
@@ -124,11 +127,7 @@ def test_a_loss_of_nan_is_named_and_the_run_goes_on_at_a_lower_rate(
     assert rates == pytest.approx([0.005] * len(rates))
 
 
-def test_batches_that_are_left_out_change_nothing(
-    recipe: Recipe,  # noqa: F811
-    open_small: Any,  # noqa: F811
-    tmp_path: Path,
-) -> None:
+def test_batches_that_are_left_out_change_nothing(recipe: Recipe, open_small: Any, tmp_path: Path) -> None:
     """NaN in the last batches of an epoch, which are left out: the weights of the batch before, momentum or not."""
     states: list[dict[str, torch.Tensor]] = []
 
@@ -141,15 +140,7 @@ def test_batches_that_are_left_out_change_nothing(
     assert len(states) == 7
     recipe = override(recipe, "train.skip_batches=6,7")
     data = open_small(recipe)
-    prepare, count = data.train.prepare, 0
-
-    def poisoned(batch: Any, device: Any) -> Any:
-        nonlocal count
-        images, targets = prepare(batch, device)
-        count += 1
-        return (images * float("nan") if count > 5 else images), targets
-
-    data.train.prepare = poisoned
+    poison(data, range(6, 99))
     history = train(recipe, data, tmp_path / "run", quiet=True).history
     found = read_ckpt(tmp_path / "run" / LAST)["state_dict"]
     assert all(torch.equal(t, found[name]) for name, t in states[4].items())

@@ -19,7 +19,6 @@ from senet.config import override
 from senet.recipes.recipe import Recipe
 from senet.runs.folder import LAST
 from senet.runs.metrics import read_metrics
-from tests.training.conftest import recipe  # noqa: F401
 from tests.training.worker import batches_kept, free_port, trained_on, trained_together, written
 
 pytestmark = pytest.mark.slow
@@ -27,7 +26,7 @@ ALL = 9
 
 
 @pytest.fixture(name="tiny")
-def saves_often(recipe: Recipe) -> Recipe:  # noqa: F811
+def saves_often(recipe: Recipe) -> Recipe:
     """A checkpoint every second of 7 batches."""
     return override(replace(recipe, name="tiny"), "train.save_batches=2", "data.flip=true", "train.ema=0.9")
 

@@ -28,6 +28,13 @@ def tiny_net(se: UnitConfig | None) -> ResidualNet:
     )
 
 
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures have their own tests, and one takes as long as a run of the tiny network."""
+    for where in ("run", "callbacks"):
+        monkeypatch.setattr(f"senet.training.{where}.plot_curves", lambda path, runs: None)
+
+
 @pytest.fixture
 def recipe() -> Recipe:
     """SE network of 1,400 parameters; 100 digits of 8x8 pixels in 7 batches of 16 or fewer; 2 epochs."""

@@ -81,11 +81,8 @@ def few(data: Any) -> Any:
 
 @pytest.mark.parametrize("field", FIELDS)
 def test_each_field_resumes_bit_for_bit_and_is_fair_to_twins(
-    field: str, recipe: Recipe, plain: Recipe, open_small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    field: str, recipe: Recipe, plain: Recipe, open_small: Any, tmp_path: Path
 ) -> None:
-    for module in (run, callbacks):
-        # Pictures take longer than training.
-        monkeypatch.setattr(module, "plot_curves", lambda *_: None)
     workers = "data.workers=2" if field == "randaugment" else "data.workers=0"
     recipe, plain = (override(r, workers, *FIELDS[field]) for r in (recipe, plain))
 

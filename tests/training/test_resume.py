@@ -226,6 +226,7 @@ def test_resumes_bit_for_bit_with_worker_processes(
         assert differences(state(tmp_path / str(at)), state(tmp_path / "unbroken")) == [], f"stopped at batch {at}"
 
 
+@pytest.mark.parametrize("no_curves", ["drawn"])
 @pytest.mark.parametrize("file", ["metrics.csv", "last.ckpt", "best.safetensors", "curves.png", "summary.json"])
 def test_killed_at_any_file_of_the_last_epochs_end(
     file: str, recipe: Recipe, open_small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
