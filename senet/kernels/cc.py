@@ -13,13 +13,15 @@ import sys
 import tempfile
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from ctypes import c_void_p, cast
 from functools import cache
 from pathlib import Path
 
 from senet.files import cache_folder
 
 HEADERS = Path(__file__).parent
-FLAGS = ("-O3", "-march=native", "-fno-jump-tables", "-fopenmp", "-shared", "-fPIC")
+THREADS = HEADERS / "threads.c"
+FLAGS = ("-O3", "-march=native", "-fno-jump-tables", "-fopenmp", "-pthread", "-shared", "-fPIC")
 
 
 def compiler() -> list[str] | None:
@@ -33,8 +35,8 @@ def compiler() -> list[str] | None:
 def library(source: Path) -> ctypes.CDLL | None:
     """Load a C file as a library, compiled on first use into `cache_folder()`. None if it cannot be compiled.
 
-    A RuntimeWarning says once why not, or that `$CC` does not exist. OpenMP is that of torch's wheels, which has the
-    same name, so both share one pool of threads.
+    A RuntimeWarning says once why not, or that `$CC` does not exist. OpenMP, for training, is that of torch's wheels,
+    which has the same name, so both share one pool of threads; kernels for inference have `threads.c`.
     """
     try:
         cc, wanted = compiler(), shlex.split(os.environ.get("CC", ""))
@@ -76,6 +78,16 @@ def compiled(source: Path) -> ctypes.CDLL:
     if lib is None:
         raise RuntimeError(f"{source.name} is not compiled on this machine")
     return lib
+
+
+@cache
+def parallel() -> c_void_p:
+    """Address of the function by which kernels share their work.
+
+    Raises:
+        RuntimeError: It cannot be compiled here.
+    """
+    return cast(compiled(THREADS).parallel, c_void_p)
 
 
 @cache

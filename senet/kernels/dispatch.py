@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from senet.kernels.block_epilogue import c as c_passes
 from senet.kernels.block_epilogue import reference
-from senet.kernels.cc import are_there
+from senet.kernels.cc import THREADS, are_there
 
 Kernel = Literal["triton", "c", "reference", "layers", "torch"]
 
@@ -143,7 +143,8 @@ def c_convolutions(device: torch.device, dtype: torch.dtype) -> bool:
     from senet.kernels.gates import c as gates_c
     from senet.kernels.pool import c as pool_c
 
-    return are_there(tuple(c.SOURCE for c in (gates_c, conv1x1_c, conv3x3_c, depthwise_c, direct_c, pool_c)))
+    kernels = gates_c, conv1x1_c, conv3x3_c, depthwise_c, direct_c, pool_c
+    return are_there((THREADS, *(c.SOURCE for c in kernels)))
 
 
 def table() -> str:

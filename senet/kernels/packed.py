@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from senet.kernels.cc import parallel
+
 operations = torch.library.Library("senet", "FRAGMENT")
 
 ACTIVATIONS = ("none", "relu", "relu6", "hardswish", "silu", "gelu", "sigmoid", "hardsigmoid")
@@ -84,12 +86,12 @@ def number(act: str) -> int:
 
 
 def call(function: Any, tensors: Sequence[Tensor | None], *numbers: int) -> None:
-    """Call `function(const int64_t *)` of a library with addresses, 0 for None, and numbers; or record it."""
+    """Call `function(const int64_t *, Parallel *)` of a library with addresses, 0 for None, and numbers; or record it."""
     recorder = getattr(_kept, "recorder", None)
     if recorder is not None:
         recorder.add(function, tensors, numbers)
     addresses = [0 if t is None else t.data_ptr() for t in tensors]
-    function((c_int64 * (len(addresses) + len(numbers)))(*addresses, *numbers))
+    function((c_int64 * (len(addresses) + len(numbers)))(*addresses, *numbers), parallel())
 
 
 def empty(shape: Sequence[int]) -> Tensor:

@@ -14,25 +14,22 @@ from collections.abc import Sequence
 from ctypes import c_int64, c_void_p, cast
 from itertools import accumulate
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from senet.kernels.cc import library
+from senet.kernels.cc import THREADS, compiled, library
 from senet.kernels.packed import recording
 from senet.kernels.pages import Arena, is_dense
-
-SOURCE = Path(__file__).with_name("replay.c")
 
 MOST = 8
 """Recordings that a thread keeps for a chain, each with memory of its own; the least recently used goes."""
 
 
 def available() -> bool:
-    """Whether `replay.c` is or can be compiled here."""
-    return library(SOURCE) is not None
+    """Whether `threads.c` is or can be compiled here."""
+    return library(THREADS) is not None
 
 
 class Chain(torch.nn.Module):
@@ -160,9 +157,7 @@ class Recording:
         constants = (t for _, tensors, _ in self.calls for t in tensors if t is not None)
         self.calls, self.constants = [], [t for t in constants if not self._is_inside(t, inputs)]
         self.blocks = []
-        lib = library(SOURCE)
-        assert lib is not None
-        self.replay = lib.replay
+        self.replay = compiled(THREADS).replay
 
     def _is_inside(self, t: Tensor, inputs: Sequence[Tensor]) -> bool:
         memory = t.untyped_storage().data_ptr()

@@ -9,9 +9,8 @@
    w is packed: panels of NR channels, each [k][NR], the last one padded with zeros; g, b, s and e may be NULL. `room` is
    `scratch` floats to work in. */
 
-#include <omp.h>
-
 #include "floats.h"
+#include "threads.h"
 
 typedef struct {
     const float *h, *w, *g, *b, *s, *e;
@@ -96,45 +95,53 @@ int64_t scratch(int64_t M, int64_t P, int64_t K, int64_t C, int gated, int threa
     return weights + (copies ? threads * plan_of(M, K, C).block * apart(K) : 0);
 }
 
-/* `room` is for inputs that are multiplied by g, or copied. */
-static void run(const Layer *layer, const float *g, float *room, int threads)
+typedef struct { Layer l; const float *g; float *room; } Run;
+
+/* Blocks of positions, each by groups of panels. */
+static void blocks(const void *context, Work *work)
 {
-    Layer l = *layer;
-    const Plan p = plan_of(l.M, l.K, l.C);
-    const int copies = g || collide(l.K);
-    l.step = copies ? apart(l.K) : l.K;
-    const int64_t panels = (l.C + NR - 1) / NR, block = p.block, group = p.group, M = l.M, K = l.K;
-    const int64_t step = l.step, blocks = block ? (M + block - 1) / block : 0, groups = (panels + group - 1) / group;
-#pragma omp parallel num_threads(threads)
-    {
-        float *own = room + (copies ? omp_get_thread_num() * block * step : 0);
-        int64_t ready = -1; /* the block that `own` holds */
-#pragma omp for collapse(2) schedule(static)
-        for (int64_t i = 0; i < blocks; i++)
-            for (int64_t j = 0; j < groups; j++) {
-                const int64_t from = i * block, to = from + block < M ? from + block : M;
-                const int64_t last = (j + 1) * group < panels ? (j + 1) * group : panels;
-                if (copies && ready != i) {
-                    for (int64_t m = from; m < to; m++) {
-                        const float *gates = g ? g + m / l.P * K : NULL, *of = l.h + m * K;
-                        float *row = own + (m - from) * step;
-                        if (!g) memcpy(row, of, K * sizeof *row);
-                        else for (int64_t k = 0; k < K; k++) row[k] = gates[k] * of[k];
-                    }
-                    ready = i;
-                }
-                const float *rows = copies ? own : l.h + from * K;
-                /* Tiles of about equally many rows: one of a few would wait for its sums. */
-                for (int64_t c = j * group; c < last; c++)
-                    for (int64_t m = from, left = (to - from + ROWS - 1) / ROWS, n; m < to; m += n, left--) {
-                        n = (to - m + left - 1) / left;
-                        any_tile(&l, (int)n, rows + (m - from) * step, m, c * NR);
-                    }
+    const Run *run = context;
+    const Layer *l = &run->l;
+    const float *g = run->g;
+    const Plan p = plan_of(l->M, l->K, l->C);
+    const int copies = g || collide(l->K);
+    const int64_t panels = (l->C + NR - 1) / NR, groups = (panels + p.group - 1) / p.group, K = l->K, step = l->step;
+    float *own = run->room + (copies ? work->id * p.block * step : 0);
+    int64_t ready = -1; /* the block that `own` holds */
+    for (int64_t item; (item = work->next(work)) >= 0;) {
+        const int64_t i = item / groups, j = item % groups, from = i * p.block;
+        const int64_t to = from + p.block < l->M ? from + p.block : l->M;
+        const int64_t last = (j + 1) * p.group < panels ? (j + 1) * p.group : panels;
+        if (copies && ready != i) {
+            for (int64_t m = from; m < to; m++) {
+                const float *gates = g ? g + m / l->P * K : NULL, *of = l->h + m * K;
+                float *row = own + (m - from) * step;
+                if (!g) memcpy(row, of, K * sizeof *row);
+                else for (int64_t k = 0; k < K; k++) row[k] = gates[k] * of[k];
+            }
+            ready = i;
+        }
+        const float *rows = copies ? own : l->h + from * K;
+        /* Tiles of about equally many rows: one of a few would wait for its sums. */
+        for (int64_t c = j * p.group; c < last; c++)
+            for (int64_t m = from, left = (to - from + ROWS - 1) / ROWS, n; m < to; m += n, left--) {
+                n = (to - m + left - 1) / left;
+                any_tile(l, (int)n, rows + (m - from) * step, m, c * NR);
             }
     }
 }
 
-void conv1x1(const int64_t *a)
+/* `room` is for inputs that are multiplied by g, or copied. */
+static void run(const Layer *layer, const float *g, float *room, int threads, Parallel *parallel)
+{
+    Run run = {*layer, g, room};
+    const Plan p = plan_of(layer->M, layer->K, layer->C);
+    const int64_t panels = (layer->C + NR - 1) / NR, groups = (panels + p.group - 1) / p.group;
+    run.l.step = g || collide(layer->K) ? apart(layer->K) : layer->K;
+    if (p.block) parallel(threads, (layer->M + p.block - 1) / p.block * groups, blocks, &run);
+}
+
+void conv1x1(const int64_t *a, Parallel *parallel)
 {
     const float *g = (const float *)a[2];
     float *room = (float *)a[7];
@@ -143,7 +150,7 @@ void conv1x1(const int64_t *a)
                      (const float *)a[5], (float *)a[6], a[8], a[9], a[10], a[11], 0, (int)a[12]};
     const int64_t P = l.P, K = l.K, C = l.C, rows = (C + NR - 1) / NR * K;
     if (!g || !scales_weights(P, C)) {
-        run(&l, g, room, threads);
+        run(&l, g, room, threads, parallel);
         return;
     }
     for (int64_t n = 0; n * P < l.M; n++) {
@@ -154,6 +161,6 @@ void conv1x1(const int64_t *a)
         one.h += n * P * K, one.y += n * P * C, one.w = room, one.M = P;
         if (l.e) one.e += n * P * C;
         if (l.s) one.s += n * C;
-        run(&one, NULL, room + rows * NR, threads);
+        run(&one, NULL, room + rows * NR, threads, parallel);
     }
 }

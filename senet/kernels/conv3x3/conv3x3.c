@@ -14,9 +14,8 @@
    With G groups each k = K / G channels of h make c = C / G of y. w is packed: G w G' as [36][G][panels][k][width], the
    last panel padded with zeros; a panel is up to three vectors wide. b and e may be NULL; y may be e. */
 
-#include <omp.h>
-
 #include "floats.h"
+#include "threads.h"
 
 enum { OUT = 4, IN = 6, POINTS = IN * IN };
 enum { BLOCK = 32 };
@@ -188,50 +187,84 @@ int64_t scratch(int64_t N, int64_t Y, int64_t X, int64_t K, int64_t C, int64_t G
     return (p.own ? threads : 1) * POINTS * p.chunk * (p.from + p.to);
 }
 
-void conv3x3(const int64_t *a)
+/* A chunk: tiles from `first` on, n of them, of `groups` groups from g on. */
+typedef struct {
+    Plan p;
+    const float *h, *w, *b, *e;
+    float *y, *v, *m;
+    int64_t H, W, K, C, G, py, px, Y, X, g, groups, first, n;
+    int act;
+    Parallel *parallel;
+} Chunk;
+
+static void tiles_in(const void *context, Work *work)
 {
-    const float *h = (const float *)a[0], *w = (const float *)a[1], *b = (const float *)a[2], *e = (const float *)a[3];
-    float *y = (float *)a[4], *room = (float *)a[5];
-    const int64_t N = a[6], H = a[7], W = a[8], K = a[9], C = a[10], G = a[11], py = a[12], px = a[13];
-    const int act = (int)a[14], threads = (int)a[15];
-    const int64_t Y = H + 2 * py - 2, X = W + 2 * px - 2;
-    const Plan p = plan_of(N, Y, X, K, C, G, threads);
-    const int64_t most = p.vectors == 3 ? ROWS * 2 / 3 : ROWS, T = p.chunk, chunks = T ? (p.tiles + T - 1) / T : 0, panel = p.k * p.vectors * LANES;
-    /* Two barriers per chunk are enough: a thread that is ahead writes v, which no thread reads by then, and waits. */
-#pragma omp parallel num_threads(threads)
-    {
-        const int id = omp_get_thread_num(), all = omp_get_num_threads();
-        const int64_t part = p.own ? 0 : id, parts = p.own ? 1 : all, count = p.blocks * chunks;
-        float *v = room + (p.own ? id : 0) * POINTS * T * (p.from + p.to), *m = v + POINTS * T * p.from;
-        for (int64_t i = p.own ? count * id / all : 0; i < (p.own ? count * (id + 1) / all : count); i++) {
-            const int64_t g = i / chunks * p.many, groups = G - g < p.many ? G - g : p.many;
-            const int64_t first = i % chunks * T, n = p.tiles - first < T ? p.tiles - first : T;
-            const int64_t items = POINTS * groups * p.panels;
-            for (int64_t t = part; t < n; t += parts) {
-                int64_t image = (first + t) / (p.down * p.across), at = (first + t) % (p.down * p.across);
-                tile_in(h + image * H * W * K + g * p.k, v + t * p.from, T * p.from, H, W, K, groups * p.k,
-                        at / p.across * OUT - py, at % p.across * OUT - px);
-            }
-            if (!p.own) {
-#pragma omp barrier
-            }
-            int64_t j = items * part / parts, a = j / (groups * p.panels), of = j / p.panels % groups, c = j % p.panels;
-            for (const int64_t end = items * (part + 1) / parts; j < end; j++) {
-                point(p.vectors, n, (n + most - 1) / most, v + a * T * p.from + of * p.k,
-                      w + ((a * G + g + of) * p.panels + c) * panel, m + a * T * p.to + of * p.c + c * p.vectors * LANES,
-                      p.k, p.from, p.to);
-                if (++c == p.panels && ++of == groups) a++, of = 0;
-                c = c == p.panels ? 0 : c;
-            }
-            if (!p.own) {
-#pragma omp barrier
-            }
-            for (int64_t t = part; t < n; t += parts) {
-                int64_t image = (first + t) / (p.down * p.across), at = (first + t) % (p.down * p.across);
-                int64_t to = image * Y * X * C + g * p.c;
-                tile_out(m + t * p.to, T * p.to, b ? b + g * p.c : NULL, e ? e + to : NULL, y + to, Y, X, C,
-                         groups * p.c, at / p.across * OUT, at % p.across * OUT, act);
-            }
-        }
+    const Chunk *k = context;
+    const Plan *p = &k->p;
+    for (int64_t t; (t = work->next(work)) >= 0;) {
+        const int64_t image = (k->first + t) / (p->down * p->across), at = (k->first + t) % (p->down * p->across);
+        tile_in(k->h + image * k->H * k->W * k->K + k->g * p->k, k->v + t * p->from, p->chunk * p->from, k->H, k->W, k->K,
+                k->groups * p->k, at / p->across * OUT - k->py, at % p->across * OUT - k->px);
     }
+}
+
+static void products(const void *context, Work *work)
+{
+    const Chunk *k = context;
+    const Plan *p = &k->p;
+    const int64_t most = p->vectors == 3 ? ROWS * 2 / 3 : ROWS, panel = p->k * p->vectors * LANES;
+    for (int64_t i; (i = work->next(work)) >= 0;) {
+        const int64_t a = i / (k->groups * p->panels), of = i / p->panels % k->groups, c = i % p->panels;
+        point(p->vectors, k->n, (k->n + most - 1) / most, k->v + a * p->chunk * p->from + of * p->k,
+              k->w + ((a * k->G + k->g + of) * p->panels + c) * panel,
+              k->m + a * p->chunk * p->to + of * p->c + c * p->vectors * LANES, p->k, p->from, p->to);
+    }
+}
+
+static void tiles_out(const void *context, Work *work)
+{
+    const Chunk *k = context;
+    const Plan *p = &k->p;
+    for (int64_t t; (t = work->next(work)) >= 0;) {
+        const int64_t image = (k->first + t) / (p->down * p->across), at = (k->first + t) % (p->down * p->across);
+        const int64_t to = image * k->Y * k->X * k->C + k->g * p->c;
+        tile_out(k->m + t * p->to, p->chunk * p->to, k->b ? k->b + k->g * p->c : NULL, k->e ? k->e + to : NULL, k->y + to,
+                 k->Y, k->X, k->C, k->groups * p->c, at / p->across * OUT, at % p->across * OUT, k->act);
+    }
+}
+
+/* Chunk i, by `threads`. */
+static void chunk(Chunk *k, int64_t i, int threads)
+{
+    const Plan *p = &k->p;
+    const int64_t chunks = (p->tiles + p->chunk - 1) / p->chunk;
+    k->g = i / chunks * p->many, k->groups = k->G - k->g < p->many ? k->G - k->g : p->many;
+    k->first = i % chunks * p->chunk, k->n = p->tiles - k->first < p->chunk ? p->tiles - k->first : p->chunk;
+    k->parallel(threads, k->n, tiles_in, k);
+    k->parallel(threads, POINTS * k->groups * p->panels, products, k);
+    k->parallel(threads, k->n, tiles_out, k);
+}
+
+static void chunks(const void *context, Work *work)
+{
+    Chunk k = *(const Chunk *)context;
+    k.v += work->id * POINTS * k.p.chunk * (k.p.from + k.p.to);
+    k.m = k.v + POINTS * k.p.chunk * k.p.from;
+    for (int64_t i; (i = work->next(work)) >= 0;) chunk(&k, i, 1);
+}
+
+void conv3x3(const int64_t *a, Parallel *parallel)
+{
+    const int64_t N = a[6], H = a[7], W = a[8], K = a[9], C = a[10], G = a[11], py = a[12], px = a[13];
+    const int64_t Y = H + 2 * py - 2, X = W + 2 * px - 2;
+    const int threads = (int)a[15];
+    Chunk k = {plan_of(N, Y, X, K, C, G, threads), (const float *)a[0], (const float *)a[1], (const float *)a[2],
+               (const float *)a[3], (float *)a[4], (float *)a[5], NULL, H, W, K, C, G, py, px, Y, X, 0, 0, 0, 0,
+               (int)a[14], parallel};
+    const Plan *p = &k.p;
+    const int64_t count = p->chunk ? p->blocks * ((p->tiles + p->chunk - 1) / p->chunk) : 0;
+    k.m = k.v + POINTS * p->chunk * p->from;
+    if (p->own) parallel(threads, count, chunks, &k);
+    else
+        for (int64_t i = 0; i < count; i++) chunk(&k, i, threads);
 }

@@ -10,9 +10,8 @@
    Sums for z are kept for each row, in `room` (`scratch` floats), and added in order: any number of threads gives the
    same bits. b and g, gates of h, may be NULL, and z, if it is not wanted. */
 
-#include <omp.h>
-
 #include "floats.h"
+#include "threads.h"
 
 enum { T = 4 };
 
@@ -127,13 +126,18 @@ int lanes(void) { return LANES; }
 /* How many floats of scratch memory z needs. */
 int64_t scratch(int64_t N, int64_t C, int64_t Y) { return N * Y * padded(C); }
 
-void depthwise(const int64_t *a)
+static void lines(const void *context, Work *work)
+{
+    const Layer *l = context;
+    for (int64_t i; (i = work->next(work)) >= 0;) any_line(l, i / l->Y, i % l->Y, NULL, 0);
+}
+
+void depthwise(const int64_t *a, Parallel *parallel)
 {
     const Layer l = {(const float *)a[0], (const float *)a[1], (const float *)a[2], (const float *)a[3], (float *)a[4],
                      (float *)a[5], (float *)a[6], a[7], a[8], a[9], a[10], a[11], a[12], a[13], a[14], (int)a[15],
                      (int)a[16], (int)a[17], (int)a[18]};
-#pragma omp parallel for schedule(static) num_threads(l.threads)
-    for (int64_t i = 0; i < l.N * l.Y; i++) any_line(&l, i / l.Y, i % l.Y, NULL, 0);
+    parallel(l.threads, l.N * l.Y, lines, &l);
     means(&l);
 }
 
@@ -184,28 +188,39 @@ static int64_t columns(int64_t X, int64_t K, int64_t S) { return ((X + T - 1) / 
 /* How many floats of scratch memory a thread needs for rows of h. */
 int64_t ring(int64_t C, int64_t X, int64_t K, int64_t S) { return K * columns(X, K, S) * C; }
 
-void expanded(const int64_t *a)
+typedef struct {
+    Layer l;
+    const float *x, *w1, *b1;
+    float *room;
+    int64_t I;
+    int act;
+} Expanded;
+
+static void expanded_lines(const void *context, Work *work)
 {
-    const float *x = (const float *)a[0], *w1 = (const float *)a[1], *b1 = (const float *)a[2];
-    const Layer l = {NULL, (const float *)a[3], (const float *)a[4], NULL, (float *)a[5], (float *)a[6], (float *)a[7], a[9],
-                     a[10], a[11], a[13], a[14], a[15], a[16], a[17], (int)a[18], (int)a[19], (int)a[21], (int)a[22]};
-    const int64_t I = a[12], K = l.K, width = columns(l.X, K, l.S) * l.C, rows = l.N * l.Y;
-    const int64_t end = l.px + l.W < columns(l.X, K, l.S) ? l.px + l.W : columns(l.X, K, l.S);
-    const int act = (int)a[20];
-#pragma omp parallel num_threads(l.threads)
-    {
-        const int64_t id = omp_get_thread_num(), all = omp_get_num_threads();
-        float *kept = (float *)a[8] + id * ring(l.C, l.X, K, l.S);
-        int64_t image = -1, done = 0; /* rows of this image that were computed */
-        memset(kept, 0, K * width * sizeof *kept);
-        for (int64_t i = rows * id / all; i < rows * (id + 1) / all; i++) {
-            const int64_t n = i / l.Y, row = i % l.Y, top = row * l.S - l.py, to = top + K < l.H ? top + K : l.H;
-            if (n != image) image = n, done = 0;
-            if (done < top) done = top;
-            for (; done < to && l.px < end; done++)
-                expand(x + (n * l.H + done) * l.W * I, w1, b1, kept + done % K * width + l.px * l.C, end - l.px, I, l.C, act);
-            any_line(&l, n, row, kept, width);
-        }
+    const Expanded *e = context;
+    const Layer *l = &e->l;
+    const int64_t I = e->I, K = l->K, most = columns(l->X, K, l->S), width = most * l->C;
+    const int64_t end = l->px + l->W < most ? l->px + l->W : most;
+    float *kept = e->room + work->id * ring(l->C, l->X, K, l->S);
+    int64_t before = -2, done = 0; /* the line before, and how many rows of this image were computed */
+    memset(kept, 0, K * width * sizeof *kept);
+    for (int64_t i; (i = work->next(work)) >= 0; before = i) {
+        const int64_t n = i / l->Y, row = i % l->Y, top = row * l->S - l->py, to = top + K < l->H ? top + K : l->H;
+        if (i != before + 1 || !row) done = 0;
+        if (done < top) done = top;
+        for (; done < to && l->px < end; done++)
+            expand(e->x + (n * l->H + done) * l->W * I, e->w1, e->b1, kept + done % K * width + l->px * l->C, end - l->px, I,
+                   l->C, e->act);
+        any_line(l, n, row, kept, width);
     }
-    means(&l);
+}
+
+void expanded(const int64_t *a, Parallel *parallel)
+{
+    const Expanded e = {{NULL, (const float *)a[3], (const float *)a[4], NULL, (float *)a[5], (float *)a[6], (float *)a[7], a[9],
+                     a[10], a[11], a[13], a[14], a[15], a[16], a[17], (int)a[18], (int)a[19], (int)a[21], (int)a[22]},
+                        (const float *)a[0], (const float *)a[1], (const float *)a[2], (float *)a[8], a[12], (int)a[20]};
+    parallel(e.l.threads, e.l.N * e.l.Y, expanded_lines, &e);
+    means(&e.l);
 }

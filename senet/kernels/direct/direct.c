@@ -11,9 +11,8 @@
    zeros, as [group][rows][columns][k], or as [group][k][rows][columns] if `planar`: then all results of a tile along a row
    are a product of matrices, whose sums stay in registers. */
 
-#include <omp.h>
-
 #include "floats.h"
+#include "threads.h"
 
 enum { BAND = 32768, WIDE = ROWS / 3 * 4 }; /* floats of a band; rows of a tile that is one vector wide */
 
@@ -155,39 +154,43 @@ static void line(const Plan *p, const float *h, const float *w, int64_t m, int64
     }
 }
 
-void direct(const int64_t *a)
+/* Bands of rows of some groups. */
+static void bands(const void *context, Work *work)
+{
+    const Plan p = *(const Plan *)context;
+    const int64_t row = p.columns * (p.planar ? 1 : p.k), K = p.A * p.B * p.k, panel = K * p.vectors * LANES;
+    float *band = (float *)p.at + K + work->id * band_of(&p);
+    for (int64_t item; (item = work->next(work)) >= 0;) {
+        const int64_t n = item / (p.blocks * p.bands), g = item / p.bands % p.blocks * p.many;
+        const int64_t groups = p.G - g < p.many ? p.G - g : p.many, first = item % p.bands * p.rows;
+        const int64_t rows = p.Y - first < p.rows ? p.Y - first : p.rows;
+        copy(&p, band, n, g, groups, first);
+        /* A panel stays in a core's first cache for all rows, or all panels do for each row. */
+        const int64_t each = p.panels * panel <= 4096 ? 1 : rows;
+        for (int64_t of = 0; of < groups; of++)
+            for (int64_t top = 0; top < rows; top += each)
+                for (int64_t j = 0; j < p.panels; j++)
+                    for (int64_t i = top; i < top + each; i++) {
+                        const int64_t from = j * p.vectors * LANES, c = (g + of) * p.c + from;
+                        const int64_t m = (n * p.Y + first + i) * p.X;
+                        const float *h = band + of * p.height * p.columns * p.k + i * p.s * row;
+                        const float *w = p.w + ((g + of) * p.panels + j) * panel;
+                        line(&p, h, w, m, c, p.c - from);
+                    }
+    }
+}
+
+void direct(const int64_t *a, Parallel *parallel)
 {
     const Plan p = plan_of(a);
     const int threads = (int)a[26];
     const int64_t items = p.N > 0 && p.C > 0 && p.Y > 0 && p.X > 0 ? p.N * p.blocks * p.bands : 0;
-    const int64_t row = p.columns * (p.planar ? 1 : p.k), K = p.A * p.B * p.k, panel = K * p.vectors * LANES;
+    const int64_t row = p.columns * (p.planar ? 1 : p.k), K = p.A * p.B * p.k;
     int32_t *at = (int32_t *)a[5];
     for (int64_t i = 0; items && i < K; i++) {
         const int64_t c = p.planar ? i / (p.A * p.B) : 0, j = p.planar ? i % (p.A * p.B) : i;
         const int64_t width = p.planar ? p.B : p.B * p.k;
         at[i] = (int32_t)((c * p.height + j / width) * row + j % width);
     }
-#pragma omp parallel num_threads(threads)
-    {
-        const int64_t id = omp_get_thread_num(), all = omp_get_num_threads();
-        float *band = (float *)a[5] + K + id * band_of(&p);
-        for (int64_t item = items * id / all; item < items * (id + 1) / all; item++) {
-            const int64_t n = item / (p.blocks * p.bands), g = item / p.bands % p.blocks * p.many;
-            const int64_t groups = p.G - g < p.many ? p.G - g : p.many, first = item % p.bands * p.rows;
-            const int64_t rows = p.Y - first < p.rows ? p.Y - first : p.rows;
-            copy(&p, band, n, g, groups, first);
-            /* A panel stays in a core's first cache for all rows, or all panels do for each row. */
-            const int64_t each = p.panels * panel <= 4096 ? 1 : rows;
-            for (int64_t of = 0; of < groups; of++)
-                for (int64_t top = 0; top < rows; top += each)
-                    for (int64_t j = 0; j < p.panels; j++)
-                        for (int64_t i = top; i < top + each; i++) {
-                            const int64_t from = j * p.vectors * LANES, c = (g + of) * p.c + from;
-                            const int64_t m = (n * p.Y + first + i) * p.X;
-                            const float *h = band + of * p.height * p.columns * p.k + i * p.s * row;
-                            const float *w = p.w + ((g + of) * p.panels + j) * panel;
-                            line(&p, h, w, m, c, p.c - from);
-                        }
-        }
-    }
+    parallel(threads, items, bands, &p);
 }

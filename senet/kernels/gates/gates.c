@@ -7,6 +7,7 @@
    or, of a unit that convolves its channels (ECA),    s[c] = gate(sum_i w[i] z[c + i - k / 2]).   z (N, K), w1 (R, K), w2 (R, C), s (N, C), t (N, R) to work in; b1, b2 and e may be NULL, and y may be e or u. */
 
 #include "floats.h"
+#include "threads.h"
 
 #ifdef __AVX512F__
 #define MANY 1
@@ -15,7 +16,7 @@ enum { MOST = 12 };
 #define MANY 0
 enum { MOST = 6 };
 #endif
-enum { WIDTH = MOST * LANES, ROUND = 64 };
+enum { WIDTH = MOST * LANES, ROUND = 64, BAND = 64 };
 
 /* Sums of ROUND positions are added up, for less rounding; a thread has channels of its own. */
 INLINE void mean(const float *u, float *z, int64_t P, int64_t C, const int vectors, int64_t of)
@@ -39,40 +40,44 @@ INLINE void mean(const float *u, float *z, int64_t P, int64_t C, const int vecto
     for (int i = 0; i < vectors; i++) store_part(z + i * LANES, sum[i] / (float)P, of - i * LANES);
 }
 
-void global_mean(const int64_t *a)
+static void means(const void *context, Work *work)
 {
+    const int64_t *a = context;
     const float *u = (const float *)a[0];
     float *z = (float *)a[1];
-    const int64_t N = a[2], P = a[3], C = a[4], blocks = (C + WIDTH - 1) / WIDTH;
-    const int threads = (int)a[5];
-#pragma omp parallel for collapse(2) schedule(static) num_threads(threads) if (N * P * C > 65536)
-    for (int64_t n = 0; n < N; n++)
-        for (int64_t j = 0; j < blocks; j++) {
-            const int64_t c = j * WIDTH, of = C - c < WIDTH ? C - c : WIDTH;
-            const float *from = u + n * P * C + c;
-            float *to = z + n * C + c;
-            switch ((of + LANES - 1) / LANES) {
+    const int64_t P = a[3], C = a[4], blocks = (C + WIDTH - 1) / WIDTH;
+    for (int64_t i; (i = work->next(work)) >= 0;) {
+        const int64_t n = i / blocks, c = i % blocks * WIDTH, of = C - c < WIDTH ? C - c : WIDTH;
+        const float *from = u + n * P * C + c;
+        float *to = z + n * C + c;
+        switch ((of + LANES - 1) / LANES) {
 #define EACH(v) case v: mean(from, to, P, C, v, of); break;
-            EACH(1) EACH(2) EACH(3) EACH(4) EACH(5) EACH(6)
+        EACH(1) EACH(2) EACH(3) EACH(4) EACH(5) EACH(6)
 #if MANY
-            EACH(7) EACH(8) EACH(9) EACH(10) EACH(11) EACH(12)
+        EACH(7) EACH(8) EACH(9) EACH(10) EACH(11) EACH(12)
 #endif
 #undef EACH
-            }
         }
+    }
+}
+
+void global_mean(const int64_t *a, Parallel *parallel)
+{
+    const int64_t N = a[2], P = a[3], C = a[4];
+    parallel(N * P * C > 65536 ? (int)a[5] : 1, N * ((C + WIDTH - 1) / WIDTH), means, a);
 }
 
 static float activated1(float v, int act) { return activated((floats){0} + v, act)[0]; }
 
-void gates(const int64_t *a)
+static void all_gates(const void *context, Work *work)
 {
+    const int64_t *a = context;
     const float *z = (const float *)a[0], *w1 = (const float *)a[1], *b1 = (const float *)a[2];
     const float *w2 = (const float *)a[3], *b2 = (const float *)a[4];
     float *s = (float *)a[5], *t = (float *)a[6];
-    const int64_t N = a[7], K = a[8], R = a[9], C = a[10];
-    const int act = (int)a[11], gate = (int)a[12], threads = (int)a[13];
-#pragma omp parallel for schedule(static) num_threads(threads) if (N > 1)
-    for (int64_t n = 0; n < N; n++) {
+    const int64_t K = a[8], R = a[9], C = a[10];
+    const int act = (int)a[11], gate = (int)a[12];
+    for (int64_t n; (n = work->next(work)) >= 0;) {
         for (int64_t r = 0; r < R; r++) {
             floats sum[4] = {{0}};
             int64_t k = 0;
@@ -101,9 +106,12 @@ void gates(const int64_t *a)
     }
 }
 
+void gates(const int64_t *a, Parallel *parallel) { parallel((int)a[13], a[7], all_gates, a); }
+
 /* `t` is z between zeros, (k / 2) + C + (k / 2) + LANES. */
-void channel_gates(const int64_t *a)
+void channel_gates(const int64_t *a, Parallel *parallel)
 {
+    (void)parallel;
     const float *z = (const float *)a[0], *w = (const float *)a[1];
     float *s = (float *)a[2], *t = (float *)a[3];
     const int64_t N = a[4], C = a[5], k = a[6];
@@ -120,30 +128,37 @@ void channel_gates(const int64_t *a)
 }
 
 /* A row of `n` vectors: of all positions of one image in turn, and a part of one at its end. */
-void gated(const int64_t *a)
+static void bands(const void *context, Work *work)
 {
+    const int64_t *a = context;
     const float *u = (const float *)a[0], *s = (const float *)a[1], *e = (const float *)a[2];
     float *y = (float *)a[3];
-    const int64_t N = a[4], P = a[5], C = a[6], each = P < 64 ? P : 64, bands = P ? (P + each - 1) / each : 0;
-    const int act = (int)a[7], threads = (int)a[8];
-#pragma omp parallel for collapse(2) schedule(static) num_threads(threads) if (N * P * C > 65536)
-    for (int64_t n = 0; n < N; n++)
-        for (int64_t band = 0; band < bands; band++)
-            for (int64_t p = band * each; p < P && p < (band + 1) * each; p++) {
-                const int64_t at = (n * P + p) * C;
-                int64_t c = 0;
-                for (; c + 4 * LANES <= C; c += 4 * LANES) {
-                    floats v[4];
-                    for (int i = 0; i < 4; i++) v[i] = load(u + at + c + i * LANES) * load(s + n * C + c + i * LANES);
-                    if (e)
-                        for (int i = 0; i < 4; i++) v[i] += load(e + at + c + i * LANES);
-                    activate(v, 4, act);
-                    for (int i = 0; i < 4; i++) store(y + at + c + i * LANES, v[i]);
-                }
-                for (; c < C; c += LANES) {
-                    floats v = load_part(u + at + c, C - c) * load_part(s + n * C + c, C - c);
-                    if (e) v += load_part(e + at + c, C - c);
-                    store_part(y + at + c, activated(v, act), C - c);
-                }
+    const int64_t P = a[5], C = a[6], count = (P + BAND - 1) / BAND;
+    const int act = (int)a[7];
+    for (int64_t i; (i = work->next(work)) >= 0;) {
+        const int64_t n = i / count, first = i % count * BAND, last = first + BAND < P ? first + BAND : P;
+        for (int64_t p = first; p < last; p++) {
+            const int64_t at = (n * P + p) * C;
+            int64_t c = 0;
+            for (; c + 4 * LANES <= C; c += 4 * LANES) {
+                floats v[4];
+                for (int i = 0; i < 4; i++) v[i] = load(u + at + c + i * LANES) * load(s + n * C + c + i * LANES);
+                if (e)
+                    for (int i = 0; i < 4; i++) v[i] += load(e + at + c + i * LANES);
+                activate(v, 4, act);
+                for (int i = 0; i < 4; i++) store(y + at + c + i * LANES, v[i]);
             }
+            for (; c < C; c += LANES) {
+                floats v = load_part(u + at + c, C - c) * load_part(s + n * C + c, C - c);
+                if (e) v += load_part(e + at + c, C - c);
+                store_part(y + at + c, activated(v, act), C - c);
+            }
+        }
+    }
+}
+
+void gated(const int64_t *a, Parallel *parallel)
+{
+    const int64_t N = a[4], P = a[5], C = a[6];
+    parallel(N * P * C > 65536 ? (int)a[8] : 1, N * ((P + BAND - 1) / BAND), bands, a);
 }

@@ -5,9 +5,8 @@
    h (N, H, W, C), y (N, Y, X, C). A maximum is over what lies inside of h, and NaN if one of it is. A mean is divided by the
    numbers inside of h, or, if `counts`, by those inside of h and its padding. */
 
-#include <omp.h>
-
 #include "floats.h"
+#include "threads.h"
 
 enum { MANY = 4 };
 
@@ -38,14 +37,14 @@ INLINE void window(const int vectors, const int is_mean, const float *h, int64_t
 
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-void pool(const int64_t *a)
+static void rows(const void *context, Work *work)
 {
+    const int64_t *a = context;
     const float *h = (const float *)a[0];
     float *y = (float *)a[1];
-    const int64_t N = a[2], H = a[3], W = a[4], C = a[5], Y = a[6], X = a[7], A = a[8], B = a[9], sy = a[10], sx = a[11];
+    const int64_t H = a[3], W = a[4], C = a[5], Y = a[6], X = a[7], A = a[8], B = a[9], sy = a[10], sx = a[11];
     const int64_t py = a[12], px = a[13], is_mean = a[14], counts = a[15];
-#pragma omp parallel for schedule(static) num_threads((int)a[16]) if (N * Y * X * C > 16384)
-    for (int64_t row = 0; row < N * Y; row++)
+    for (int64_t row; (row = work->next(work)) >= 0;)
         for (int64_t j = 0; j < X; j++) {
             const int64_t n = row / Y, top = row % Y * sy - py, left = j * sx - px;
             const int64_t up = top > 0 ? top : 0, west = left > 0 ? left : 0;
@@ -62,4 +61,10 @@ void pool(const int64_t *a)
 #undef EACH
                 }
         }
+}
+
+void pool(const int64_t *a, Parallel *parallel)
+{
+    const int64_t N = a[2], C = a[5], Y = a[6], X = a[7];
+    parallel(N * Y * X * C > 16384 ? (int)a[16] : 1, N * Y, rows, a);
 }
