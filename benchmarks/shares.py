@@ -32,7 +32,7 @@ KINDS = {
         "senet::gated_",
     ),
     "pooling": ("senet::pool",),
-    "classifier": ("aten::addmm",),
+    "classifier": ("senet::linear_packed", "aten::addmm"),
 }
 
 

@@ -18,6 +18,7 @@ KERNELS = (
     "global_mean",
     "gates",
     "channel_gates",
+    "linear_packed",
     "pool",
 )
 

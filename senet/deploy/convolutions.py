@@ -243,6 +243,46 @@ def use_direct(g: Graph, batch: int) -> None:
         _replace(g, end, torch.ops.senet.direct.default, (x, w, len(weight), *sizes, order, conv.bias, e, act))
 
 
+def use_linear(g: Graph) -> None:
+    """Give fully connected layers to C, with the activation that follows, and 1x1 convolutions of what a mean returned.
+
+    Run after `use_pointwise`.
+    """
+    for node in g.calls():
+        # By name: without a kernel its operation is not defined.
+        if operation(node) == "conv1x1_packed" and shape(node)[2:] == (1, 1):
+            h, w, c, gate, b, s, e, act = node.args
+            x = _flat(h)
+            if gate is s is e is None and len(shape(x)) == 2:
+                with g.graph.inserting_before(node):
+                    y = g.graph.call_function(torch.ops.senet.linear_packed.default, (x, w, c, b, act))
+                    y.meta = {"val": node.meta["val"].flatten(1)}
+                    view = g.graph.call_function(aten.reshape.default, (y, [-1, c, 1, 1]))
+                    view.meta = dict(node.meta)
+                node.replace_all_uses_with(view)
+    g.graph.eliminate_dead_code()
+    for node in g.calls(aten.linear.default):
+        x, name, b = (*node.args, None)[:3]
+        weight, bias = g.constant(name), g.constant(b)
+        if weight is None or (bias is None) != (b is None) or len(shape(node)) != 2 or node.kwargs:
+            continue
+        if not dispatch.c_convolutions(weight.device, weight.dtype) or node.meta["val"].dtype != torch.float32:
+            continue
+        from senet.kernels.conv1x1.c import pack
+
+        end, act = activation_of(node)
+        w = g.add_constant(f"{name.target}_packed", pack(weight))  # type: ignore[union-attr]
+        _replace(g, end, torch.ops.senet.linear_packed.default, (_flat(x), w, len(weight), b, act))
+
+
+def _flat(x: Any) -> Any:
+    """What (N, K) or (N, K, 1, 1) is a view of, as far as that has one of these shapes too."""
+    k = shape(x)[1:2]
+    while operation(x) in VIEWS and shape(x.args[0])[1:] in (k, (*k, 1, 1)):
+        x = x.args[0]
+    return x
+
+
 def use_pooling(g: Graph) -> None:
     """Give max and mean pooling over windows to C."""
     for node in g.calls(aten.max_pool2d.default, aten.avg_pool2d.default):

@@ -26,6 +26,7 @@ OWNERS = {
     *(
         "addcmul",
         *PACKED,
+        "linear_packed",
         "depthwise",
         "_convolution_pointwise",
         "max_pool2d",

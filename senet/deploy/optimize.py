@@ -18,6 +18,7 @@ from senet.deploy.convolutions import (
     join_expansions,
     use_depthwise,
     use_direct,
+    use_linear,
     use_onednn,
     use_pointwise,
     use_pooling,
@@ -383,6 +384,7 @@ def _specialise(g: Graph, example: Tensor, compile: bool, gpu_kernels: bool) -> 
     if is_map and not compile:
         use_direct(g, len(example))
         use_pooling(g)
+        use_linear(g)
     if example.device.type == "cpu" and not compile:
         use_onednn(g, example.dtype)
         g.tidy()

@@ -144,7 +144,7 @@ def c_convolutions(device: torch.device, dtype: torch.dtype) -> bool:
     from senet.kernels.pool import c as pool_c
 
     kernels = gates_c, conv1x1_c, conv3x3_c, depthwise_c, direct_c, pool_c
-    return are_there((THREADS, *(c.SOURCE for c in kernels)))
+    return are_there((*(c.SOURCE for c in kernels), THREADS))
 
 
 def table() -> str:

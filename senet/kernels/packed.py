@@ -86,7 +86,7 @@ def number(act: str) -> int:
 
 
 def call(function: Any, tensors: Sequence[Tensor | None], *numbers: int) -> None:
-    """Call `function(const int64_t *, Parallel *)` of a library with addresses, 0 for None, and numbers; or record it."""
+    """Call a kernel of a library with addresses, 0 for None, and numbers; or record it."""
     recorder = getattr(_kept, "recorder", None)
     if recorder is not None:
         recorder.add(function, tensors, numbers)

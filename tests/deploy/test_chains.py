@@ -85,6 +85,21 @@ def chains(fast: Optimized) -> list[Chain]:
 
 
 @torch.no_grad()
+def test_a_classifier_is_part_of_the_chain() -> None:
+    """Mean, 1x1 convolution of what it returns, views and fully connected layers: no call between."""
+    head = nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), conv(24, 70, act=nn.Hardswish), nn.Flatten(), nn.Linear(70, 9), nn.ReLU()
+    )
+    model = trained(nn.Sequential(inverted(16, 24), head, nn.Linear(9, 5, bias=False))).float()
+    fast = optimize(model, noise(2, 16, 9, 9, dtype=torch.float32))
+    assert [n.op for n in fast._run.graph.nodes].count("call_module") == len(chains(fast)) == 1
+    assert {operation(n) for n in fast._run.graph.nodes if n.op == "call_function"} == {"contiguous", "getitem"}
+    for size in ((2, 16, 9, 9), (1, 16, 9, 9), (7, 16, 13, 8)):
+        x = noise(*size, dtype=torch.float32)
+        assert error(fast(x), model(x)) < 2e-5
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("name", NETS)
 def test_same_function(name: str) -> None:
     """Of several sizes and batches, each twice: what was recorded for one is not used for another."""

@@ -148,7 +148,17 @@ def pooling(draw: random.Random) -> Outcome:
     return (f"pooling {n, c, height, width, kernel, stride, padding, ceil, counts}", *both)  # type: ignore[return-value]
 
 
-KINDS = (pointwise, grouped, by_channel, unit, pooling)
+def connected(draw: random.Random) -> Outcome:
+    """A fully connected layer, of few or of thousands of numbers."""
+    (n, k), c, act = _sizes(draw)[:2], _sizes(draw)[1], draw.choice(ACTIVATIONS)
+    n, k = n * draw.choice((1, 6)), k * draw.choice((1, 1, 40))
+    h, w, b = noise(n, k), noise(c, k, seed=1) / k**0.5, _maybe(draw, noise(c, seed=2))
+    y = OPS.linear_packed(draw.choice([h, h[..., None, None]]), conv1x1.pack(w), c, b, act)
+    want = F.linear(h.double(), w.double(), None if b is None else b.double())
+    return f"linear {n, k, c, act}", y, ACTS[act](want)
+
+
+KINDS = (pointwise, grouped, by_channel, unit, pooling, connected)
 
 
 def check(seed: int) -> str:

@@ -4,7 +4,8 @@
 
 `torch.ops.senet.conv1x1_packed(h, w, c, g, b, s, e, act)` returns y; `conv1x1_packed_(h, w, g, b, s, e, act)` writes it
 into e. `h` (N, K, H, W) is multiplied by its gates `g` (N, K) in a core's cache; `e` (N, C, H, W), `b` (C), `s` (N, C);
-`w` is packed by `pack`. There is no gradient. Wrong shapes or dtypes raise RuntimeError.
+`w` is packed by `pack`. `linear_packed(h, w, c, b, act)` is a fully connected layer: `h` (N, K) or (N, K, 1, 1), y (N,
+C). There is no gradient. Wrong shapes or dtypes raise RuntimeError.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from senet.kernels.cc import compiled, library
-from senet.kernels.packed import call, check, define, panels, scratch
+from senet.kernels.packed import call, check, define, empty, number, operations, panels, scratch
 
 SOURCE = Path(__file__).with_name("conv1x1.c")
 
@@ -53,4 +54,14 @@ def _run(
     call(_c().conv1x1, (h, w, g, b, s, e, y, room), n * positions, positions, k, c, act, threads)
 
 
+def _linear(h: Tensor, w: Tensor, c: int, b: Tensor | None, act: str) -> Tensor:
+    n, k = h.shape[:2]
+    y = empty((n, c))
+    _run(h.reshape(n, k, 1, 1), w, None, b, None, None, y.view(n, c, 1, 1), number(act))
+    return y
+
+
 define("conv1x1_packed", "Tensor? g, Tensor? b, Tensor? s", _run, lambda h, g, b, s: h.shape[2:])
+operations.define("linear_packed(Tensor h, Tensor w, int c, Tensor? b, str act) -> Tensor")
+operations.impl("linear_packed", _linear, "CPU")
+torch.library.register_fake("senet::linear_packed", lambda h, w, c, b, act: h.new_empty(len(h), c))

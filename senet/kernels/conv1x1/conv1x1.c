@@ -12,6 +12,8 @@
 #include "floats.h"
 #include "threads.h"
 
+enum { BLOCK = 512 }; /* sums of so many channels are added up in fully connected layers, for less rounding */
+
 typedef struct {
     const float *h, *w, *g, *b, *s, *e;
     float *y;
@@ -19,9 +21,10 @@ typedef struct {
     int act;
 } Layer;
 
-/* One tile: `rows` positions from m on, whose inputs are `h`, by one panel from channel c on. `rows`, `vectors` and `cut`,
-   whether the panel is cut off, are constants where it is inlined. */
-INLINE void tile(const Layer *l, const int rows, const int vectors, const int cut, const float *h, int64_t m, int64_t c)
+/* One tile: `rows` positions from m on, whose inputs are `h`, by one panel from channel c on. `rows`, `vectors`, `cut`,
+   whether the panel is cut off, and `blocks`, whether sums are of BLOCK channels, are constants where it is inlined. */
+INLINE void tile(const Layer *l, const int rows, const int vectors, const int cut, const int blocks, const float *h,
+                 int64_t m, int64_t c)
 {
     const int64_t C = l->C, n = C - c;
     const float *e = l->e ? l->e + m * C + c : NULL, *b = l->b ? l->b + c : NULL;
@@ -32,7 +35,14 @@ INLINE void tile(const Layer *l, const int rows, const int vectors, const int cu
             __builtin_prefetch(e + i * C, 1);
             if (vectors > 1) __builtin_prefetch(e + i * C + LANES, 1);
         }
-    product(rows, vectors, h, l->w + c * l->K, l->step, l->K, NR, v);
+    const int64_t K = l->K, once = blocks && K > BLOCK ? BLOCK : K;
+    product(rows, vectors, h, l->w + c * K, l->step, once, NR, v);
+    for (int64_t k = once; blocks && k < K; k += BLOCK) {
+        floats part[ROWS * 2];
+        product(rows, vectors, h + k, l->w + c * K + k * NR, l->step, K - k < BLOCK ? K - k : BLOCK, NR, part);
+#pragma GCC unroll 24
+        for (int i = 0; i < rows * vectors; i++) v[i] += part[i];
+    }
 #pragma GCC unroll 12
     for (int i = 0; i < rows; i++) {
         const float *s = l->s ? l->s + (m + i) / l->P * C + c : NULL;
@@ -57,17 +67,22 @@ INLINE void tile(const Layer *l, const int rows, const int vectors, const int cu
     static __attribute__((noinline)) void tile_##r(const Layer *l, const float *h, int64_t m, int64_t c) \
     { \
         const int64_t n = l->C - c; \
-        if (n >= NR) tile(l, r, 2, 0, h, m, c); \
-        else if (n > LANES) tile(l, r, 2, 1, h, m, c); \
-        else tile(l, r, 1, 1, h, m, c); \
+        if (n >= NR) tile(l, r, 2, 0, 0, h, m, c); \
+        else if (n > LANES) tile(l, r, 2, 1, 0, h, m, c); \
+        else tile(l, r, 1, 1, 0, h, m, c); \
+    } \
+    static __attribute__((noinline)) void long_tile_##r(const Layer *l, const float *h, int64_t m, int64_t c) \
+    { \
+        if (l->C - c > LANES) tile(l, r, 2, 1, 1, h, m, c); \
+        else tile(l, r, 1, 1, 1, h, m, c); \
     }
 FOR_ROWS(EACH)
 #undef EACH
 
 static void any_tile(const Layer *l, int rows, const float *h, int64_t m, int64_t c)
 {
-#define EACH(r) case r: tile_##r(l, h, m, c); break;
-    switch (rows) { FOR_ROWS(EACH) }
+#define EACH(r) case r: tile_##r(l, h, m, c); break; case -r: long_tile_##r(l, h, m, c); break;
+    switch (l->P == 1 && l->K > BLOCK ? -rows : rows) { FOR_ROWS(EACH) }
 #undef EACH
 }
 
