@@ -231,7 +231,7 @@ def fetch(recipes: Sequence[DataRecipe]) -> None:
 
 def crop_errors(folder: Path, sizes: Sequence[int]) -> Mapping[str, float]:
     """A run's errors with crops of these sizes, from images whose shorter side is that size too; measured once."""
-    found = dict(read_crops(folder).errors)
+    found = dict((read_crops(folder) or CropErrors()).errors)
     for size in sizes:
         if f"top1_error_{size}" in found:
             continue

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from senet.runs.folder import CROPS, read_value, write_value
+from senet.runs.folder import CROPS, json_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,12 +15,4 @@ class CropErrors:
     errors: Mapping[str, float] = field(default_factory=dict)
 
 
-def write_crops(folder: Path, crops: CropErrors) -> None:
-    """Write crops.json; RunError where it cannot be written."""
-    write_value(folder / CROPS, crops)
-
-
-def read_crops(folder: Path) -> CropErrors:
-    """The errors measured so far, none where the file is absent; RunError where it is damaged."""
-    path = folder / CROPS
-    return read_value(CropErrors, path) if path.is_file() else CropErrors()
+write_crops, read_crops = json_file(CropErrors, CROPS)

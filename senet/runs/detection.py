@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from senet.runs.folder import DETECTION, read_value, write_value
+from senet.runs.folder import DETECTION, json_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +84,4 @@ class DetectionEvaluation:
     part: str = ""
 
 
-def write_detection(folder: Path, evaluation: DetectionEvaluation) -> None:
-    """Write detection.json; RunError where it cannot be written."""
-    write_value(folder / DETECTION, evaluation, indent=None)
-
-
-def read_detection(folder: Path) -> DetectionEvaluation | None:
-    """The evaluation of a detector's run, None where there is none; RunError where the file is damaged."""
-    path = folder / DETECTION
-    return read_value(DetectionEvaluation, path) if path.is_file() else None
+write_detection, read_detection = json_file(DetectionEvaluation, DETECTION, indent=None)

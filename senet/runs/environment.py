@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from senet.processes import is_restarted, job
-from senet.runs.folder import ENVIRONMENT, RECIPE, read_value, write_value
+from senet.runs.folder import ENVIRONMENT, RECIPE, json_file
 
 if TYPE_CHECKING:
     import torch
@@ -76,15 +76,7 @@ def this_environment(device: torch.device, threads: int = 0, kernels: str = "") 
     )
 
 
-def write_environment(folder: Path, environment: Environment) -> None:
-    """Write environment.json; RunError where it cannot be written."""
-    write_value(folder / ENVIRONMENT, environment)
-
-
-def read_environment(folder: Path) -> Environment | None:
-    """The environment of a run, None where the file is absent; RunError where it is damaged or of another senet."""
-    path = folder / ENVIRONMENT
-    return read_value(Environment, path) if path.is_file() else None
+write_environment, read_environment = json_file(Environment, ENVIRONMENT)
 
 
 def is_continued(folder: Path) -> bool:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from senet.recipes.recipe import PARTS
-from senet.runs.folder import EVALUATION, read_value, write_value
+from senet.runs.folder import EVALUATION, json_file
 from senet.weights.ilsvrc import named
 
 COUNTED = 1000
@@ -238,12 +237,4 @@ class Evaluation:
         return f"top-1 error {self.top1_error:.2f} %{top5}, loss {self.loss:.4f}, {self.images:,} images{skipped}"
 
 
-def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
-    """Write evaluation.json; RunError where it cannot be written."""
-    write_value(folder / EVALUATION, evaluation, indent=None)
-
-
-def read_evaluation(folder: Path) -> Evaluation | None:
-    """The evaluation of a run, None where there is none; RunError where the file is damaged or of another senet."""
-    path = folder / EVALUATION
-    return read_value(Evaluation, path) if path.is_file() else None
+write_evaluation, read_evaluation = json_file(Evaluation, EVALUATION, indent=None)

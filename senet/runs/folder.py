@@ -20,6 +20,7 @@ report.html        the page; report.png, its picture for link previews
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,3 +64,19 @@ def read_value(cls: type[T], path: Path) -> T:
     except (OSError, ValueError, ConfigError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RunError(f"{path}: cannot be read: {reason}; delete it to have it made again") from error
+
+
+def json_file(
+    cls: type[T], name: str, *, indent: int | None = 2
+) -> tuple[Callable[[Path, T], None], Callable[[Path], T | None]]:
+    """The writer and the reader of a folder's file of that name, which holds one value."""
+
+    def write(folder: Path, value: T) -> None:
+        """Write the file; RunError where it cannot be written."""
+        write_value(folder / name, value, indent=indent)
+
+    def read(folder: Path) -> T | None:
+        """The value in a folder, None where the file is absent; RunError where it is damaged or of another senet."""
+        return read_value(cls, folder / name) if (folder / name).is_file() else None
+
+    return write, read

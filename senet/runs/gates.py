@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from senet.runs.evaluation import COUNTED
-from senet.runs.folder import GATES, read_value, write_value
+from senet.runs.folder import GATES, json_file
 
 Ends = tuple[tuple[tuple[int, float | None], ...], ...]
 """(S, k) pairs of an image's number and its gate, most extreme first."""
@@ -140,12 +139,4 @@ def worth(top1_error: float | None, ablation: Mapping[str, float | None], images
     return f"Per-image gating is worth {gain:.2f} points here{of}; the rest is a constant scale."
 
 
-def write_gates(folder: Path, gates: GatesOnPage) -> None:
-    """Write gates.json; RunError where it cannot be written."""
-    write_value(folder / GATES, gates, indent=None)
-
-
-def read_gates(folder: Path) -> GatesOnPage | None:
-    """The gates in a folder, None where there are none; RunError where the file is damaged or of another senet."""
-    path = folder / GATES
-    return read_value(GatesOnPage, path) if path.is_file() else None
+write_gates, read_gates = json_file(GatesOnPage, GATES, indent=None)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from senet.runs.folder import SUMMARY, read_value, write_value
+from senet.runs.folder import SUMMARY, json_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +62,4 @@ class RunSummary:
     step_spread_ms: float = 0.0
 
 
-def write_summary(folder: Path, summary: RunSummary) -> None:
-    """Write summary.json; RunError where it cannot be written."""
-    write_value(folder / SUMMARY, summary)
-
-
-def read_summary(folder: Path) -> RunSummary | None:
-    """The result of a finished run, else None; RunError where the file is damaged or of another senet."""
-    path = folder / SUMMARY
-    return read_value(RunSummary, path) if path.is_file() else None
+write_summary, read_summary = json_file(RunSummary, SUMMARY)
