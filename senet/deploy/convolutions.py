@@ -215,7 +215,9 @@ def _is_winograd(conv: Convolution, weight: torch.Tensor, node: fx.Node, batch: 
 
 
 def use_direct(g: Graph, batch: int) -> None:
-    """Give grouped and small convolutions and those of a network's first layer to C. Run after `use_winograd`.
+    """Give grouped and small convolutions and those of a first layer to C, with several threads all others too.
+
+    Run after `use_winograd`.
 
     An input image is read as it is given: only this convolution would need it channels-last.
 

@@ -90,19 +90,24 @@ static void all_gates(const void *context, Work *work)
             for (int i = 0; i < LANES; i++) of += sum[0][i];
             t[n * R + r] = activated1(of, act);
         }
-        int64_t c = 0;
-        for (; c + 4 * LANES <= C; c += 4 * LANES) {
-            floats sum[4];
-            for (int i = 0; i < 4; i++) sum[i] = b2 ? load(b2 + c + i * LANES) : (floats){0};
-            for (int64_t r = 0; r < R; r++)
-                for (int i = 0; i < 4; i++) sum[i] += t[n * R + r] * load(w2 + r * C + c + i * LANES);
-            for (int i = 0; i < 4; i++) store(s + n * C + c + i * LANES, activated(sum[i], gate));
+        /* Rows of w2 are read in order, four at a time: they come from memory. */
+        float *to = s + n * C;
+        if (b2) memcpy(to, b2, C * sizeof *to);
+        else memset(to, 0, C * sizeof *to);
+        for (int64_t r = 0; r < R; r += 4) {
+            const float *w = w2 + r * C, *of = t + n * R + r;
+            if (R - r >= 4)
+                for (int64_t c = 0; c < C; c += LANES) {
+                    floats sum = load_part(to + c, C - c);
+                    for (int i = 0; i < 4; i++) sum += of[i] * load_part(w + i * C + c, C - c);
+                    store_part(to + c, sum, C - c);
+                }
+            else
+                for (int64_t i = 0; i < R - r; i++)
+                    for (int64_t c = 0; c < C; c += LANES)
+                        store_part(to + c, load_part(to + c, C - c) + of[i] * load_part(w + i * C + c, C - c), C - c);
         }
-        for (; c < C; c += LANES) {
-            floats sum = b2 ? load_part(b2 + c, C - c) : (floats){0};
-            for (int64_t r = 0; r < R; r++) sum += t[n * R + r] * load_part(w2 + r * C + c, C - c);
-            store_part(s + n * C + c, activated(sum, gate), C - c);
-        }
+        for (int64_t c = 0; c < C; c += LANES) store_part(to + c, activated(load_part(to + c, C - c), gate), C - c);
     }
 }
 
