@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import senet
+from senet.cli import COMMANDS
 from senet.models.registry import FAMILIES
 
 ROOT = Path(senet.__file__).parent
@@ -59,10 +61,6 @@ def without_torch(script: str, *args: str, cwd: Path | None = None) -> subproces
     )
 
 
-def cli(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return without_torch("from senet.cli import main; sys.exit(main(sys.argv[1:]))", *args, cwd=cwd)
-
-
 def test_each_torch_free_module_by_itself() -> None:
     # One process for all, forgetting senet in between, so that each is imported with nothing of senet loaded.
     script = f"""
@@ -110,52 +108,76 @@ def test_a_written_table_finds_its_family_in_a_fresh_process() -> None:
     assert second.startswith("family: 'vit' is not known; expected: residual, ")
 
 
-@pytest.mark.parametrize(
-    ("args", "status", "out", "err"),
-    [
-        (["--help"], 0, "usage: senet COMMAND", ""),
-        ([], 2, "usage: senet COMMAND", ""),
-        (["--version"], 0, senet.__version__, ""),
-        (["train", "--help"], 0, "--optim.lr", ""),
-        (["compare", "--help"], 0, "usage: senet compare", ""),
-        (["evaluate", "--help"], 0, "usage: senet evaluate", ""),
-        (["predict", "--help"], 0, "usage: senet predict", ""),
-        (["models", "--help"], 0, "usage: senet models", ""),
-        (["info", "--help"], 0, "usage: senet info", ""),
-        (["tables", "--help"], 0, "usage: senet tables", ""),
-        (["convert", "--help"], 0, "usage: senet convert", ""),
-        (["doctor", "--help"], 0, "usage: senet doctor", ""),
-        (["convert", "a.pth", "--to", "tensorflow"], 2, "", "--to: 'tensorflow' is not known; expected: senet,"),
-        (["tables", "accuracy"], 2, "", "TABLES: 'accuracy' is not known; tables: complexity"),
-        (["tran"], 2, "", "command: 'tran' is not known (did you mean 'train'?)"),
-        (["train", "nosuch"], 2, "", "model: 'nosuch' is not known; all models: senet models"),
-        (["train", "resnett101"], 2, "", "did you mean 'resnet101'?"),
-        (
-            ["train", "--schedule.kind", "stp"],
-            2,
-            "",
-            "schedule.kind: 'stp' is not known (did you mean 'step'?); expected",
-        ),
-        (["train", "--lr", "fast"], 2, "", "optim.lr: 'fast' is not a number"),
-        (["train", "--reductoin", "8"], 2, "", "did you mean '--reduction'?"),
-        (["train", "--recipe", "digit"], 2, "", "recipe: 'digit' is not known (did you mean 'digits'?)"),
-        (["info"], 2, "", "MODEL: is missing"),
-        (["info", "se_resnet50", "--se.placement", "conv"], 2, "", "expected: standard, pre, post"),
-        (["models", "senet154"], 0, "115,088,984", ""),
-        (["info", "se_resnet50"], 0, "28,088,024", ""),
-        (["info", "fasterrcnn_resnet50_fpn"], 0, "rpn", ""),
-        (["tables", "complexity"], 0, "Table 16", ""),
-        (["models", "nosuch*"], 2, "", "no network matches 'nosuch*'"),
-    ],
-    ids=lambda value: " ".join(value) or "nothing" if isinstance(value, list) else "",
-)
-def test_the_command_line_answers_without_torch(
-    args: list[str], status: int, out: str, err: str, tmp_path: Path
-) -> None:
-    done = cli(*args, cwd=tmp_path)
-    assert done.returncode == status, done.stderr
-    assert out in done.stdout
-    assert err in done.stderr
-    # A mistake is one line on the error stream; help is none.
-    assert done.stderr.count("\n") == (1 if err else 0)
-    assert list(tmp_path.iterdir()) == []
+ANSWERS = {
+    "--help": "usage: senet COMMAND",
+    "--version": senet.__version__,
+    **{f"{command} --help": f"usage: senet {command}" for command in COMMANDS},
+    "train --help all": "--optim.lr",
+    "models senet154": "115,088,984",
+    "info se_resnet50": "28,088,024",
+    "info fasterrcnn_resnet50_fpn": "rpn",
+    "tables complexity": "Table 16",
+}
+"""A command line -> what is in its answer."""
+
+MISTAKES = {
+    "convert a.pth --to tensorflow": "--to: 'tensorflow' is not known; expected: senet,",
+    "tables accuracy": "TABLES: 'accuracy' is not known; tables: complexity",
+    "tran": "command: 'tran' is not known (did you mean 'train'?)",
+    "train nosuch": "model: 'nosuch' is not known; all models: senet models",
+    "train resnett101": "did you mean 'resnet101'?",
+    "train --schedule.kind stp": "schedule.kind: 'stp' is not known (did you mean 'step'?); expected",
+    "train --lr fast": "optim.lr: 'fast' is not a number",
+    "train --reductoin 8": "did you mean '--reduction'?",
+    "train --recipe digit": "recipe: 'digit' is not known (did you mean 'digits'?)",
+    "info": "MODEL: is missing",
+    "info se_resnet50 --se.placement conv": "expected: standard, pre, post",
+    "models nosuch*": "no network matches 'nosuch*'",
+}
+"""A command line -> what its one line on the error stream says."""
+
+EACH = """
+import io, json
+from contextlib import redirect_stderr, redirect_stdout
+from senet.cli import main
+
+found = {}
+for line in json.loads(sys.argv[1]):
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        try:
+            status = main(line.split())
+        except SystemExit as end:
+            status = end.code
+    found[line] = status, out.getvalue(), err.getvalue()
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, str]]:
+    """A command line -> status, standard output and error; one process for all."""
+    folder = tmp_path_factory.mktemp("empty")
+    done = without_torch(EACH, json.dumps([*ANSWERS, *MISTAKES, ""]), cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(folder.iterdir()) == []
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("line", ANSWERS)
+def test_the_command_line_answers_without_torch(line: str, said: dict[str, tuple[int, str, str]]) -> None:
+    status, out, err = said[line]
+    assert (status, err) == (0, "")
+    assert ANSWERS[line] in out
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_mistakes_are_one_line_without_torch(line: str, said: dict[str, tuple[int, str, str]]) -> None:
+    status, out, err = said[line]
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert MISTAKES[line] in err
+
+
+def test_no_command_is_a_mistake_that_is_answered(said: dict[str, tuple[int, str, str]]) -> None:
+    status, out, err = said[""]
+    assert (status, err) == (2, "")
+    assert out.startswith("usage: senet COMMAND")
