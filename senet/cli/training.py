@@ -228,7 +228,8 @@ def resume(
         raise ConfigError(f"--{name}: is for one run, and {folder} is the folder of an experiment")
     with progress(as_json):
         plan = with_seeds(read_plan(folder), seeds)
-        print("\n".join(layouts(plan.experiments, devices or plan.devices)))
+        for note in layouts(plan.experiments, devices or plan.devices):
+            print(note)
         say = counting(folder, plan.experiments)
         results = resume(folder, images=images, seeds=seeds, jobs=jobs, devices=devices, announce=announce, say=say)
     return _print_results(results, folder, as_json=as_json)

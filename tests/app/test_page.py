@@ -90,11 +90,12 @@ def address(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         assert match, line or process.communicate()
         yield match[1]
         process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=20) == ("", "")
+        assert process.communicate(timeout=120) == ("", "")
         assert process.returncode == 0
         assert [path.name for path in temporary.rglob("*.png")] == []
     finally:
         process.kill()
+        process.communicate()
 
 
 @pytest.fixture(scope="module")
