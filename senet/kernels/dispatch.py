@@ -111,8 +111,8 @@ def conv3x3(weight: Tensor, positions: int, tiles: int, groups: int = 1) -> Kern
 def direct(weight: Tensor, groups: int, positions: int) -> Kernel:
     """Who computes another convolution in `senet.optimize`: "torch", or "c".
 
-    That is for groups, a network's first layer, 1x1 convolutions, and small ones; and with several threads all, for kernels
-    of torch wait for each of them. With one thread oneDNN is 2 to 10 % faster in the others.
+    That is for groups, a network's first layer, 1x1 convolutions, and small ones; and with several threads all, for
+    kernels of torch wait for each of them. With one thread oneDNN is 2 to 10 % faster in the others.
 
     Args:
         weight: (C, K / groups, A, B).
