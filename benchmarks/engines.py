@@ -2,6 +2,7 @@
 
     python -m benchmarks.engines --out engines.jsonl                      # all networks, batch 1 and 8, 1 and 2 threads
     python -m benchmarks.engines --out engines.jsonl mnasnet_a1 --batch 1 --threads 1
+    python -m benchmarks.engines --out busy.jsonl --threads 2 --busy 1    # beside a process that does nothing but count
     python -m benchmarks.engines --out engines.jsonl --table              # what is there, as Markdown
 
 It can be stopped at any time; what is in the file is not measured again. The sides of a case run in shuffled rounds of
@@ -13,7 +14,9 @@ with frozen weights in channels-last.
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -143,11 +146,14 @@ def main() -> None:
     parser.add_argument("--rivals", default=",".join(RIVALS), help="also: ours compiled, auto")
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--size", type=int, default=0)
+    parser.add_argument("--busy", type=int, default=0, help="processes that run beside, each on a core")
     parser.add_argument("--table", action="store_true")
     line = parser.parse_args()
     if line.table:
         print(table(line.out))
         return
+    beside = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(line.busy)]
+    atexit.register(lambda: [process.kill() for process in beside])
     versions = {name: version(name) for name in ("torch", "onnxruntime", "openvino", "timm")}
     for threads in map(int, line.threads.split(",")):
         torch.set_num_threads(threads)
