@@ -37,6 +37,7 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--calls", type=int, default=10_000)
     parser.add_argument("--threads", type=int, default=8)
+    parser.add_argument("--each", type=int, default=1, help="threads in which each of them computes a call")
     parser.add_argument("--engine", default=None)
     parser.add_argument("--rounds", type=int, default=30, help="calls that a latency is the median of")
     line = parser.parse_args()
@@ -51,7 +52,7 @@ def main() -> int:
     early = threading.Barrier(line.threads + 1)
 
     def serve(seed: int) -> None:
-        torch.set_num_threads(1)
+        torch.set_num_threads(line.each)
         draw = random.Random(seed)
         for call in range(each):
             if call == each // 10:
@@ -71,9 +72,8 @@ def main() -> int:
         thread.join()
     after = resident_mib()
     growth = 100 * (after / before - 1)
-    print(
-        f"{each * line.threads:,} calls of {line.threads} threads: {len(wrong)} answers differ from the serial ones; "
-    )
+    what = f"{each * line.threads:,} calls of {line.threads} threads, in {line.each} each"
+    print(f"{what}: {len(wrong)} answers differ from the serial ones")
     print(f"resident memory {before:.0f} MiB after a tenth, {after:.0f} MiB at the end ({growth:+.2f} %)")
     print(f"\n{line.network}, {line.size} pixels, {fast.engine.name}: ms a call, median of {line.rounds}\n")
     print("| threads | " + " | ".join(f"batch {n}" for n in (1, 2, 4, 8)) + " |\n|--:|" + "--:|" * 4)
