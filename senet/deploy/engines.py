@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -162,10 +163,20 @@ def _onnxruntime(file: bytes, threads: int, *shapes: Any, others: Mapping[Any, A
     return lambda arrays: run(None, dict(zip(names, arrays, strict=True)))
 
 
-def _openvino(file: bytes, threads: int, *shapes: Any, others: Mapping[Any, Any]) -> Callable[..., Any]:
+@cache
+def _core() -> Any:
+    """OpenVINO, one for the process, which is never freed.
+
+    It sets the stack on which its thread takes signals, and frees it with itself. Of two, freed in another order than
+    made, the stack of one stays in use: then the next Ctrl-C is a segmentation fault.
+    """
     import openvino
 
-    core = openvino.Core()
+    return openvino.Core()
+
+
+def _openvino(file: bytes, threads: int, *shapes: Any, others: Mapping[Any, Any]) -> Callable[..., Any]:
+    core = _core()
     model = core.read_model(file, b"")
     # With open sizes it is slower.
     model.reshape({i: list(wanted) for i, wanted in enumerate(shapes)})

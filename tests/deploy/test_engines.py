@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+import subprocess
+import sys
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +187,31 @@ def test_what_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "is_missing", lambda engine: engine == "openvino")
     with pytest.raises(MissingExtraError, match=r"pip install 'senet\[openvino\]'"):
         optimize(network(), x, engine="openvino")
+
+
+FREED = """
+import gc, os, signal, sys, time
+import torch
+from torch import nn
+import senet
+
+x = torch.randn(1, 3, 8, 8)
+first, second = (senet.optimize(nn.Conv2d(3, 8, n).eval(), x, engine="openvino") for n in (1, 3))
+first(x), second(x)
+del first
+gc.collect()
+del second
+gc.collect()
+# As faulthandler, which pytest uses, and Python's own handlers: on the stack for signals.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
+def test_a_signal_after_networks_in_openvino_were_freed() -> None:
+    """It is a segmentation fault where each network has an `openvino.Core` of its own."""
+    words = [sys.executable, "-X", "faulthandler", "-W", "ignore", "-c", FREED]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (7, "")
