@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
@@ -27,10 +28,23 @@ CROWD = 0.7
 
 
 class AsPrepared(GeneralizedRCNNTransform):
-    """Puts images that are scaled and normalised already into one batch, padded with zeros to multiples of 32."""
+    """Puts images that are scaled and normalised already into one batch, padded with zeros to multiples of 32.
+
+    Attributes:
+        at_least: Height and width to which a batch is padded in training: of the largest image of all processes.
+    """
 
     def __init__(self) -> None:
         super().__init__(min_size=0, max_size=0, image_mean=[0.0], image_std=[1.0])
+        self.at_least = 0, 0
+
+    def batch_images(self, images: list[Tensor], size_divisible: int = 32) -> Tensor:
+        """Images (C, H, W) as (N, C, H, W)."""
+        if self.training:
+            first = images[0]
+            below, right = (max(0, n - own) for n, own in zip(self.at_least, first.shape[1:], strict=True))
+            images = [F.pad(first, (0, right, 0, below)), *images[1:]]
+        return super().batch_images(images, size_divisible)
 
     def normalize(self, image: Tensor) -> Tensor:
         """Return the image."""
@@ -39,6 +53,33 @@ class AsPrepared(GeneralizedRCNNTransform):
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
         """Return the arguments."""
         return image, target
+
+
+class ImageByImage(BalancedPositiveNegativeSampler):
+    """Draws an image's boxes by random numbers of its own, so that they are the same however processes share a batch.
+
+    Attributes:
+        first: Images of the batch that other processes have, before those of this one.
+        positives: Boxes of objects that were drawn last.
+        drawn: All boxes that were drawn last.
+    """
+
+    def __init__(self, per_image: int, positive: float) -> None:
+        super().__init__(per_image, positive)
+        self.first = self.positives = self.drawn = 0
+
+    def __call__(self, matched_idxs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Masks of the boxes of objects, and of the others, that are trained on, image by image."""
+        start = int(torch.randint(2**62, (), device="cpu"))
+        found = []
+        with torch.random.fork_rng(devices={m.device for m in matched_idxs if m.is_cuda}):
+            for number, matched in enumerate(matched_idxs, self.first):
+                torch.manual_seed(start + number)
+                (positive,), (negative,) = super().__call__([matched])
+                found.append((positive, negative))
+        self.positives = sum(int(positive.sum()) for positive, _ in found)
+        self.drawn = self.positives + sum(int(negative.sum()) for _, negative in found)
+        return [positive for positive, _ in found], [negative for _, negative in found]
 
 
 class BestOfBatch(RegionProposalNetwork):
@@ -137,6 +178,9 @@ def build_detector(net: DetectorNet, trunk: nn.Module, seed: int = 0) -> nn.Modu
                 for m, n in (("train", train), ("test", test))
             }
             detector = cls(pyramid, outputs, rpn_anchor_generator=anchors, box_batch_size_per_image=net.rois, **limits)
+            for part in (detector.rpn, detector.roi_heads):
+                old = part.fg_bg_sampler
+                part.fg_bg_sampler = ImageByImage(old.batch_size_per_image, old.positive_fraction)
         if net.protocol == "detectron":
             _as_detectron_(detector)
     detector.transform = AsPrepared()

@@ -126,6 +126,9 @@ class Pyramid(nn.Module):
         for module in trunk.modules():
             if isinstance(module, Unit) and not net.freeze_units:
                 module.requires_grad_(True)
+        # Lightning trains modules in the modes that they have.
+        for module in self.frozen:
+            module.eval()
 
     def train(self, mode: bool = True) -> Pyramid:
         """Set the mode as in every module, but keep frozen norms in evaluation mode."""

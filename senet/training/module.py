@@ -11,7 +11,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from senet.create import create_model
 from senet.data import Data
-from senet.errors import ConfigError, DataError
 from senet.initialization import number
 from senet.processes import counted, gathered, rank, world
 from senet.recipes.recipe import Recipe
@@ -136,9 +135,6 @@ class TrainingModule(pl.LightningModule):
         """The share of n images in the mean loss of a batch of all processes, whose gradients are averaged.
 
         A process without an image takes part, with gradients of 0.
-
-        Raises:
-            ConfigError, DataError: A detector's process has no image.
         """
         counts = counted(n)
         first, total = sum(counts[: rank()]), sum(counts)
@@ -147,15 +143,8 @@ class TrainingModule(pl.LightningModule):
                 loss, sums = self.task.step(self.network, images, targets)
                 self.count(sums, n)
                 return loss * (n * world() / total)
-            if not isinstance(images, Tensor) and self.is_left_out:
-                raise ConfigError("train.skip_batches: a detector leaves out batches only in one process")
-            if not isinstance(images, Tensor):
-                raise DataError(
-                    f"data.batch_size: a batch of {total} images is too small for {world()} processes, each of which "
-                    "needs one to train a detector; choose a larger one, or fewer --devices"
-                )
             stilled = still_(self.network, synchronised=not total)
-            loss = 0 * self.task.answer(self.network, images[:0]).sum()
+            loss = self.task.absent(self.network, images)
             for norm in stilled:
                 norm.train()
             return loss

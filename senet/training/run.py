@@ -444,6 +444,8 @@ def _plain_speech() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
             # On a machine that has SLURM, runs need not be its jobs.
             warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
+            # The frozen batch norms of a detector.
+            warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
             warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified.*")
             warnings.filterwarnings("ignore", module=r"lightning\..*", category=DeprecationWarning)
             warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from senet.errors import ConfigError
 from senet.processes import world
 
 
@@ -71,16 +72,24 @@ class SyncBatchNorm(_BatchNorm):
 def synchronise_(network: nn.Module) -> list[str]:
     """Let each batch norm of a network take the statistics of all processes, in place; returns their names.
 
-    Parameters, buffers and their names stay.
+    The modules stay, and with them parameters, buffers, hooks and who knows them; only their class changes.
+
+    Raises:
+        ConfigError: A batch norm computes more than that.
     """
     found = [(name, module) for name, module in network.named_modules() if isinstance(module, _BatchNorm)]
     for name, norm in found:
-        new = SyncBatchNorm(
-            norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats, device="meta"
-        )
-        new._parameters, new._buffers = norm._parameters, norm._buffers
-        network.set_submodule(name, new.train(norm.training))
+        if type(norm) not in PLAIN:
+            raise ConfigError(
+                f"train.sync_batch_norm: {name} is a {type(norm).__name__}; expected: a network with torch's own "
+                "batch norm"
+            )
+    for _, norm in found:
+        norm.__class__ = SyncBatchNorm
     return [name for name, _ in found]
+
+
+PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, SyncBatchNorm)
 
 
 def still_(network: nn.Module, *, synchronised: bool = False) -> list[nn.Module]:

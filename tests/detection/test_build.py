@@ -12,7 +12,7 @@ from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from senet import ConfigError, create_model, get_net
-from senet.detection.build import outside
+from senet.detection.build import ImageByImage, outside
 from senet.models.detector import DetectorNet
 from senet.models.registry import canonical_name, plain_twin
 
@@ -152,6 +152,9 @@ def test_protocol_torchvision_is_torchvisions_own(head: str) -> None:
     else:
         cls = FasterRCNN if head == "fasterrcnn" else MaskRCNN
         theirs = cls(Bare(ours.backbone), 4, rpn_anchor_generator=anchors, **same, **FEW)
+        # But for the random numbers that choose boxes.
+        for part in ("rpn", "roi_heads"):
+            getattr(theirs, part).fg_bg_sampler = getattr(ours, part).fg_bg_sampler
     weights = {n.replace("backbone.", "backbone.body."): t for n, t in ours.state_dict().items()}
     theirs.load_state_dict(weights)
     images, targets = batch(masks=head == "maskrcnn")
@@ -199,3 +202,22 @@ def test_trunks_without_feature_maps() -> None:
         create_model("fasterrcnn_timm:vit_tiny_patch16_224_fpn")
     with pytest.raises(ConfigError, match="trunk: has 3 stages; expected: 4 or more"):
         create_model("fasterrcnn_resnet20_fpn")
+
+
+def test_an_image_draws_the_same_boxes_in_any_process() -> None:
+    """Also if the images before it have other numbers of boxes."""
+    generator = torch.Generator().manual_seed(0)
+    matched = [torch.randint(-1, 3, (300 + 50 * i,), generator=generator) for i in range(4)]
+    sampler = ImageByImage(32, 0.25)
+    torch.manual_seed(1)
+    whole = sampler(matched)
+    assert (sampler.drawn, sampler.positives) == (4 * 32, 4 * 8)
+    after = torch.rand(())
+    torch.manual_seed(1)
+    sampler.first = 2
+    part = sampler(matched[2:])
+    for found, expected in zip(part, whole, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(found, expected[2:], strict=True))
+    assert torch.equal(torch.rand(()), after)
+    torch.manual_seed(2)
+    assert not torch.equal(sampler(matched[2:])[1][0], part[1][0])

@@ -31,7 +31,7 @@ from tests.detection.data import coco
 def recipe_of(folder: Path, model: str = "retinanet_resnet18_fpn", **fields: Any) -> Recipe:
     recipe = recipe_for(str(folder), model=model)
     data = replace(recipe.data, image_size=32, batch_size=2, eval_batch_size=4, workers=0, scales=(24, 32))
-    return replace(recipe, data=data, train=replace(recipe.train, epochs=2, device="cpu", **fields))
+    return replace(recipe, data=data, train=replace(recipe.train, **{"epochs": 2, "device": "cpu", **fields}))
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -69,6 +69,17 @@ def test_a_run_its_figures_and_an_interrupted_one(model: str, fields: dict[str, 
     assert again.summary.measured == done.summary.measured
     # What was kept is read, and finds the same.
     assert load(tmp_path / "two").classes == ("red", "green", "blue")
+
+
+def test_frozen_norms_keep_their_statistics(tmp_path: Path) -> None:
+    recipe = recipe_of(coco(tmp_path / "data", train=4, val=2), epochs=1)
+    for freeze_norm in (True, False):
+        recipe = replace(recipe, model=replace(recipe.model, freeze_norm=freeze_norm, freeze_at=2))
+        folder = tmp_path / str(freeze_norm)
+        train(recipe, open_data(recipe.data, 0), folder, quiet=True)
+        moved = {name for name, t in weights(folder).items() if "running_mean" in name and t.any()}
+        assert all("stage2" not in name and "stem" not in name for name in moved)
+        assert bool(moved) is not freeze_norm
 
 
 def test_a_comparison_with_itself_is_exactly_zero(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def main(
         resume: Go on, where there is a run.
         double: In float64.
         workers: Loader processes, whatever this machine has.
-        images: Of training.
+        images: Of training, where they are digits.
         log: A file to which each process adds epoch, index, digest, batch and rank of each image that it trains on;
             with `slow` a file for each start, with its time in ns and the batches that the run had then in its name.
         die_at: The process that kills itself, or 9 for all, and in which batch of all that it prepares.
@@ -103,7 +103,9 @@ def main(
     """
     setting = read_recipe(Path(recipe))
     splits.cpus = lambda: workers
-    data = small(open_data(setting.data, setting.train.seed), images, 43)
+    data = open_data(setting.data, setting.train.seed)
+    if setting.data.name == "digits":
+        data = small(data, images, 43)
     data.train.workers = workers
     if double and setting.train.strategy == "ddp":
         run.PRECISION["fp32"] = "64-true"
@@ -153,6 +155,9 @@ def watch(data: Data, *, double: bool, log: str, die_at: tuple[int, int], slow: 
                     os.kill(os.getpid(), signal.SIGKILL)
             if not double:
                 return images, targets
+            if isinstance(images, list):
+                boxes = [target | {"boxes": target["boxes"].double()} for target in targets]
+                return [image.double() for image in images], boxes
             return images.double(), targets.double() if targets.is_floating_point() else targets
 
         split.prepare = watched
