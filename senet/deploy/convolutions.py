@@ -139,10 +139,11 @@ def join_expansions(g: Graph) -> None:
 
 def pointwise_weight(g: Graph, conv: fx.Node) -> fx.Node:
     """The weight of a 1x1 convolution, packed for the one in C."""
-    from senet.kernels.conv1x1.c import pack
+    from senet.kernels.conv1x1.c import pack, pack_fast
 
     weight, _ = weights_of(g, conv)
-    return g.add_constant(f"{conv.args[1].target}_packed", pack(weight.float()))  # type: ignore[union-attr]
+    of = pack_fast if dispatch.is_fast(weight, prod(shape(conv)[2:])) else pack
+    return g.add_constant(f"{conv.args[1].target}_packed", of(weight.float()))  # type: ignore[union-attr]
 
 
 def gated_input(g: Graph, x: Any, conv: fx.Node, gates: Mapping[fx.Node, Gated]) -> tuple[Any, fx.Node | None]:

@@ -207,7 +207,8 @@ def optimize(
     recognised stays as it is, and `rewrites` says so.
 
     On a CPU with a C compiler, which is run once, float32 networks use kernels in C. Their 3x3 convolutions take a
-    quarter of the products, and four times the memory for weights.
+    quarter of the products, and four times the memory for weights; with AVX-512, wide 1x1 ones seven eighths of the
+    products, and 1.75 times the memory.
 
     Args:
         model: not changed; or the path of a `.pt2` file of `senet export` or `export_program`, which is quicker to

@@ -53,14 +53,18 @@ def _wide(t: Tensor | None) -> Tensor | float:
 def pointwise(draw: random.Random) -> Outcome:
     n, k, height, width = _sizes(draw)
     c, act = _sizes(draw)[1], draw.choice(ACTIVATIONS)
+    is_fast = draw.random() < 0.4
+    if is_fast:
+        k, c = 2 * k, draw.choice((2, 4, 6)) * conv1x1.panel()
     h, w, b = maps(n, k, height, width), noise(c, k, 1, 1, seed=1) / k**0.5, _maybe(draw, noise(c, seed=2))
+    pack = conv1x1.pack_fast if is_fast else conv1x1.pack
     g, s = _maybe(draw, noise(n, k, seed=3)), _maybe(draw, noise(n, c, seed=4))
     e = _maybe(draw, maps(n, c, height, width, seed=5))
-    y = OPS.conv1x1_packed(_layout(draw, h), conv1x1.pack(w), c, g, b, s, e, act)
+    y = OPS.conv1x1_packed(_layout(draw, h), pack(w), c, g, b, s, e, act)
     want = F.conv2d(h.double() if g is None else h.double() * g.double()[..., None, None], w.double())
     want = want if b is None else want + b.double()[:, None, None]
     want = want if s is None else want * s.double()[..., None, None]
-    return f"1x1 {n, k, c, height, width, act}", y, ACTS[act](want + _wide(e))
+    return f"{'Strassen' if is_fast else '1x1'} {n, k, c, height, width, act}", y, ACTS[act](want + _wide(e))
 
 
 def grouped(draw: random.Random) -> Outcome:

@@ -47,6 +47,17 @@ POINTWISE = {
     "one row of many": (1, 3, 32, 1, 25),
     "no image": (0, 4, 32, 3, 3),
 }
+# Two panels, or four, of channels; an even number of inputs.
+PAIR = 2 * conv1x1.panel()
+STRASSEN = {
+    "a pair": (1, 16, PAIR, 2, 1),
+    "one position, which has none": (3, 8, PAIR, 1, 1),
+    "odd positions of some images": (3, 10, 2 * PAIR, 3, 5),
+    "inputs of no vector": (2, 6, PAIR, 4, 3),
+    "blocks and a rest": (2, 34, PAIR, 13, 11),
+    "rows that would collide": (1, 2048, PAIR, 3, 2),
+    "no image": (0, 4, PAIR, 3, 3),
+}
 # N, K, C, H, W and padding.
 WINOGRAD = {
     "a tile": (1, 16, 32, 4, 4, (1, 1)),
@@ -111,6 +122,7 @@ class Case(NamedTuple):
     groups: int = 1
     stride: int = 1
     planar: bool = False
+    is_fast: bool = False
 
     @property
     def is_pointwise(self) -> bool:
@@ -126,7 +138,7 @@ class Case(NamedTuple):
 
     def packed(self) -> Tensor:
         if self.is_pointwise:
-            return conv1x1.pack(self.w)
+            return (conv1x1.pack_fast if self.is_fast else conv1x1.pack)(self.w)
         if self.operation is WINOGRAD_:
             return conv3x3.pack(self.w, self.groups)
         return direct.pack(self.w, self.groups, planar=self.planar)
@@ -154,6 +166,11 @@ class Case(NamedTuple):
 def pointwise(n: int, k: int, c: int, height: int, width: int) -> Case:
     b, s, e, g = noise(c, seed=2), noise(n, c, seed=3), maps(n, c, height, width, seed=4), noise(n, k, seed=5)
     return Case(POINTWISE_, maps(n, k, height, width), noise(c, k, 1, 1, seed=1), b, s, e, g=g)
+
+
+def strassen(n: int, k: int, *sizes: int) -> Case:
+    case = pointwise(n, k, *sizes)
+    return case._replace(w=case.w / k**0.5, is_fast=True)
 
 
 def winograd(
@@ -184,6 +201,7 @@ def grouped(
 
 
 CASES = {f"1x1 {name}": pointwise(*sizes) for name, sizes in POINTWISE.items()}
+CASES |= {f"Strassen {name}": strassen(*sizes) for name, sizes in STRASSEN.items()}
 CASES |= {f"3x3 {name}": winograd(*sizes) for name, sizes in WINOGRAD.items()}
 CASES |= {f"direct {name}": grouped(*sizes) for name, sizes in GROUPED.items()}
 for name in ("first layer", "first layer, 7x7", "a prime in a group"):
@@ -253,11 +271,12 @@ def test_other_memory_formats(case: Case) -> None:
     "case",
     [
         pointwise(2, 16, 67, 13, 11),
+        strassen(*STRASSEN["blocks and a rest"]),
         *(winograd(*WINOGRAD[name]) for name in ("cut tiles", "tiles of a thread's own", "several chunks, shared")),
         winograd(*WINOGRAD["groups of three vectors"]),
         *(grouped(*GROUPED[name]) for name in ("many bands", "first layer")),
     ],
-    ids=["1x1", "cut tiles", "own tiles", "shared chunks", "groups", "bands", "first layer"],
+    ids=["1x1", "Strassen", "cut tiles", "own tiles", "shared chunks", "groups", "bands", "first layer"],
 )
 def test_any_number_of_threads_gives_the_same_bits(case: Case) -> None:
     before, results = torch.get_num_threads(), []
@@ -269,6 +288,16 @@ def test_any_number_of_threads_gives_the_same_bits(case: Case) -> None:
         torch.set_num_threads(before)
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
+
+
+def test_strassens_algorithm_mixes_no_images() -> None:
+    """Each image has the bits that it has alone, and NaN of one stays in it."""
+    case = strassen(*STRASSEN["odd positions of some images"])
+    y = case.run()
+    alone = case._replace(h=case.h[1:2], g=case.g[1:2], s=case.s[1:2], e=case.e[1:2])  # type: ignore[index]
+    assert torch.equal(alone.run(), y[1:2])
+    case.h[0, :, 0, 0] = float("nan")
+    assert torch.equal(case.run()[1:], y[1:])
 
 
 @EACH
