@@ -21,9 +21,9 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "batch", "images", "fields", "settings"),
     [
-        # Wide and upright images; one of the two processes has no image of each last batch.
-        ("retinanet_se_resnet18_fpn", 2, 6, {}, ("train.sync_batch_norm=true",)),
-        ("retinanet_resnet18_fpn", 2, 6, {"freeze_norm": True, "freeze_at": 2}, ()),
+        # The last batch has one image, so one of the two processes has none.
+        ("retinanet_se_resnet18_fpn", 2, 5, {}, ("train.sync_batch_norm=true",)),
+        ("retinanet_resnet18_fpn", 2, 5, {"freeze_norm": True, "freeze_at": 2}, ()),
         # Proposals are chosen among two images, so each process has two. Of 64x96 pixels: in padding all scores are
         # equal, and which of them are the best is chance.
         (
@@ -38,29 +38,32 @@ pytestmark = pytest.mark.slow
 def test_two_processes_train_the_detector_of_one(
     model: str, batch: int, images: int, fields: dict[str, Any], settings: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """In float64: the weights within 1e-9, and the losses, of which torchvision computes one in float32.
+    """In float64: the weights within 1e-8, and the losses, of which torchvision computes one in float32.
 
-    Killed in the second epoch, they go on bit for bit.
+    Killed in the second epoch, they go on bit for bit in float32.
     """
     recipe = recipe_of(coco(tmp_path / "data", train=images, val=3), model, save_batches=1, threads=1)
     size = {"image_size": 64, "scales": (64,)} if batch == 4 else {}
     recipe = replace(recipe, model=replace(recipe.model, **fields), data=replace(recipe.data, batch_size=batch, **size))
     recipe = override(recipe, *settings)
-    folders = {name: tmp_path / name for name in ("alone", "both", "killed")}
-    for name, count in (("alone", 1), ("both", 2)):
-        ended = trained_together(count, recipe, folders[name], double=True)
+    folders = {name: tmp_path / name for name in ("alone", "both", "whole", "killed")}
+    for name, count in (("alone", 1), ("both", 2), ("whole", 2)):
+        ended = trained_together(count, recipe, folders[name], double=name != "whole")
         assert all(status == 0 for status, _ in ended), ended
     one, two = (read_metrics(folders[name]) for name in ("alone", "both"))
     for expected, found in zip(one, two, strict=True):
         assert found.train == pytest.approx(expected.train, rel=0, abs=1e-6 if batch == 4 else 1e-9)
-        assert found.measured == pytest.approx(expected.measured, rel=1e-6)
+        # None where no object has such a size.
+        assert {name: value or 0.0 for name, value in found.measured.items()} == pytest.approx(
+            {name: value or 0.0 for name, value in expected.measured.items()}, rel=1e-6
+        )
     ours, theirs = weights(folders["both"]), weights(folders["alone"])
     assert ours.keys() == theirs.keys()
     for key, t in ours.items():
-        torch.testing.assert_close(t, theirs[key], rtol=0, atol=1e-9, msg=key)
-    ended = trained_together(2, recipe, folders["killed"], double=True, die_at=(9, one[0].step + 2))
+        torch.testing.assert_close(t, theirs[key], rtol=0, atol=1e-8, msg=key)
+    ended = trained_together(2, recipe, folders["killed"], die_at=(9, one[0].step + 2))
     assert all(status < 0 for status, _ in ended), ended
-    ended = trained_together(2, recipe, folders["killed"], double=True, resume=True)
+    ended = trained_together(2, recipe, folders["killed"], resume=True)
     assert all(status == 0 for status, _ in ended), ended
-    both, again = weights(folders["both"]), weights(folders["killed"])
-    assert all(torch.equal(both[name], t) for name, t in again.items())
+    whole, again = weights(folders["whole"]), weights(folders["killed"])
+    assert all(torch.equal(whole[name], t) for name, t in again.items())
