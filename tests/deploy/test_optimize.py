@@ -119,15 +119,15 @@ def test_weights_that_are_made_from_weights() -> None:
 
 def test_rounding_in_float32() -> None:
     """No worse than the original's own, which folding reorders, times four; bfloat16 likewise."""
-    model = trained(create_model(one_stage()))
+    model = trained(create_model(one_stage(), seed=0))
     x = noise(4, 3, 64, 64)
     with torch.no_grad():
         truth = model(x)
         for dtype in (torch.float32, torch.bfloat16):
             model.to(dtype)
             fast = optimize(model, x[:1].to(dtype))
-            own = error(model(x.to(dtype)).double(), truth)
-            assert error(fast(x.to(dtype)).double(), truth) < 4 * own
+            own, ours = ((net(x.to(dtype)).double() - truth).norm() for net in (model, fast))
+            assert ours < 4 * own
             model.double()
 
 
