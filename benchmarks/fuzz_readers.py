@@ -1,16 +1,21 @@
 """Damaged and invented files for the readers of shards, checkpoints and recipes: only documented errors, of one line.
 
     python -m benchmarks.fuzz_readers --examples 2000
+    pip install atheris; python -m benchmarks.fuzz_readers --atheris 300
 
 hypothesis changes a sound file, byte by byte or value by value, and shrinks what fails. A reader must read the file or
 raise an error of `senet.errors` in one line; it must neither execute anything nor raise another error. The figures
 printed are the numbers of files that were read and refused, for each reader.
+
+atheris (libFuzzer) keeps changed files that reach new lines and changes those further, for so many seconds a reader.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -229,12 +234,67 @@ def fuzz(reader: Reader, examples: int, *, is_random: bool = False) -> Counter[s
     return found
 
 
+BY_COVERAGE = """
+import sys
+import atheris
+with atheris.instrument_imports(include=["senet", "yaml", "tarfile", "json", "safetensors", "benchmarks"]):
+    from benchmarks import fuzz_readers
+fuzz_readers.by_coverage(atheris, sys.argv[1], sys.argv[2:])
+"""
+
+
+def by_coverage(atheris: Any, name: str, options: list[str]) -> None:
+    """Fuzz a reader by libFuzzer in this process, which then ends; its last line is the numbers of files so far.
+
+    Args:
+        atheris: The module.
+        name: A key of `sound`.
+        options: Of libFuzzer.
+    """
+    torch.set_num_threads(1)
+    folder = Path(tempfile.mkdtemp())
+    reader = sound(folder)[name]
+    (folder / "corpus").mkdir()
+    (folder / "corpus/sound").write_bytes(reader.file.read_bytes())
+    found: Counter[str] = Counter()
+
+    def one(data: bytes) -> None:
+        found[outcome(reader, data)] += 1
+        if not found.total() % 100:
+            (folder / "corpus").with_suffix(".json").write_text(json.dumps(found))
+
+    print(folder, flush=True)
+    atheris.Setup([sys.argv[0], *options, "-max_len=65536", f"-artifact_prefix={folder}/", str(folder / "corpus")], one)
+    atheris.Fuzz()
+
+
+def in_processes(names: list[str], seconds: int) -> None:
+    """Fuzz readers by libFuzzer, one after the other, and print what was found."""
+    for name in names:
+        options = [f"-max_total_time={seconds}", "-timeout=20", "-rss_limit_mb=4096"]
+        ended = subprocess.run([sys.executable, "-c", BY_COVERAGE, name, *options], capture_output=True, text=True)
+        folder = Path(next(line for line in ended.stdout.splitlines() if line.startswith("/")))
+        counts = folder / "corpus.json"
+        kept = len([*(folder / "corpus").iterdir()])
+        print(f"{name:<22}{counts.read_text() if counts.is_file() else '{}'}, {kept} files kept", flush=True)
+        if ended.returncode:
+            print(f"status {ended.returncode}, {folder}:\n{ended.stdout[-1500:]}{ended.stderr[-1500:]}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=int, default=2000, help="for each reader")
+    parser.add_argument("--atheris", type=int, default=0, metavar="SECONDS", help="for each reader, by coverage")
+    parser.add_argument("--readers", default="", help="some alone, by the beginnings of their names, with commas")
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
+        if args.atheris:
+            wanted = tuple(args.readers.split(","))
+            readers = sound(Path(folder)).items()
+            # Where values are changed it is the same reader.
+            in_processes([n for n, reader in readers if not reader.is_tree and n.startswith(wanted)], args.atheris)
+            return
         for name, reader in sound(Path(folder)).items():
             print(f"{name:<22}{json.dumps(fuzz(reader, args.examples, is_random=True))}", flush=True)
 
