@@ -20,6 +20,7 @@ KERNELS = (
     "channel_gates",
     "linear_packed",
     "pool",
+    "cat",
 )
 
 
@@ -27,7 +28,7 @@ def chain_kernels(g: Graph) -> None:
     """Replace each run of two or more kernels in C by a `Chain`."""
     run: list[fx.Node] = []
     for node in [*g.graph.nodes]:
-        is_kernel = node.op == "call_function" and operation(node) in KERNELS
+        is_kernel = node.op == "call_function" and operation(node) in KERNELS and "senet" in str(node.target)
         is_item = node.target is operator.getitem and node.args[0] in run
         if is_kernel or is_item:
             run.append(node)

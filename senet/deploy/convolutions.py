@@ -310,6 +310,19 @@ def use_pooling(g: Graph) -> None:
         _replace(g, node, torch.ops.senet.pool.default, args)
 
 
+def use_cat(g: Graph) -> None:
+    """Give concatenations of feature maps to C, with the activation that follows: what is around is one chain then."""
+    for node in g.calls(aten.cat.default):
+        maps, *axis = node.args
+        values = [n.meta["val"] for n in maps]  # type: ignore[union-attr]
+        is_map = len(shape(node)) == 4 and axis in ([1], [-3]) and not node.kwargs
+        if is_map and all(v.dtype == torch.float32 and dispatch.c_convolutions(v.device, v.dtype) for v in values):
+            import senet.kernels.pool.c  # noqa: F401  (defines the operation)
+
+            end, act = activation_of(node)
+            _replace(g, end, torch.ops.senet.cat.default, (maps, act))
+
+
 def use_onednn(g: Graph, dtype: torch.dtype) -> None:
     """Give 2-D convolutions with constant weights to oneDNN, with the sum and activation that follow.
 

@@ -16,6 +16,7 @@ from senet.deploy.chains import chain_kernels
 from senet.deploy.convolutions import (
     gate_depthwise,
     join_expansions,
+    use_cat,
     use_depthwise,
     use_direct,
     use_linear,
@@ -386,6 +387,7 @@ def _specialise(g: Graph, example: Tensor, compile: bool, gpu_kernels: bool) -> 
         use_direct(g, len(example))
         use_pooling(g)
         use_linear(g)
+        use_cat(g)
     if example.device.type == "cpu" and not compile:
         use_onednn(g, example.dtype)
         g.tidy()

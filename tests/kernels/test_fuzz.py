@@ -148,7 +148,10 @@ def pooling(draw: random.Random) -> Outcome:
     want = F.avg_pool2d(h.double(), kernel, stride, padding, ceil, counts)
     gates = F.conv1d(want.mean((2, 3))[:, None], w.double()[None, None], padding=len(w) // 2)[:, 0].sigmoid()
     exact = want, F.max_pool2d(h.double(), kernel, stride, padding, ceil_mode=ceil), gates
-    both = (torch.cat([t.flatten() for t in of]) for of in ((means, most, s), exact))
+    act = draw.choice(ACTIVATIONS)
+    joined = OPS.cat([means, _layout(draw, most), means], act)
+    exact = *exact, ACTS[act](torch.cat([exact[0], exact[1].double(), exact[0]], 1))
+    both = (torch.cat([t.flatten() for t in of]) for of in ((means, most, s, joined), exact))
     return (f"pooling {n, c, height, width, kernel, stride, padding, ceil, counts}", *both)  # type: ignore[return-value]
 
 

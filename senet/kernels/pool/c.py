@@ -1,7 +1,8 @@
-"""Max and mean pooling over windows in C, for float32 on a CPU.
+"""Max and mean pooling over windows, and concatenation, in C, for float32 on a CPU.
 
 `torch.ops.senet.pool(h, kernel, stride, padding, ceil, mean, counts)` is `F.max_pool2d`, or `F.avg_pool2d` with
-`count_include_pad=counts` if `mean`, of `h` (N, C, H, W), with pairs of height and width and `ceil_mode=ceil`. y is
+`count_include_pad=counts` if `mean`, of `h` (N, C, H, W), with pairs of height and width and `ceil_mode=ceil`.
+`torch.ops.senet.cat(h, act)` is `act(torch.cat(h, 1))` of such feature maps, with one of `packed.ACTIVATIONS`. y is
 channels-last. There is no gradient. Wrong sizes or dtypes raise RuntimeError.
 """
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from senet.kernels.cc import compiled, library
-from senet.kernels.packed import call, channels_last, check, empty, operations
+from senet.kernels.packed import call, channels_last, check, empty, number, operations
 
 SOURCE = Path(__file__).with_name("pool.c")
 
@@ -65,8 +66,24 @@ def _empty(
     return torch.empty(shape, dtype=h.dtype, device=h.device, memory_format=torch.channels_last)
 
 
+def _cat(h: list[Tensor], act: str) -> Tensor:
+    n, _, *size = h[0].shape
+    for t in h:
+        check("cat", (t, (n, t.shape[1], *size)))
+    y = empty((n, sum(t.shape[1] for t in h), *size))
+    at = 0
+    for t in h:
+        sizes = n * size[0] * size[1], t.shape[1], y.shape[1], at, number(act)
+        call(_c().place, (channels_last(t), y), *sizes, torch.get_num_threads())
+        at += t.shape[1]
+    return y
+
+
 operations.define(
     "pool(Tensor h, int[2] kernel, int[2] stride, int[2] padding, bool ceil, bool mean, bool counts) -> Tensor"
 )
 operations.impl("pool", _run, "CPU")
 torch.library.register_fake("senet::pool", _empty)
+operations.define("cat(Tensor[] h, str act) -> Tensor")
+operations.impl("cat", _cat, "CPU")
+torch.library.register_fake("senet::cat", lambda h, act: torch.cat(h, 1).contiguous(memory_format=torch.channels_last))

@@ -68,3 +68,24 @@ void pool(const int64_t *a, Parallel *parallel)
     const int64_t N = a[2], C = a[5], Y = a[6], X = a[7];
     parallel(N * Y * X * C > 16384 ? (int)a[16] : 1, N * Y, rows, a);
 }
+
+/* act(h), of M positions and c channels, into the channels of y (M, C) from `at` on. */
+enum { POSITIONS = 64 };
+
+static void copied(const void *context, Work *work)
+{
+    const int64_t *a = context, M = a[2], c = a[3], C = a[4], at = a[5];
+    const float *h = (const float *)a[0];
+    float *y = (float *)a[1];
+    const int act = (int)a[6];
+    for (int64_t i; (i = work->next(work)) >= 0;)
+        for (int64_t m = i * POSITIONS; m < M && m < (i + 1) * POSITIONS; m++)
+            for (int64_t k = 0; k < c; k += LANES)
+                store_part(y + m * C + at + k, activated(load_part(h + m * c + k, c - k), act), c - k);
+}
+
+void place(const int64_t *a, Parallel *parallel)
+{
+    const int64_t M = a[2], c = a[3];
+    parallel(M * c > 65536 ? (int)a[7] : 1, (M + POSITIONS - 1) / POSITIONS, copied, a);
+}
