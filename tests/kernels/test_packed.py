@@ -290,6 +290,15 @@ def test_any_number_of_threads_gives_the_same_bits(case: Case) -> None:
     assert torch.equal(results[0], results[2])
 
 
+def test_strassens_algorithm_takes_whole_halves() -> None:
+    packed = conv1x1.pack_fast(noise(PAIR, 8, 1, 1))
+    for k, c in ((9, PAIR), (8, PAIR + 1)):
+        with pytest.raises(
+            RuntimeError, match=rf"{k} to {c} channels; expected by Strassen's algorithm: an even number"
+        ):
+            POINTWISE_(maps(1, k, 2, 2), packed, c, None, None, None, None, "none")
+
+
 def test_strassens_algorithm_mixes_no_images() -> None:
     """Each image has the bits that it has alone, and NaN of one stays in it."""
     case = strassen(*STRASSEN["odd positions of some images"])

@@ -67,6 +67,11 @@ def _run(
 ) -> None:
     (n, c, *size), k, panel = y.shape, h.shape[1], _c().panel()
     is_fast = w.dim() == 4
+    if is_fast and (k % 2 or c % (2 * panel)):
+        raise RuntimeError(
+            f"senet::conv1x1_packed: {k} to {c} channels; expected by Strassen's algorithm: an even number to a "
+            f"multiple of {2 * panel}"
+        )
     packed = (7, c // 2 // panel, k // 2, panel) if is_fast else (-(-c // panel), k, panel)
     check("conv1x1_packed", (h, (n, k, *size)), (w, packed), (g, (n, k)), (b, (c,)), (s, (n, c)), (e, y.shape))
     positions, threads = size[0] * size[1], torch.get_num_threads()
