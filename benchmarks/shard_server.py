@@ -1,8 +1,12 @@
-"""An HTTP server of a folder that answers range requests, or wrongly where it is told to; for tests and timings."""
+"""An HTTP server of a folder that answers range requests, or wrongly where it is told to; for tests and timings.
+
+`python -m benchmarks.shard_server FOLDER` prints its address and serves.
+"""
 
 from __future__ import annotations
 
 import re
+import sys
 import threading
 import time
 from collections import Counter
@@ -129,3 +133,9 @@ def serving(folder: Path) -> Iterator[ShardServer]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+if __name__ == "__main__":
+    found = ShardServer(Path(sys.argv[1]))
+    print(found.url, flush=True)
+    found.serve_forever()

@@ -6,19 +6,26 @@ Two measures. "prepared": a loader with worker processes decodes and crops to 22
 process reads the bytes alone, so that the cost of finding, checking and fetching them shows. All sources take turns in
 each round; printed are medians and quartiles over the rounds. webdataset (pip install webdataset) streams, so it
 neither shuffles as a whole nor checks digests; it decodes and crops with the same functions. HTTP is a server on this
-machine in a process of its own.
+machine in a process of its own: nginx where it is installed, since a server in Python takes more of the processors than
+its clients.
 """
 
 from __future__ import annotations
 
 import argparse
+import getpass
 import io
 import json
-import multiprocessing
+import os
+import shutil
+import socket
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +34,6 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from benchmarks.shard_server import ShardServer
 from senet.data.images import cpus, fit, pixels
 from senet.data.shard_writer import write_shards
 from senet.data.shards import ShardFiles, sources_at, take
@@ -39,10 +45,36 @@ from senet.runs.environment import this_environment
 BATCH = 64
 
 
-def serve(folder: str, address: Any) -> None:
-    server = ShardServer(Path(folder))
-    address.put(server.url)
-    server.serve_forever()
+NGINX = """
+daemon off; worker_processes 1; pid {work}/nginx.pid; error_log {work}/nginx.log; user {user};
+events {{ worker_connections 1024; }}
+http {{
+  access_log off; sendfile on; keepalive_requests 100000;
+  server {{ listen 127.0.0.1:{port}; root {folder}; }}
+}}
+"""
+
+
+@contextmanager
+def served(folder: Path, work: Path) -> Iterator[tuple[str, str]]:
+    """Serve a folder from another process: the server's name and its address."""
+    if program := shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        (work / "nginx.conf").write_text(NGINX.format(work=work, folder=folder, port=port, user=getpass.getuser()))
+        name, url = "nginx", f"http://127.0.0.1:{port}"
+        server = subprocess.Popen([program, "-c", str(work / "nginx.conf"), "-e", str(work / "nginx.log")])
+    else:
+        name, command = "Python", [sys.executable, "-m", "benchmarks.shard_server", str(folder)]
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert server.stdout is not None
+        url = server.stdout.readline().strip()
+    try:
+        yield name, url
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def batches_of(split: FileSplit, workers: int) -> Callable[[int], int]:
@@ -145,16 +177,9 @@ def main() -> None:
                 place.write_bytes(Path(file).read_bytes())
         layout = find_images(DataRecipe(name=str(work / "images")))
         write_shards(layout, work / "shards", shard_bytes=args.shard_mb * 10**6)
-        context = multiprocessing.get_context("spawn")
-        address = context.Queue()
-        server = context.Process(target=serve, args=(str(work / "shards"), address), daemon=True)
-        server.start()
-        try:
-            found = sources(work / "images", work, address.get(timeout=60), args)
-            print(json.dumps(measured(found, args) | {"images": len(layout.parts["train"].files)}, indent=2))
-        finally:
-            server.terminate()
-            server.join()
+        with served(work / "shards", work) as (server, url):
+            found = measured(sources(work / "images", work, url, args), args)
+        print(json.dumps(found | {"images": len(layout.parts["train"].files), "server": server}, indent=2))
 
 
 def measured(found: dict[str, dict[str, Callable[[int], int]]], args: argparse.Namespace) -> dict[str, Any]:
