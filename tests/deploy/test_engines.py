@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ ENGINES = ("torch", "onnxruntime", "openvino")
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file with the times, in a cache folder of its own."""
+    """The file with the times, in a cache folder of its own; they are taken in short turns."""
+    monkeypatch.setattr(engines, "TURN", 0.002)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "senet" / "engines.json"
 
@@ -118,11 +120,21 @@ def test_answers_do_not_share_memory() -> None:
     assert torch.equal(first, kept)
 
 
+class Slow(nn.Module):
+    def forward(self, t: Tensor) -> list[Tensor]:
+        return [sum((t @ t for _ in range(300)), t)]
+
+
+class Shifted(nn.Module):
+    """In float32 it rounds its input to multiples of 2^-10."""
+
+    def forward(self, t: Tensor) -> Tensor:
+        return (t + 10000.0) - 10000.0
+
+
 def test_the_fastest_is_taken_and_remembered(cache: Path) -> None:
     x = noise(1, 3, 8, 8)
-
-    def slow(t: Tensor) -> list[Tensor]:
-        return [sum((t @ t for _ in range(300)), t)]
+    slow = Slow()
 
     def candidate(run: Any) -> Any:
         calls.append(run)
@@ -137,30 +149,65 @@ def test_the_fastest_is_taken_and_remembered(cache: Path) -> None:
         "b": lambda: candidate(quick),
         "c": lambda: candidate(wrong),
     }
-    chosen, engine = engines.fastest(makers, [x], want, "net")
+    chosen, engine = engines.fastest(makers, slow, [x], "net")
     assert (chosen.run, engine.name, engine.is_remembered) == (quick, "b", False)
     assert set(engine.milliseconds) == {"a", "b"}
     assert "from the network's" in engine.skipped["c"]
     calls.clear()
-    again, engine = engines.fastest(makers, [x], want, "net")
+    again, engine = engines.fastest(makers, slow, [x], "net")
     assert (again.run, engine.name, engine.is_remembered, calls) == (quick, "b", True, [quick])
     assert "measured earlier" in str(engine)
     makers = {"a": makers["a"]}
     for given, key in ((x, "another"), (noise(2, 3, 8, 8), "net")):
-        assert not engines.fastest(makers, [given], slow(given), key)[1].is_remembered
+        assert not engines.fastest(makers, slow, [given], key)[1].is_remembered
     with pytest.raises(RunError, match="c: its outputs are"):
-        engines.fastest({"c": lambda: candidate(wrong)}, [x], slow(x), "net")
+        engines.fastest({"c": lambda: candidate(wrong)}, slow, [x], "net")
+
+
+def test_an_engine_is_not_judged_by_the_threads_of_another(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first call after another engine is slow, as while threads of that one still spin."""
+    monkeypatch.setattr(engines, "TURN", 0.03)
+    last: list[str] = []
+
+    def run(name: str, seconds: float) -> Any:
+        def candidate(t: Tensor) -> list[Tensor]:
+            time.sleep(0.02 if last != [name] else seconds)
+            last[:] = [name]
+            return [t]
+
+        return lambda: engines.Candidate(candidate, {})
+
+    makers = {"slow": run("slow", 0.015), "fast": run("fast", 0.001)}
+    _, engine = engines.fastest(makers, nn.Identity(), [noise(1, 3, 8, 8)], "net")
+    assert engine.name == "fast"
+    assert engine.milliseconds["slow"] > 2 * engine.milliseconds["fast"]
+
+
+def test_a_network_that_rounds_coarsely_is_compared_by_its_own_rounding(cache: Path) -> None:
+    """Here float32 is 3e-4 from float64, so an engine that rounds otherwise is right, and one 1 % away is not."""
+    x = noise(1, 3, 8, 8)
+    distance = error(Shifted()(x), x)
+    assert 1e-4 < distance < 2e-3
+    makers = {
+        "exact": lambda: engines.Candidate(lambda t: [t], {}),
+        "wrong": lambda: engines.Candidate(lambda t: [t * 1.01], {}),
+    }
+    _, engine = engines.fastest(makers, Shifted(), [x], "net")
+    assert (engine.name, set(engine.skipped)) == ("exact", {"wrong"})
+    nans = {"nan": lambda: engines.Candidate(lambda t: [torch.where(t > 0, t, torch.nan)], {})}
+    with pytest.raises(RunError, match=r"nan: its outputs are nan from the network's; expected: 1e-04 or less"):
+        engines.fastest(nans, nn.Identity(), [x], "net")
 
 
 @pytest.mark.parametrize("damaged", ["", "[]", "{", '{"KEY": {"name": "b"}}', '{"KEY": {"nom": 1}}'])
 def test_a_damaged_memory_is_measured_again(damaged: str, cache: Path) -> None:
     x = noise(1, 3, 8, 8)
     makers = {"a": lambda: engines.Candidate(lambda t: [t], {})}
-    engines.fastest(makers, [x], [x], "net")
+    engines.fastest(makers, nn.Identity(), [x], "net")
     (key,) = json.loads(cache.read_text())
     cache.write_text(damaged.replace("KEY", key))
-    assert not engines.fastest(makers, [x], [x], "net")[1].is_remembered
-    assert engines.fastest(makers, [x], [x], "net")[1].is_remembered
+    assert not engines.fastest(makers, nn.Identity(), [x], "net")[1].is_remembered
+    assert engines.fastest(makers, nn.Identity(), [x], "net")[1].is_remembered
 
 
 @pytest.mark.slow
