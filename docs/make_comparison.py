@@ -111,12 +111,12 @@ def rows() -> list[tuple[str, str, str, str]]:
             "—",
         ),
         (
-            "equal weights of ResNet-18 and SE-ResNet-18, one seed",
+            "initial weights that ResNet-18 and SE-ResNet-18 share, one seed",
             shared(*(senet.create_model(name, seed=0) for name in ("resnet18", "se_resnet18"))),
             shared(seeded("resnet18"), seeded("seresnet18")),
             "—",
         ),
-        ("outputs when SE is put into a trained ResNet-18", ours_changes, timm_changes, "—"),
+        ("outputs when SE is put into a ResNet-18 that has weights", ours_changes, timm_changes, "—"),
         ("command line", commands("senet"), commands("timm"), commands("torchvision")),
         ("released weights of its own", "none; reads theirs", over(len(timm.list_pretrained())), over(released)),
     ]

@@ -1,4 +1,4 @@
-"""Who computes an operation on this machine: Triton, C or torch. All such choices are made here.
+"""Who computes an operation on this machine: Triton, C or torch. Other files ask here.
 
     operation                              GPU, if asked for         CPU, float32, C compiler     anywhere else
     block epilogue of `fuse_`              triton                    c                            reference, layers
@@ -9,7 +9,7 @@
     pooling over windows                   torch                     c                            torch
 
 "reference" is the fused algebra in plain torch, "layers" one layer after the other, as if not fused: on a GPU without
-Triton the layers are faster. `table()` prints what holds here.
+Triton the layers are faster. `table()` prints what holds here for the first three.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Fuse a network in place, and back: its blocks' epilogues, norms and units run as fused operations.
 
-Blocks and units call functions of `senet.functional` by an attribute: `epilogue`, `norm_relu`, `recalibrate`. `fuse_`
-sets these attributes to the functions below; no module is replaced and no parameter renamed. Each call is checked:
-where the operation would not compute exactly the same, the reference runs.
+Blocks and units call functions of `senet.functional` by an attribute: `epilogue`, `norm_relu`, `recalibrate` and
+`concat_epilogue`. `fuse_` sets these attributes to the functions below; no module is replaced and no parameter renamed.
+Each call is checked: where the operation would not compute exactly the same, the reference runs.
 """
 
 from __future__ import annotations

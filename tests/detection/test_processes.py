@@ -33,6 +33,7 @@ pytestmark = pytest.mark.slow
             {"rois": 32, "proposals": (200, 100), "freeze_at": 2, "freeze_norm": False},
             ("train.sync_batch_norm=true",),
         ),
+        ("maskrcnn_se_resnet18_fpn", 4, 8, {"rois": 32, "proposals": (200, 100), "freeze_at": 2}, ()),
     ],
 )
 def test_two_processes_train_the_detector_of_one(
