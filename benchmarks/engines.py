@@ -3,7 +3,7 @@
     python -m benchmarks.engines --out engines.jsonl                      # all networks, batch 1 and 8, 1 and 2 threads
     python -m benchmarks.engines --out engines.jsonl mnasnet_a1 --batch 1 --threads 1
     python -m benchmarks.engines --out busy.jsonl --threads 2 --busy 1    # beside a process that does nothing but count
-    python -m benchmarks.engines --out engines.jsonl --table              # what is there, as Markdown
+    python -m benchmarks.engines --out engines.jsonl --table              # what is there, as Markdown; --table auto
 
 It can be stopped at any time; what is in the file is not measured again. The sides of a case run in shuffled rounds of
 one process, after their answers were compared. With one thread the process's own time is taken, which other programs on
@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 import senet
 from senet.bench.measure import Subject, measure
-from senet.bench.result import Case
+from senet.bench.result import Case, ratio_of
 from senet.bench.subjects import exported, settle_norms_
 from senet.config import from_dict, to_dict
 
@@ -120,19 +120,29 @@ def read(path: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
     return {(f["network"], f["batch"], f["threads"]): f for f in found}
 
 
-def table(path: Path) -> str:
-    """Markdown: our time, that of the fastest other over ours inverted, with intervals."""
-    lines = ["| network | batch | threads | ours, ms | fastest other | ours over it | " + " | ".join(RIVALS) + " |"]
-    lines.append("|---|--:|--:|--:|---|--:|" + "--:|" * len(RIVALS))
-    for found in read(path).values():
-        case = from_dict(Case, found["case"])
-        ours, rival = case.row("ours"), best(case)
-        r = case.ratio("ours", rival)
-        times = {row.name: row.median_ms for row in case.rows}
-        each = [f"{times[name]:.2f}" if times.get(name) else "" for name in RIVALS]
-        value = f"**{r.value:.2f}** ({r.low:.2f} to {r.high:.2f})"
-        cells = found["network"], found["batch"], found["threads"], f"{ours.median_ms:.2f}", rival, value, *each
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+def table(path: Path, side: str = "ours") -> str:
+    """Markdown: time of a side over the fastest of the others that were timed, with intervals; a column each case.
+
+    Args:
+        path: What was measured.
+        side: "ours", which is compared with the other engines, or "auto", which is compared with ours too.
+    """
+    found = read(path)
+    columns = sorted({(batch, threads) for _, batch, threads in found})
+    head = [f"batch {batch}, {threads} thread{'s' * (threads > 1)}" for batch, threads in columns]
+    lines = ["| network | ms | " + " | ".join(head) + " |", "|---|--:|" + "--:|" * len(head)]
+    for name in dict.fromkeys(name for name, _, _ in found):
+        cells, first = [], ""
+        for column in columns:
+            one = found.get((name, *column))
+            case = from_dict(Case, one["case"]) if one else None
+            if case is None or not any(row.name == side for row in case.rows):
+                cells.append("")
+                continue
+            first = first or f"{case.row(side).median_ms:.2f}"
+            r = ratio_of(case.row(side), case.row(best(case, RIVALS if side == "ours" else (*RIVALS, "ours"))))
+            cells.append(f"{r.value:.2f} ({r.low:.2f} to {r.high:.2f})")
+        lines.append(f"| `{name.rpartition(':')[2]}` | {first} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -147,10 +157,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--size", type=int, default=0)
     parser.add_argument("--busy", type=int, default=0, help="processes that run beside, each on a core")
-    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--table", choices=("ours", "auto"), nargs="?", const="ours")
     line = parser.parse_args()
     if line.table:
-        print(table(line.out))
+        print(table(line.out, line.table))
         return
     beside = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(line.busy)]
     atexit.register(lambda: [process.kill() for process in beside])
