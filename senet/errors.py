@@ -15,7 +15,17 @@ from difflib import get_close_matches
 
 
 class SenetError(Exception):
-    """Base of every error that senet raises on purpose; the command line prints it as one line."""
+    r"""Base of every error that senet raises on purpose; its message is one line of characters that can be printed.
+
+    Names of files and tensors, and the messages of libraries, may contain others.
+
+    >>> print(SenetError("a\n.pth: damaged:\n\x1b[2J"))
+    a .pth: damaged: \x1b[2J
+    """
+
+    def __init__(self, message: object = "") -> None:
+        line = " ".join(str(message).splitlines())
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in line))
 
 
 class ConfigError(SenetError, ValueError):
