@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
+import argparse
 import re
-import sys
 import threading
 import time
 from collections import Counter
@@ -136,6 +136,11 @@ def serving(folder: Path) -> Iterator[ShardServer]:
 
 
 if __name__ == "__main__":
-    found = ShardServer(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    if not folder.is_dir():
+        parser.error(f"folder: {folder} does not exist")
+    found = ShardServer(folder)
     print(found.url, flush=True)
     found.serve_forever()

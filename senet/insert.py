@@ -522,7 +522,7 @@ def _call(modules: dict[str, nn.Module], t: Trace, name: str) -> Call:
     if isinstance(module, (Unit, InsertedUnit)):
         wrong = "is a unit"
     elif _unit_behind(module) is not None:
-        wrong = "has a unit already"
+        wrong = "has a unit already (senet.remove_ takes units out)"
     elif len(calls) != 1:
         wrong = f"is called {len(calls)} times"
     elif output is None or len(shape) < 3:

@@ -42,6 +42,29 @@ ONLY_FOR_TRAINING = tuple(
 """Fields of the data recipe that evaluation does not use, or must not change: another split holds training images."""
 
 
+ELSEWHERE = {
+    "learning_rate": "lr",
+    "wd": "weight_decay",
+    "max_epochs": "epochs",
+    "num_epochs": "epochs",
+    "img_size": "image_size",
+    "imgsz": "image_size",
+    "data_dir": "data",
+    "num_workers": "workers",
+    "output": "out",
+    "output_dir": "out",
+    "drop_rate": "dropout",
+    "opt": "optim.kind",
+    "optimizer": "optim.kind",
+    "max_steps": "limit_batches",
+    "gradient_clip_val": "clip_norm",
+    "clip_grad": "clip_norm",
+    "accumulate_grad_batches": "accumulate",
+    "resume_from_checkpoint": "resume",
+}
+"""Names of options in timm, torchvision, Lightning and YOLO -> ours, which are not similar enough to be guessed."""
+
+
 @dataclass(frozen=True)
 class ModelOnly:
     """The part of a recipe that `senet info` takes."""
@@ -298,6 +321,9 @@ class Parser:
         """Raise the error for an unknown option, with the nearest one and where all are listed."""
         words = dict.fromkeys([*self.options, *(path.rpartition(".")[2] for path in known)])
         flag = name if name.startswith("-") else f"--{name.replace('_', '-')}"
+        ours = ELSEWHERE.get(name)
+        if ours and (ours in words or ours in known or f"{ours}.name" in known):
+            raise ConfigError(f"option: {flag!r} is called --{ours.replace('_', '-')} here")
         raise unknown(
             "option",
             flag,

@@ -24,6 +24,8 @@ A faster hash, such as xxh128, would need a library: SHA-256 is in Python, proce
 `sha256sum` checks whole shards without senet.
 """
 
+NO_RANGES = "the server does not answer range requests; take one that does, or whole shards (data.shard_cache_gb)"
+
 _BLOCK = 2**20
 # Samples that are fetched together, and how often at once.
 _AT_ONCE, _THREADS = 16, 2
@@ -83,9 +85,9 @@ class Span:
     digest: bytes
 
     def fault(self, data: bytes) -> str:
-        """What is wrong with the bytes that were read; "" for nothing."""
+        """What is wrong with the bytes that were read; "" for nothing. _NoRangesError if there are too many."""
         if len(data) > self.length:
-            return f"{len(data):,} bytes came for {self.length:,}: the server does not answer range requests"
+            raise _NoRangesError(f"{len(data):,} bytes came for {self.length:,}: {NO_RANGES}")
         if len(data) < self.length:
             return f"{len(data):,} of {self.length:,} bytes came"
         return "" if digest_of(data) == self.digest else "its digest is wrong: the bytes are damaged"
@@ -185,8 +187,11 @@ class Store:
                 time.sleep(self.wait_s * 2 ** (attempt - 1) * random.SystemRandom().uniform(0.75, 1.25))
             again = []
             for i, data in zip(waiting, get([wanted[i] for i in waiting]), strict=True):
-                if isinstance(data, bytes) and (why := fault(wanted[i], data)):
-                    data = _WrongBytesError(why)
+                try:
+                    if isinstance(data, bytes) and (why := fault(wanted[i], data)):
+                        data = _WrongBytesError(why)
+                except _NoRangesError as error:
+                    data = error
                 found[i] = data
                 if isinstance(data, Exception) and _may_pass(data):
                     again.append(i)
@@ -341,6 +346,10 @@ class _WrongBytesError(Exception):
     """Bytes came, but not the right ones."""
 
 
+class _NoRangesError(Exception):
+    """Whole files come for ranges of them."""
+
+
 class _CacheError(Exception):
     """The cache cannot hold a shard; another attempt would not help."""
 
@@ -369,7 +378,8 @@ def _caught(read: Callable[[], bytes]) -> bytes | Exception:
 
 def _may_pass(error: Exception) -> bool:
     """Whether another attempt may succeed."""
-    if isinstance(error, (FileNotFoundError, PermissionError, ImportError, _CacheError, MissingExtraError)):
+    stays = FileNotFoundError, PermissionError, ImportError, _CacheError, _NoRangesError, MissingExtraError
+    if isinstance(error, stays):
         return False
     status = getattr(error, "status", None)
     return not isinstance(status, int) or status >= 500 or status in _PASSING
@@ -378,7 +388,7 @@ def _may_pass(error: Exception) -> bool:
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
-    if isinstance(error, (_WrongBytesError, _CacheError)):
+    if isinstance(error, (_WrongBytesError, _CacheError, _NoRangesError)):
         return str(error)
     if isinstance(status := getattr(error, "status", None), int):
         return f"the server answered {status} {getattr(error, 'message', '')}".rstrip()

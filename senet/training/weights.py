@@ -60,7 +60,7 @@ def initial_network(recipe: Recipe, images: Tensor | None = None) -> tuple[nn.Mo
     except CheckpointError as error:
         raise _of_another(recipe, error) from error
     network.reset_classifier(recipe.model.num_classes, seed=t.seed)
-    return network, replace(report, notes=(*report.notes, "the classifier is drawn"))
+    return network, replace(report, notes=(*report.notes, "the classifier starts from random weights"))
 
 
 def _of_another(recipe: Recipe, error: CheckpointError) -> CheckpointError:
@@ -77,9 +77,12 @@ def _of_another(recipe: Recipe, error: CheckpointError) -> CheckpointError:
     if name == (wanted.source if isinstance(wanted, OtherNet) else name_of(wanted)):
         return error
     own = ", under its own names" if isinstance(wanted, OtherNet) else ""
+    # A network of ours has its units in its table, so these are not its weights.
+    adds_units = recipe.name.startswith(f"{name}+")
+    units = "; timm:NAME+se and torchvision:NAME+se add units to trained weights" if adds_units else ""
     return CheckpointError(
         f"train.weights: {weights} has the weights of {name}, and the network is {recipe.name}; expected: weights of "
-        f"this network{own}, or {name} in its place"
+        f"this network{own}, or {name} in its place{units}"
     )
 
 

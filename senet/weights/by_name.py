@@ -73,13 +73,14 @@ def load_by_name_(
     skipped = [name for name in found.tensors if name not in loaded]
     kept = [name for name in state if name in absent or name in skipped]
     fresh = [name for name in kept if is_named(name, units)]
+    note = f"{len(fresh)} of the new tensors are of units, which change no output until they learn"
     return LoadReport(
         source=found.name,
         convention="its own library",
         loaded=tuple(loaded),
         missing=tuple(kept),
         unused=(*skipped, *found.outside),
-        notes=(*found.notes, *([f"{len(fresh)} tensors of units are drawn"] if fresh else [])),
+        notes=(*found.notes, *([note] if fresh else [])),
         preprocessing=found.preprocessing or preprocessing,
     )
 

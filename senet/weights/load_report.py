@@ -45,13 +45,13 @@ class LoadReport:
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
-        yield f"{self.source}: weights under the names of {self.convention}"
+        yield f"{self.source}: weights in the names of {self.convention}"
         yield (
             f"  {len(self.loaded) + len(self.renamed)} tensors loaded: {len(self.renamed)} renamed, "
             f"{len(self.reshaped)} reshaped, {len(self.permuted)} permuted; "
-            f"{len(self.missing)} missing, {len(self.unused)} unused"
+            f"{len(self.missing)} new, {len(self.unused)} unused"
         )
-        for what, names in (("missing", self.missing), ("unused", self.unused)):
+        for what, names in (("new, not in the file", self.missing), ("unused, not in the network", self.unused)):
             if names:
                 yield f"  {what}: {', '.join(names[:3])}{', ...' * (len(names) > 3)}"
         if self.changed:

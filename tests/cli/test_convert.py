@@ -34,7 +34,7 @@ def test_timm_to_a_checkpoint_and_back(senet: Call) -> None:
     torch.save({"state_dict": theirs.state_dict()}, "net.pth")
     status, out, _ = senet("convert", "net.pth", "--table")
     assert status == 0
-    assert "net.pth: weights under the names of timm" in out
+    assert "net.pth: weights in the names of timm" in out
     assert "note: the source does not name its classes: they are numbered" in out
     assert "renamed   layer1.0.se.fc1.weight  " not in out
     assert "reshaped  layer1.0.se.fc1.weight  " in out

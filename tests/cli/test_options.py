@@ -136,6 +136,8 @@ def test_short_forms(argv: list[str], path: str, value: Any) -> None:
         ),
         (["--model.se.reductoin", "8"], r"model.se.reductoin: no field 'reductoin'.*; fields: placement, stages, red"),
         (["--lrr", "8"], r"option: '--lrr' is not known \(did you mean '--lr'\?\)"),
+        (["--learning-rate", "0.1"], r"option: '--learning-rate' is called --lr here"),
+        (["--optimizer", "adamw"], r"option: '--optimizer' is called --optim.kind here"),
         (["--epochs"], r"--train.epochs: a value is missing"),
         (["--epochs", "0"], r"train.epochs: 0 is too small; expected: 1 or more"),
         (["--se.stages", "7"], r"se.stages: 7 is not known; stages of this network: 2, 3, 4"),

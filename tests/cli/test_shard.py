@@ -31,7 +31,7 @@ def test_write_check_and_damage(senet: Senet, photos: Path) -> None:
     assert (status, err) == (0, "")
     first, *_, last = out.splitlines()
     assert first.startswith("shards: 24 train, 8 val images of 2 classes in 2 shards, ")
-    assert first.endswith("GB; all digests are right")
+    assert first.endswith(" MB; all digests are right")
     assert last == "  senet train --data shards"
     status, out, _ = senet("shard", "photos", "shards", "--json")
     found = json.loads(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import glob
 import io
@@ -53,6 +54,17 @@ def test_links_lead_somewhere() -> None:
             if not (page.parent / path).exists():
                 wrong.append(f"{page.relative_to(ROOT)}: {path}")
     assert not wrong
+
+
+def test_python_in_the_docs_is_python() -> None:
+    block = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    found = [(page, code) for page in PAGES for code in block.findall(page.read_text())]
+    assert len(found) > 30
+    for page, code in found:
+        try:
+            ast.parse(code)
+        except SyntaxError as error:
+            pytest.fail(f"{page.relative_to(ROOT)}: {error}: {code}")
 
 
 @pytest.fixture

@@ -123,7 +123,7 @@ def test_fetch_then_again_without_a_network(
     server.asked.clear()
     again = senet.from_pretrained("owner/net")
     assert same(again, model)
-    assert capsys.readouterr().out.startswith("hf:owner/net: weights under the names of senet")
+    assert capsys.readouterr().out.startswith("hf:owner/net: weights in the names of senet")
     assert (again.net, again.preprocessing, again.training) == (model.net, model.preprocessing, False)
     assert fetch(f"hf:owner/net@{COMMITS['main']}") == folder
     assert server.asked == []

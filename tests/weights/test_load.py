@@ -343,8 +343,8 @@ def test_the_load_report_is_printed_unless_quiet(capsys):
     report = load_weights_(tiny(pool="pad"), cadene())
     assert capsys.readouterr().out == f"{report}\n"
     assert str(report).splitlines()[:3] == [
-        "a mapping: weights under the names of cadene",
-        f"  {ALL} tensors loaded: {ALL} renamed, 30 reshaped, 0 permuted; 0 missing, 0 unused",
+        "a mapping: weights in the names of cadene",
+        f"  {ALL} tensors loaded: {ALL} renamed, 30 reshaped, 0 permuted; 0 new, 0 unused",
         "  changed: pool: pad -> ceil",
     ]
     assert len(report.table().splitlines()) == ALL
