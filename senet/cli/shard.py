@@ -78,10 +78,11 @@ def run(argv: list[str]) -> int:
         print_json(told)
         return 1 if faults else 0
     images = ", ".join(f"{count:,}{'' if name == 'all' else f' {name}'}" for name, count in told["images"].items())
+    size = f"{told['bytes'] / 1e9:.3g} GB" if told["bytes"] >= 1e9 else f"{told['bytes'] / 1e6:.3g} MB"
     state = f"{len(faults):,} are missing or damaged" if faults else "all digests are right"
     print(
         f"{out}: {images} images of {len(index.classes):,} classes in {len(shards):,} shard{'s' * (len(shards) > 1)}, "
-        f"{told['bytes'] / 1e6:,.1f} MB{f'; {kept:,} kept from before' if kept else ''}; {state}",
+        f"{size}{f'; {kept:,} kept from before' if kept else ''}; {state}",
         *faults,
         sep="\n",
     )

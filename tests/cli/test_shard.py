@@ -43,7 +43,7 @@ def test_write_check_and_damage(senet: Senet, photos: Path) -> None:
     status, out, _ = senet("shard", "shards", "--check")
     first, *faults = out.splitlines()
     assert status == 1
-    assert first.endswith(f"GB; {len(faults)} are missing or damaged")
+    assert first.endswith(f"MB; {len(faults)} are missing or damaged")
     assert all(line.startswith("shards/train-000000.tar, byte ") for line in faults)
 
 
