@@ -189,10 +189,11 @@ def _details(measured: Evaluation) -> str:
         "worst classes: " + ", ".join(f"{name} {r.top1_error:.1f} %" for name, r in shown),
         "taken for another: " + (", ".join(f"{names[i]} for {names[j]} {n}" for n, i, j in taken) or "none"),
     ]
-    if t is not None:
+    # Of fewer images it is chance.
+    if t is not None and t.fitted_on + t.measured_on >= 100:
         lines.insert(
             1,
-            f"a temperature of {t.temperature:.3f}, fitted on {t.fitted_on:,} images, changes the expected error "
-            f"on the other {t.measured_on:,} from {t.before.ece:.4f} to {t.after.ece:.4f}",
+            f"a temperature of {t.temperature:.3f}, fitted on {t.fitted_on:,} images, changes the expected calibration "
+            f"error on the other {t.measured_on:,} from {t.before.ece:.4f} to {t.after.ece:.4f}",
         )
     return "\n".join(lines)

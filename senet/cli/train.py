@@ -29,7 +29,8 @@ DESCRIPTION = """Train a network and leave a run folder with checkpoints, metric
 
 Without MODEL: the recipe's SE network and its plain twin, as a controlled pair. Every field of the recipe below can be
 set, by its path or by the end of it: --optim.lr 0.05 or --lr 0.05. `--data X` is short for --data.name X, and
-`--se eca` chooses the attention unit (se, no_squeeze, eca, shared, none)."""
+`--se eca` chooses the attention unit (se, no_squeeze, eca, shared, none). Defaults are those of the recipe: of the
+digits, or where the line names --data and --weights, of theirs."""
 
 
 EXAMPLES = (
