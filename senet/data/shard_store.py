@@ -7,12 +7,10 @@ import random
 import re
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from threading import Thread
 from typing import IO, Any
 
 from senet.errors import ConfigError, DataError, MissingExtraError
@@ -27,8 +25,6 @@ A faster hash, such as xxh128, would need a library: SHA-256 is in Python, proce
 NO_RANGES = "the server does not answer range requests; take one that does, or whole shards (data.shard_cache_gb)"
 
 _BLOCK = 2**20
-# Samples that are fetched together, and how often at once.
-_AT_ONCE, _THREADS = 16, 2
 # Statuses of HTTP that another attempt may mend, beside 500 and more.
 _PASSING = (408, 425, 429)
 # A cached shard, and one that is being fetched.
@@ -148,29 +144,6 @@ class Store:
             else DataError(f"{self.where(span.shard.file)}, byte {span.offset:,}: {_reason(data)}")
             for span, data in zip(spans, found, strict=True)
         ]
-
-    def ahead(self, spans: Sequence[Span]) -> list[Callable[[], bytes | DataError]]:
-        """Fetch samples by range requests in the background, so that the first can be decoded while others come.
-
-        Returns:
-            For each what waits for it and returns what `fetch` would. From the disk all have been read.
-        """
-        if not self.is_remote or self.cache is not None:
-            return [lambda data=data: data for data in self.fetch(spans)]
-        parts = [spans[i : i + _AT_ONCE] for i in range(0, len(spans), _AT_ONCE)]
-        found: list[Future[list[bytes | DataError]]] = [Future() for _ in parts]
-
-        def fetch(first: int) -> None:
-            for part, wanted in list(zip(found, parts, strict=True))[first::_THREADS]:
-                try:
-                    part.set_result(self.fetch(wanted))
-                except Exception as error:
-                    part.set_exception(error)
-
-        # Threads of a pool would delay the end of a process that is interrupted.
-        for first in range(min(_THREADS, len(parts))):
-            Thread(target=fetch, args=(first,), name="shards", daemon=True).start()
-        return [lambda part=part, i=i: part.result()[i] for part in found for i in range(_AT_ONCE)][: len(spans)]
 
     def _attempts(
         self,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,10 +56,10 @@ class ShardPath(str):
 
     files: ShardFiles
     row: int
-    _read: Callable[[], bytes | DataError] | None = None
+    _read: bytes | DataError | None = None
 
-    def __new__(cls, files: ShardFiles, row: int, read: Callable[[], bytes | DataError] | None = None) -> ShardPath:
-        """Name an image; `read` waits for its bytes, or the reason why there are none, if they are being fetched."""
+    def __new__(cls, files: ShardFiles, row: int, read: bytes | DataError | None = None) -> ShardPath:
+        """Name an image; `read`: its bytes, or why there are none, where they have been read."""
         span = files.span(row)
         self = super().__new__(cls, f"{files.store.where(span.shard.file)}, {key_of(row)} at byte {span.offset:,}")
         self.files, self.row, self._read = files, row, read
@@ -67,7 +67,9 @@ class ShardPath(str):
 
     def read_bytes(self) -> bytes:
         """Return its bytes. DataError, which names it, if they cannot be read or are damaged."""
-        found = self._read() if self._read else self.files.store.fetch([self.files.span(self.row)])[0]
+        found = self._read
+        if found is None:
+            (found,) = self.files.store.fetch([self.files.span(self.row)])
         if isinstance(found, DataError):
             raise self.files.named(found, self.row)
         return found
@@ -111,10 +113,10 @@ class ShardFiles(Sequence[str]):
         return ShardFiles(Store(self.store.root), self.part, self.shards, self.rows, self.which)
 
     def fetched(self, indices: Sequence[int]) -> list[ShardPath]:
-        """Some of these images; those at a URL are fetched in the background, while the first are decoded."""
+        """Some of these images, whose bytes have been read, from a URL all at once."""
         rows = [int(self.which[i]) for i in indices]
-        waits = self.store.ahead([self.span(row) for row in rows])
-        return [ShardPath(self, row, wait) for row, wait in zip(rows, waits, strict=True)]
+        found = self.store.fetch([self.span(row) for row in rows])
+        return [ShardPath(self, row, data) for row, data in zip(rows, found, strict=True)]
 
     def span(self, row: int) -> Span:
         """Where the image of a row is."""
@@ -176,7 +178,7 @@ def is_shards(name: str) -> bool:
 
 
 def sources_at(files: Sequence[Any], indices: Sequence[int]) -> list[Any]:
-    """Some of the files of a list; those in shards at a URL are being fetched."""
+    """Some of the files of a list; those in shards have been read, at a URL all at once."""
     return files.fetched(indices) if isinstance(files, ShardFiles) else [files[i] for i in indices]
 
 

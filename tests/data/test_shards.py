@@ -389,27 +389,6 @@ def test_a_place_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, url: st
     assert "\n" not in str(caught.value)
 
 
-def test_the_first_images_can_be_decoded_while_others_are_fetched(
-    server: ShardServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Store, "timeout_s", 10.0)
-    files = opened(server.url).train.files  # type: ignore[attr-defined]
-    assert isinstance(files, ShardFiles)
-    order = files.shard_numbers().argsort(kind="stable").tolist()
-    slow = files.shards[files.shard_numbers().max()].file
-    server.faults[slow] = "stalled", -1
-    sources = files.fetched(order)
-    assert len(sources) == 24
-    for source in sources[:16]:
-        assert slow not in source
-        source.read_bytes()
-    # Had they been waited for, they would have been asked for again.
-    assert server.requests[slow] <= sum(slow in source for source in sources)
-    server.faults.clear()
-    server.is_over.set()
-    assert [source.read_bytes() for source in sources] == [source.read_bytes() for source in files.fetched(order)]
-
-
 def test_the_cache_is_bounded_and_keeps_what_was_used_last(shards: Path, server: ShardServer, tmp_path: Path) -> None:
     index = read_index(Store(str(shards)))
     train = index.parts["train"]
