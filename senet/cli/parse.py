@@ -56,7 +56,6 @@ ELSEWHERE = {
     "drop_rate": "dropout",
     "opt": "optim.kind",
     "optimizer": "optim.kind",
-    "max_steps": "limit_batches",
     "gradient_clip_val": "clip_norm",
     "clip_grad": "clip_norm",
     "accumulate_grad_batches": "accumulate",

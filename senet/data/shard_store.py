@@ -80,13 +80,14 @@ class Span:
     length: int
     digest: bytes
 
-    def fault(self, data: bytes) -> str:
-        """What is wrong with the bytes that were read; "" for nothing. _NoRangesError if there are too many."""
+    def fault(self, data: bytes) -> Exception | None:
+        """The error for the bytes that were read; None if they are right."""
         if len(data) > self.length:
-            raise _NoRangesError(f"{len(data):,} bytes came for {self.length:,}: {NO_RANGES}")
+            return _NoRangesError(f"{len(data):,} bytes came for {self.length:,}: {NO_RANGES}")
         if len(data) < self.length:
-            return f"{len(data):,} of {self.length:,} bytes came"
-        return "" if digest_of(data) == self.digest else "its digest is wrong: the bytes are damaged"
+            return _WrongBytesError(f"{len(data):,} of {self.length:,} bytes came")
+        right = digest_of(data) == self.digest
+        return None if right else _WrongBytesError("its digest is wrong: the bytes are damaged")
 
 
 def is_url(name: str) -> bool:
@@ -126,7 +127,7 @@ class Store:
 
     def read(self, file: str) -> bytes:
         """Return a whole file. DataError where it cannot be read."""
-        (found,) = self._attempts([file], self._whole, lambda file, data: "")
+        (found,) = self._attempts([file], self._whole, lambda file, data: None)
         if isinstance(found, Exception):
             raise DataError(f"{self.where(file)}: {_reason(found)}") from found
         return found
@@ -149,7 +150,7 @@ class Store:
         self,
         wanted: Sequence[Any],
         get: Callable[[Sequence[Any]], Sequence[bytes | Exception]],
-        fault: Callable[[Any, bytes], str],
+        fault: Callable[[Any, bytes], Exception | None],
     ) -> list[bytes | Exception]:
         """Get all, those that failed again after a pause, and return the bytes or the last error of each."""
         found: list[bytes | Exception] = [b""] * len(wanted)
@@ -160,11 +161,8 @@ class Store:
                 time.sleep(self.wait_s * 2 ** (attempt - 1) * random.SystemRandom().uniform(0.75, 1.25))
             again = []
             for i, data in zip(waiting, get([wanted[i] for i in waiting]), strict=True):
-                try:
-                    if isinstance(data, bytes) and (why := fault(wanted[i], data)):
-                        data = _WrongBytesError(why)
-                except _NoRangesError as error:
-                    data = error
+                if isinstance(data, bytes):
+                    data = fault(wanted[i], data) or data
                 found[i] = data
                 if isinstance(data, Exception) and _may_pass(data):
                     again.append(i)
